@@ -92,7 +92,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             **topics,
         )
 
-    def librdkafka(self, **own: str | int | float | bool) -> dict[str, Any]:
+    def librdkafka(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """The librdkafka configuration: our defaults, then the user's `KAFKA_CONFIG_*`, then what we must fix."""
         return {"bootstrap.servers": self.brokers, **self.kafka_config, **own}
 

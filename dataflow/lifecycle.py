@@ -1,0 +1,67 @@
+"""How a flow ends: gracefully on SIGTERM or Ctrl-C, and in one line, not a traceback, on a user's mistake."""
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import NoReturn
+
+from dataflow.settings import UserError
+
+_stopping = threading.Event()
+
+
+def stopping() -> bool:
+    """Whether a stop was asked for: the sources end, what they handed out is decided and flushed."""
+    return _stopping.is_set()
+
+
+def prepare(stop_timeout_seconds: float) -> None:
+    """Prepares this process for a flow: a graceful stop, one clear line for a user's mistake.
+
+    A stop ends the sources; Bytewax then finishes what is in hand, takes the last snapshot and returns. What is not
+    done after `stop_timeout_seconds` (the broker is away, or another process of the cluster does not stop) is given
+    up: nothing is lost by that, it is decided after the restart. A second signal ends the process at once.
+    """
+    sys.excepthook = _report
+
+    def give_up() -> None:
+        print(
+            f"redflag: not finished {stop_timeout_seconds:g} s after the signal: exiting now; "
+            "what is not decided yet is decided after the restart",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        if _stopping.is_set():
+            os._exit(128 + signum)
+        _stopping.set()
+        timer = threading.Timer(stop_timeout_seconds, give_up)
+        timer.daemon = True
+        timer.start()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+
+
+def fail(error: UserError) -> NoReturn:
+    """Ends the process with the one line of a user's mistake and exit status 2.
+
+    At once: the interpreter's own way out would wait for worker threads that may be stuck in a poll.
+    """
+    sys.stdout.flush()
+    print(f"redflag: {error}", file=sys.stderr, flush=True)
+    os._exit(2)
+
+
+def _report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Prints a user's mistake as one line, wherever in the chain of causes it stands; anything else in full."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            fail(cause)
+        cause = cause.__cause__ or cause.__context__
+    sys.__excepthook__(kind, error, traceback)
