@@ -1,6 +1,6 @@
 """The model at serving: a pickle, refused unless its digest is right, compiled at load to one ONNX node.
 
-ONNX Runtime scores one row in about 10 µs and a thousand at about 3 µs each; scikit-learn's own `predict` takes
+ONNX Runtime scores one row in about 10 µs and a thousand at about 4 µs each; scikit-learn's own `predict` takes
 5,000 µs and 9. What comes out is the same: see `Model.score`.
 """
 
