@@ -10,6 +10,7 @@ twice after a crash, and poll every partition with a timeout. These do not:
   what its topics hold behind that snapshot and skips what already stands there.
 """
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -26,9 +27,11 @@ from dataflow import lifecycle
 from dataflow.settings import Settings, UserError
 
 T = TypeVar("T")
+_STARTED = time.monotonic()
 
 BROKER_WAIT_SECONDS = 30.0  # how long a start waits for a broker, a topic and each of its partitions
 IDLE_AWAKE = (0.001, 0.010)  # seconds to the next look at an idle partition: first, and doubling up to
+READY = "redflag: reading"  # how the line begins that says a worker is ready
 EMPTY_POLL_SECONDS = 0.0005  # the partitions of one worker share a consumer: an empty poll counts for all of them
 
 # The headers that say which transaction a record is the decision on. The timestamp is part of that: the same offset of
@@ -75,7 +78,7 @@ def client_config(settings: Settings, own: dict[str, Any]) -> dict[str, Any]:
         "log_level": 3,
         "broker.address.family": "v4",
         "reconnect.backoff.max.ms": 1000,
-        **settings.librdkafka(**own),
+        **settings.librdkafka(own),
     }
 
 
@@ -239,6 +242,7 @@ class _Fetcher:
         self._consumer = make_consumer(settings)
         self._buffers: dict[int, list[Message]] = {}
         self._polled_empty = 0.0
+        self._announced = False
 
     def add(self, partition: int, offset: int | None) -> None:
         if offset is not None:
@@ -260,6 +264,10 @@ class _Fetcher:
         self._consumer.incremental_assign([TopicPartition(self._topic, partition, start)])
 
     def take(self, partition: int) -> list[Message]:
+        if not self._announced:
+            self._announced = True
+            partitions = ", ".join(map(str, sorted(self._buffers)))
+            print(f"{READY} {self._topic}[{partitions}] on {self._settings.brokers}", file=sys.stderr, flush=True)
         buffer = self._buffers[partition]
         if not buffer:
             now = time.monotonic()
@@ -528,7 +536,8 @@ def _read_tail(
 
     A record of the process that was killed can still be on its way: in a socket's buffer, or in the broker's queue.
     Kafka can fence that only with transactions, whose latency we do not want; so this waits it out: it returns when
-    no topic has grown for `OUTPUT_SETTLE_SECONDS` (0.5 by default).
+    no topic has grown for `OUTPUT_SETTLE_SECONDS` (0.5 by default), counted from the start of this process at the
+    earliest. By then the other one was dead: it would hold the lock of the recovery directory.
     """
     positions = dict(ends)
     standing: set[tuple[int, int, int]] = set()
@@ -544,10 +553,25 @@ def _read_tail(
         positions[topic] = max(low, start)
     wanted = source_topic.encode()
     deadline = time.monotonic() + seconds
-    quiet_since = time.monotonic()
+    quiet_since = _STARTED
+    known: dict[str, int] = {}
     consumer.assign([TopicPartition(topic, partition, position) for topic, position in positions.items()])
     try:
         while True:
+            highs = {topic: _watermarks(consumer, topic, partition, seconds)[1] for topic in positions}
+            now = time.monotonic()
+            if known and highs != known:
+                quiet_since = now
+            known = highs
+            if all(positions[topic] >= high for topic, high in highs.items()):
+                left = settings.output_settle_seconds - (now - quiet_since)
+                if left <= 0:
+                    return standing
+                time.sleep(min(left, 0.05))
+                continue
+            if now > deadline:
+                msg = f"cannot read {', '.join(positions)}[{partition}] for {seconds:g} s: is the broker up?"
+                raise UserError(msg)
             for message in consumer.consume(10_000, 0.05):
                 if message.error() is not None:
                     continue
@@ -556,15 +580,7 @@ def _read_tail(
                 if headers.get(SOURCE_TOPIC) == wanted:
                     origin = (headers[SOURCE_PARTITION], headers[SOURCE_OFFSET], headers[SOURCE_TIMESTAMP])
                     standing.add((int(origin[0]), int(origin[1]), int(origin[2])))
-                quiet_since = deadline = time.monotonic()
-                deadline += seconds
-            highs = {topic: _watermarks(consumer, topic, partition, seconds)[1] for topic in positions}
-            behind = any(positions[topic] < high for topic, high in highs.items())
-            if not behind and time.monotonic() - quiet_since >= settings.output_settle_seconds:
-                return standing
-            if time.monotonic() > deadline:
-                msg = f"cannot read {', '.join(positions)}[{partition}] for {seconds:g} s: is the broker up?"
-                raise UserError(msg)
+                deadline = time.monotonic() + seconds
     finally:
         consumer.unassign()
 

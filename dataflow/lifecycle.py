@@ -18,13 +18,23 @@ def stopping() -> bool:
 
 
 def prepare(stop_timeout_seconds: float) -> None:
-    """Prepares this process for a flow: a graceful stop, one clear line for a user's mistake.
+    """Prepares this process for a flow: a user's mistake ends it with one line, a signal gracefully."""
+    report_mistakes()
+    stop_gracefully(stop_timeout_seconds)
+
+
+def report_mistakes() -> None:
+    """From now on a user's mistake ends this process with one line; also one raised deep in a worker."""
+    sys.excepthook = _report
+
+
+def stop_gracefully(stop_timeout_seconds: float) -> None:
+    """From now on SIGTERM and Ctrl-C stop the flow gracefully.
 
     A stop ends the sources; Bytewax then finishes what is in hand, takes the last snapshot and returns. What is not
     done after `stop_timeout_seconds` (the broker is away, or another process of the cluster does not stop) is given
     up: nothing is lost by that, it is decided after the restart. A second signal ends the process at once.
     """
-    sys.excepthook = _report
 
     def give_up() -> None:
         print(

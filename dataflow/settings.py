@@ -22,6 +22,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set from outside; units are in the names or the comments."""
 
     brokers: str = "127.0.0.1:9092"
+    brokers_set: bool = False  # whether KAFKA_BROKERS says so, or it is the default
     kafka_config: dict[str, str] = {}
     transactions_topic: str = "transactions"
     alerts_topic: str = "fraud_alerts"
@@ -39,7 +40,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     delivery_timeout_seconds: float = 120.0
     stop_timeout_seconds: float = 8.0
     max_batch: int = 1000  # messages a partition hands to the flow at once
-    start_at: str = "beginning"
     generator_rate: float = 2.0  # transactions a second
     generator_count: int | None = None
     generator_duration: float | None = None  # seconds
@@ -67,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise UserError(msg)
         return cls(
             brokers=read.brokers("KAFKA_BROKERS", base.brokers),
+            brokers_set=bool(read.text("KAFKA_BROKERS", "")),
             kafka_config=read.kafka_config(),
             rules_file=Path(read.text("RULES_FILE", str(base.rules_file))),
             rules_check_seconds=read.number("RULES_CHECK_SECONDS", base.rules_check_seconds, at_least=0.05),
@@ -80,7 +81,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ),
             stop_timeout_seconds=read.number("STOP_TIMEOUT_SECONDS", base.stop_timeout_seconds, at_least=1.0),
             max_batch=read.integer("MAX_BATCH", base.max_batch, at_least=1),
-            start_at=read.choice("START_AT", base.start_at, ("beginning", "end")),
             generator_rate=read.number("GENERATOR_RATE", base.generator_rate, at_least=0.001),
             generator_count=read.optional("GENERATOR_COUNT", lambda name: read.integer(name, 0, at_least=0)),
             generator_duration=read.optional("GENERATOR_DURATION", lambda name: read.number(name, 0.0, at_least=0.0)),

@@ -113,7 +113,7 @@ def parse(
         return Rejection("nested too deeply", "", partition, offset, record_ms, key, value)
 
     try:
-        at = _event_time(txn.timestamp)
+        at = event_time(txn.timestamp)
     except (ValueError, OverflowError):
         return Rejection("not an ISO 8601 time", "timestamp", partition, offset, record_ms, key, value)
     if at > (record_ms / 1000 if record_ms > 0 else clock()) + MAX_AHEAD:
@@ -174,7 +174,13 @@ def _canonical(value: bytes) -> bytes:
     return _encode(fields)
 
 
-def _event_time(text: str) -> float:
+def event_time(text: str) -> float:
+    """Seconds since 1970 UTC of an ISO 8601 time; without an offset it is taken as UTC.
+
+    Raises:
+        ValueError: it is not one.
+        OverflowError: it lies beyond what a datetime can hold.
+    """
     # fromisoformat takes any character between date and time; ISO 8601 and RFC 3339 only these.
     if len(text) > 10 and text[4] == "-" and text[5] != "W" and text[10] not in "Tt ":
         raise ValueError(text)

@@ -1,0 +1,20 @@
+FROM python:3.11.14-slim-bookworm
+
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+WORKDIR /redflag
+
+COPY requirements.txt ./
+RUN pip install --no-cache-dir --disable-pip-version-check -r requirements.txt
+
+COPY dataflow ./dataflow
+COPY training ./training
+
+# A model to start with; mount another and name it in MODEL_FILE. The recovery directory is a volume's mount point, so
+# it must belong to the user that runs the flow: a new volume takes that over.
+RUN useradd --system --uid 10001 redflag \
+    && python -m training.train --out fraud_model.pkl \
+    && install --directory --owner=redflag /recovery
+
+USER redflag
+VOLUME /recovery
+CMD ["python", "-m", "dataflow.detect"]

@@ -1,0 +1,64 @@
+# Every command that the README and CI name. `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+MODEL ?= fraud_model.pkl
+COMPOSE ?= docker compose
+
+# The first Python that can run Bytewax 0.21.1 and the pinned packages.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: help run test check train generate detect up down logs clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(VENV)/.python:
+	@test -n "$(PYTHON)" || { echo "redflag: Python 3.11 or 3.12 is needed (Bytewax 0.21.1 has wheels up to 3.12): install one, or name it with make PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.python requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+$(MODEL): | $(VENV)/.run
+	$(BIN)/python -m training.train --out $(MODEL)
+
+run: $(VENV)/.run $(MODEL) ## broker, generator and detector, with alerts as they come (DURATION=20 ends it by itself)
+	@$(BIN)/python -m dataflow.run $(if $(DURATION),--duration $(DURATION))
+
+test: $(VENV)/.dev check ## lint, types, and all tests, on a real Apache Kafka where there is Java 17 and Maven
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev ## lint and types only
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+train: $(VENV)/.run ## train the model anew (TRAIN="--history FILE" and other options)
+	$(BIN)/python -m training.train --out $(MODEL) $(TRAIN)
+
+generate: $(VENV)/.run ## generate transactions to KAFKA_BROKERS
+	$(BIN)/python -m bytewax.run dataflow.generate:flow
+
+detect: $(VENV)/.run $(MODEL) ## decide what is on KAFKA_BROKERS, with recovery on
+	$(BIN)/python -m dataflow.detect
+
+up: ## the stack of docker-compose.yml: Redpanda, its console on :8080, generator, detector
+	$(COMPOSE) up --build --detach --wait
+
+down: ## stop that stack; its data stays on its volumes
+	$(COMPOSE) down
+
+logs: ## follow that stack's logs
+	$(COMPOSE) logs --follow
+
+clean: ## remove the virtual environment and the caches; models and recovery data stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

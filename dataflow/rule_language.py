@@ -1,0 +1,259 @@
+"""The language of a rule's condition: parsed, checked for types and compiled; nothing in it reaches Python.
+
+Comparison (chained too), `+ - * /`, and/or/not, in, parentheses, text, numbers, true and false, the fields of a
+transaction, `lists.NAME`, and the functions of `FUNCTIONS`. The text is parsed with Python's own parser into a tree, of
+which only listed nodes are taken; from the tree, code is written anew. A condition never raises, whatever the values:
+a division by zero is not a number, and a comparison with what is not a number is false.
+"""
+
+import ast
+import difflib
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal, NamedTuple
+
+Kind = Literal["number", "text", "flag"]
+
+MAX_LENGTH, MAX_NODES, MAX_DEPTH = 2000, 400, 40
+"""Of a condition, in characters, nodes and levels; a larger one is refused."""
+
+
+class RuleError(Exception):
+    """What is wrong with a condition, and in which of its columns, from 1."""
+
+    def __init__(self, message: str, column: int = 1):
+        super().__init__(message)
+        self.column = column
+
+
+class Compiled(NamedTuple):
+    """A condition as Python source over the variables `f_<field>` and `l_<list>`."""
+
+    source: str
+    fields: frozenset[str]
+    lists: frozenset[str]
+
+
+def divide(a: float, b: float) -> float:
+    """The quotient; not a number where the divisor is zero."""
+    return a / b if b else math.nan
+
+
+def hour(timestamp: float) -> float:
+    """Hour of the day, 0 to 23, UTC."""
+    return timestamp % 86_400 // 3600
+
+
+def weekday(timestamp: float) -> float:
+    """Day of the week, 0 = Monday to 6, UTC; 1970-01-01 was a Thursday."""
+    return (timestamp // 86_400 + 3) % 7
+
+
+def log1p(value: float) -> float:
+    """Natural logarithm of 1 + value; not a number from -1 down."""
+    return math.log1p(value) if value > -1 else math.nan
+
+
+FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Kind, ...], Kind]] = {
+    "abs": (abs, ("number",), "number"),
+    "min": (min, ("number", "number"), "number"),
+    "max": (max, ("number", "number"), "number"),
+    "log1p": (log1p, ("number",), "number"),
+    "hour": (hour, ("number",), "number"),
+    "weekday": (weekday, ("number",), "number"),
+    "length": (len, ("text",), "number"),
+    "lower": (str.lower, ("text",), "text"),
+    "startswith": (str.startswith, ("text", "text"), "flag"),
+    "endswith": (str.endswith, ("text", "text"), "flag"),
+    "contains": (str.__contains__, ("text", "text"), "flag"),
+}
+"""Name: what computes it, the kinds it takes, the kind it gives."""
+
+NAMESPACE: dict[str, Any] = {
+    "__builtins__": {},
+    "divide": divide,
+    **{f"fn_{name}": function for name, (function, _, _) in FUNCTIONS.items()},
+}
+"""The globals that compiled conditions run with."""
+
+_COMPARE = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
+_ARITHMETIC = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*"}
+
+
+def compile_condition(text: str, fields: Mapping[str, Kind], lists: Collection[str]) -> Compiled:
+    """Parses, checks and compiles a condition.
+
+    Raises:
+        RuleError: it is none, with the column and, for a misspelt name, a suggestion.
+    """
+    if len(text) > MAX_LENGTH:
+        msg = f"the condition has {len(text)} characters, {MAX_LENGTH} are allowed"
+        raise RuleError(msg)
+    try:
+        tree = ast.parse(text.strip().replace("\n", " "), mode="eval").body
+    except SyntaxError as error:
+        msg = f"not a condition: {error.msg}"
+        raise RuleError(msg, error.offset or 1) from None
+    except (ValueError, MemoryError, RecursionError):
+        msg = "not a condition: it cannot be parsed"
+        raise RuleError(msg) from None
+    compiler = _Compiler(fields, lists)
+    try:
+        kind, source = compiler.visit(tree, 0)
+    except RecursionError:  # in the text of an error about a deeply nested part
+        msg = "the condition is nested too deeply"
+        raise RuleError(msg) from None
+    if kind != "flag":
+        msg = f"the condition is a {kind}, but must be true or false: compare it with something"
+        raise RuleError(msg, tree.col_offset + 1)
+    return Compiled(source, frozenset(compiler.fields), frozenset(compiler.lists))
+
+
+class _Compiler:
+    def __init__(self, fields: Mapping[str, Kind], lists: Collection[str]):
+        self._known = fields
+        self._known_lists = lists
+        self._nodes = 0
+        self.fields: set[str] = set()
+        self.lists: set[str] = set()
+
+    def visit(self, node: ast.expr, depth: int) -> tuple[Kind, str]:
+        """The kind of an expression and its source."""
+        self._nodes += 1
+        if self._nodes > MAX_NODES or depth > MAX_DEPTH:
+            msg = f"the condition is too large: at most {MAX_NODES} parts, nested {MAX_DEPTH} deep"
+            raise RuleError(msg, node.col_offset + 1)
+        match node:
+            case ast.Constant():
+                return self._constant(node)
+            case ast.Name():
+                return self._name(node)
+            case ast.BoolOp():
+                word = " and " if isinstance(node.op, ast.And) else " or "
+                return "flag", "(" + word.join(self._of("flag", v, depth, "'and' and 'or'") for v in node.values) + ")"
+            case ast.UnaryOp(op=ast.Not()):
+                return "flag", f"(not {self._of('flag', node.operand, depth, 'not')})"
+            case ast.UnaryOp(op=ast.USub()):
+                return "number", f"(-{self._of('number', node.operand, depth, 'minus')})"
+            case ast.BinOp(op=ast.Div()):
+                left, right = (self._of("number", side, depth, "'/'") for side in (node.left, node.right))
+                return "number", f"divide({left}, {right})"
+            case ast.BinOp() if type(node.op) in _ARITHMETIC:
+                sign = _ARITHMETIC[type(node.op)]
+                left, right = (self._of("number", side, depth, f"{sign!r}") for side in (node.left, node.right))
+                return "number", f"({left} {sign} {right})"
+            case ast.Compare():
+                return self._compare(node, depth)
+            case ast.Call():
+                return self._call(node, depth)
+            case ast.Attribute():
+                msg = "lists.NAME stands only behind 'in'; there are no other names with a dot"
+                raise RuleError(msg, node.col_offset + 1)
+        msg = f"{ast.unparse(node)[:40]!r} is not part of the rule language"
+        raise RuleError(msg, node.col_offset + 1)
+
+    def _of(self, wanted: Kind, node: ast.expr, depth: int, where: str) -> str:
+        kind, source = self.visit(node, depth + 1)
+        if kind != wanted:
+            msg = f"{where} takes a {wanted}, but {ast.unparse(node)[:40]!r} is a {kind}"
+            raise RuleError(msg, node.col_offset + 1)
+        return source
+
+    def _constant(self, node: ast.Constant) -> tuple[Kind, str]:
+        value = node.value
+        if isinstance(value, bool):
+            return "flag", repr(value)
+        if isinstance(value, int | float):
+            try:
+                number = float(value)
+            except OverflowError:
+                number = math.inf
+            if math.isfinite(number):
+                return "number", repr(number)
+            msg = "a number must be finite"
+            raise RuleError(msg, node.col_offset + 1)
+        if isinstance(value, str):
+            return "text", repr(value)
+        msg = f"{ast.unparse(node)[:40]!r} is neither a number nor text nor true or false"
+        raise RuleError(msg, node.col_offset + 1)
+
+    def _name(self, node: ast.Name) -> tuple[Kind, str]:
+        if node.id in ("true", "false"):
+            return "flag", node.id.capitalize()
+        if node.id not in self._known:
+            msg = f"there is no field {node.id!r}{suggestion(node.id, [*self._known, *FUNCTIONS])}"
+            raise RuleError(msg, node.col_offset + 1)
+        self.fields.add(node.id)
+        return self._known[node.id], f"f_{node.id}"
+
+    def _compare(self, node: ast.Compare, depth: int) -> tuple[Kind, str]:
+        kind, source = self.visit(node.left, depth + 1)
+        parts = [source]
+        left = node.left
+        for operator, right in zip(node.ops, node.comparators, strict=True):
+            if isinstance(operator, ast.In | ast.NotIn):
+                if len(node.ops) > 1:
+                    msg = "'in' cannot be chained with another comparison: use 'and'"
+                    raise RuleError(msg, right.col_offset + 1)
+                word = "in" if isinstance(operator, ast.In) else "not in"
+                return "flag", f"({source} {word} {self._collection(right, kind)})"
+            if type(operator) not in _COMPARE:
+                msg = "'is' is not part of the rule language: use =="
+                raise RuleError(msg, right.col_offset + 1)
+            sign = _COMPARE[type(operator)]
+            right_kind, right_source = self.visit(right, depth + 1)
+            if right_kind != kind:
+                sides = f"{ast.unparse(left)[:40]!r} is a {kind}, {ast.unparse(right)[:40]!r} a {right_kind}"
+                msg = f"{sides}: they cannot be compared"
+                raise RuleError(msg, right.col_offset + 1)
+            if kind == "flag" and sign not in ("==", "!="):
+                msg = f"{sign!r} does not compare flags: use == or !="
+                raise RuleError(msg, right.col_offset + 1)
+            parts += [sign, right_source]
+            left = right
+        return "flag", "(" + " ".join(parts) + ")"
+
+    def _collection(self, node: ast.expr, kind: Kind) -> str:
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "lists":
+            if node.attr not in self._known_lists:
+                msg = f"there is no list {node.attr!r}{suggestion(node.attr, self._known_lists)}"
+                raise RuleError(msg, node.col_offset + 1)
+            if kind != "text":
+                msg = f"lists hold text, but a {kind} is looked up"
+                raise RuleError(msg, node.col_offset + 1)
+            self.lists.add(node.attr)
+            return f"l_{node.attr}"
+        if isinstance(node, ast.List | ast.Tuple | ast.Set) and node.elts:
+            self._nodes += len(node.elts)
+            sources = []
+            for element in node.elts:
+                if not isinstance(element, ast.Constant):
+                    msg = "behind 'in' stand constants in brackets, or lists.NAME"
+                    raise RuleError(msg, element.col_offset + 1)
+                element_kind, source = self._constant(element)
+                if element_kind != kind:
+                    msg = f"{source} is a {element_kind}, but a {kind} is looked up"
+                    raise RuleError(msg, element.col_offset + 1)
+                sources.append(source)
+            return "(" + ", ".join(sources) + ",)"
+        msg = "behind 'in' stand constants in brackets, or lists.NAME"
+        raise RuleError(msg, node.col_offset + 1)
+
+    def _call(self, node: ast.Call, depth: int) -> tuple[Kind, str]:
+        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        if name not in FUNCTIONS:
+            what = ast.unparse(node.func)[:40]
+            msg = f"there is no function {what!r}{suggestion(what, FUNCTIONS)}"
+            raise RuleError(msg, node.col_offset + 1)
+        _, takes, gives = FUNCTIONS[name]
+        if node.keywords or len(node.args) != len(takes):
+            msg = f"{name} takes {len(takes)} value{'s' * (len(takes) > 1)}, each a {' and a '.join(takes)}"
+            raise RuleError(msg, node.col_offset + 1)
+        arguments = [self._of(kind, arg, depth, name) for kind, arg in zip(takes, node.args, strict=True)]
+        return gives, f"fn_{name}({', '.join(arguments)})"
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """', did you mean X?' for a misspelt name, else what there is, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f", did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,52 @@
+"""Small builders for what the tests speak of: transactions, messages, named instants."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from confluent_kafka import Message
+
+from dataflow.transaction import Transaction, parse
+
+NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC).timestamp()
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
+
+_numbers = iter(range(10**9))
+
+
+def iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()
+
+
+def fields(user: str = "ann", at: float = NOON, amount: float = 25.0, **others: Any) -> dict[str, Any]:
+    """The JSON object of a transaction, as a producer would write it."""
+    return {
+        "user": user,
+        "amount": amount,
+        "timestamp": iso(at),
+        "location": "US",
+        "device": "mobile",
+        "merchant": "Amazon",
+        "txn_type": "purchase",
+        **others,
+    }
+
+
+def raw(user: str = "ann", **others: Any) -> bytes:
+    return msgspec.json.encode(fields(user, **others))
+
+
+def txn(user: str = "ann", *, offset: int | None = None, partition: int = 0, **others: Any) -> Transaction:
+    """A parsed transaction."""
+    number = next(_numbers) if offset is None else offset
+    parsed = parse(
+        raw(user, **others), user.encode(), "transactions", partition, number, 0, clock=lambda: NOON + 400 * DAY
+    )
+    assert isinstance(parsed, Transaction), parsed
+    return parsed
+
+
+def message(value: bytes | None, *, key: bytes | None = None, partition: int = 0, offset: int | None = None) -> Message:
+    """What the source hands to the flow."""
+    number = next(_numbers) if offset is None else offset
+    return Message(topic="transactions", partition=partition, offset=number, key=key, value=value)

@@ -1,0 +1,33 @@
+"""Reading what stands on topics, from their beginning to their end."""
+
+import time
+from collections.abc import Sequence
+
+from confluent_kafka import Message, TopicPartition
+
+from dataflow import kafka
+from dataflow.settings import Settings
+
+
+def read_all(settings: Settings, topics: Sequence[str], seconds: float = 30) -> list[Message]:
+    """All messages of the topics, as far as these now reach."""
+    consumer = kafka.make_consumer(settings)
+    left = {}
+    for topic in topics:
+        for partition in range(kafka.count_partitions(settings, topic)):
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+            if high > low:
+                left[topic, partition] = high
+    consumer.assign([TopicPartition(topic, partition, 0) for topic, partition in left])
+    messages: list[Message] = []
+    deadline = time.monotonic() + seconds
+    while left:
+        assert time.monotonic() < deadline, f"not read to the end: {left}"
+        for message in consumer.consume(10_000, 0.1):
+            assert message.error() is None, message.error()
+            place = message.topic(), message.partition()
+            messages.append(message)
+            if message.offset() + 1 >= left.get(place, 0):
+                left.pop(place, None)
+    consumer.close()
+    return messages
