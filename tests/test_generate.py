@@ -164,7 +164,7 @@ def test_it_makes_rate_times_duration(rate: float, duration: float, expected: in
 
 
 def test_a_start_between_two_milliseconds_does_not_blur_the_duration() -> None:
-    start = LONG_AGO + timedelta(microseconds=987)
+    start = LONG_AGO + timedelta(microseconds=500)
     assert len(Generator(rate=5000.0, start=start, duration=0.5).until_it_ends()) == 2500
 
 

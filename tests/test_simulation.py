@@ -162,6 +162,10 @@ def test_a_stream_has_its_share_of_fraud_from_the_beginning(rate: float) -> None
     assert 0.006 < mean(txn.fraud for txn in txns) < 0.015
 
 
+def test_a_stream_slower_than_its_people_does_not_begin_with_the_frauds_of_a_fast_one() -> None:
+    assert mean(txn.fraud for txn in first(1000, rate=0.005)) < 0.03
+
+
 def test_every_scenario_comes_up_in_a_stream() -> None:
     assert {txn.scenario for txn in first(30_000, rate=1000.0)} == {"none", *SCENARIOS}
 
@@ -339,6 +343,13 @@ def test_card_testing_tries_tiny_amounts_at_one_shop_and_then_takes_more(month: 
         assert len({txn.merchant for txn in tiny}) == 1
         assert len({txn.device for txn in txns}) == 1
     assert median(max(txn.amount for txn in txns) for txns in cases) > 50
+
+
+def test_frauds_keep_their_own_time_among_few_people() -> None:
+    tried = by_user(by_scenario(list(history(7, users=20, days=200)), "card_testing"))
+    gaps = [b.at - a.at for txns in tried.values() for a, b in pairwise(txns)]
+    assert len(gaps) > 10
+    assert 15 < median(gaps) < 180  # while the 20 of them make a transaction in 24 minutes
 
 
 def test_a_takeover_comes_from_a_device_that_the_person_does_not_own(month: list[Simulated]) -> None:
