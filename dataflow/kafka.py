@@ -10,6 +10,7 @@ twice after a crash, and poll every partition with a timeout. These do not:
   what its topics hold behind that snapshot and skips what already stands there.
 """
 
+import contextlib
 import sys
 import threading
 import time
@@ -112,14 +113,15 @@ def make_consumer(settings: Settings) -> Consumer:
     Raises:
         UserError: librdkafka does not take a setting.
     """
-    config = {
+    own = {
         "group.id": "redflag",  # required by the client; with `assign` no group is ever joined
         "enable.auto.commit": False,
         "auto.offset.reset": "error",
-        "fetch.wait.max.ms": 100,
     }
+    config = client_config(settings, own)
+    config.setdefault("fetch.wait.max.ms", 100)
     try:
-        return Consumer(client_config(settings, config))
+        return Consumer(config)
     except KafkaException as error:
         raise UserError(_wrong_config(error)) from error
 
@@ -136,7 +138,11 @@ def count_partitions(settings: Settings, topic: str) -> int:
     Raises:
         UserError: no broker answers, or the topic does not exist, within `BROKER_WAIT_SECONDS`.
     """
-    producer = make_producer(settings, lambda _error, _message: None)
+    with contextlib.closing(make_producer(settings, lambda _error, _message: None)) as producer:
+        return _wait_for_partitions(settings, topic, producer)
+
+
+def _wait_for_partitions(settings: Settings, topic: str, producer: Producer) -> int:
     deadline = time.monotonic() + BROKER_WAIT_SECONDS
     problem = ""
     while time.monotonic() < deadline and not lifecycle.stopping():

@@ -27,6 +27,7 @@ from dataflow import kafka
 from dataflow.settings import Settings, UserError
 
 DRAIN_SECONDS = 60.0  # how long, after the generator has ended, the detector may need for what is left
+RATE = "50"  # transactions a second unless GENERATOR_RATE is set: enough that an alert comes every few seconds
 LATENCIES_KEPT = 1_000_000
 
 
@@ -219,7 +220,7 @@ def summary(tally: Tally, settings: Settings, generated: int) -> Table:
 
 def run(settings: Settings, duration: float | None, console: Console) -> bool:
     """Runs the stack until the duration is over or Ctrl-C; returns whether all that was generated was decided."""
-    own_kafka = bool(settings.brokers_set)
+    own_kafka = "KAFKA_BROKERS" in settings.given
     stopping = False
 
     def stop(_signum: int, _frame: FrameType | None) -> None:
@@ -234,9 +235,16 @@ def run(settings: Settings, duration: float | None, console: Console) -> bool:
         try:
             if not own_kafka:
                 stack.start("broker", "dataflow.broker")
-                settings = msgspec.structs.replace(settings, brokers=stack.wait_for("broker", "127.0.0.1:"))
+                # It answers a fetch that finds nothing only when that time is over: then 100 ms would be the latency.
+                config = {**settings.kafka_config, "fetch.wait.max.ms": "5"}
+                brokers = stack.wait_for("broker", "127.0.0.1:")
+                settings = msgspec.structs.replace(settings, brokers=brokers, kafka_config=config)
             tally = Tally(settings)
             environ = {"KAFKA_BROKERS": settings.brokers}
+            if "GENERATOR_RATE" not in settings.given:
+                environ["GENERATOR_RATE"] = RATE
+            if not own_kafka:
+                environ["KAFKA_CONFIG_FETCH_WAIT_MAX_MS"] = settings.kafka_config["fetch.wait.max.ms"]
             # The embedded broker forgets everything, so what belongs to it does not outlive it either.
             recovery = {} if own_kafka else {"RECOVERY_DIR": f"{scratch}/recovery", "RECOVERY_INTERVAL": "1"}
             stack.start("detector", "dataflow.detect", **environ, **recovery)

@@ -22,7 +22,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set from outside; units are in the names or the comments."""
 
     brokers: str = "127.0.0.1:9092"
-    brokers_set: bool = False  # whether KAFKA_BROKERS says so, or it is the default
+    given: frozenset[str] = frozenset()  # names of the variables that were set; all others have their defaults
     kafka_config: dict[str, str] = {}
     transactions_topic: str = "transactions"
     alerts_topic: str = "fraud_alerts"
@@ -67,7 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise UserError(msg)
         return cls(
             brokers=read.brokers("KAFKA_BROKERS", base.brokers),
-            brokers_set=bool(read.text("KAFKA_BROKERS", "")),
+            given=frozenset(name for name, value in values.items() if value.strip()),
             kafka_config=read.kafka_config(),
             rules_file=Path(read.text("RULES_FILE", str(base.rules_file))),
             rules_check_seconds=read.number("RULES_CHECK_SECONDS", base.rules_check_seconds, at_least=0.05),

@@ -168,7 +168,7 @@ def test_a_record_that_is_too_large_stops_the_flow_with_the_reason(settings: Set
     )
     sink = kafka.ExactlyOnceSink(small, small.transactions_topic, (small.alerts_topic, small.classified_topic))
     part = sink.build_part("write", sink.list_parts()[0], None)
-    with pytest.raises(UserError, match="not taken for .*too large"):
+    with pytest.raises(UserError, match=r"not taken for .*too large"):
         part.write_batch([kafka.Record(small.alerts_topic, b"k", b"x" * 5000, 0, 1, 1)])
 
 
@@ -207,5 +207,5 @@ def test_no_broker_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_wrong_client_setting_is_one_clear_line() -> None:
-    with pytest.raises(UserError, match="no.such.thing"):
+    with pytest.raises(UserError, match=r"no\.such\.thing"):
         kafka.make_consumer(Settings(kafka_config={"no.such.thing": "1"}))

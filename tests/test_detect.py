@@ -1,0 +1,160 @@
+"""What the detection flow does, told by running it: messages in, decisions out."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
+from confluent_kafka import Message
+
+from dataflow.detect import Routed, build
+from dataflow.live_rules import LiveRules
+from dataflow.scoring import Model, load_model
+from dataflow.settings import Settings
+from tests.builders import HOUR, MINUTE, NOON, message, raw
+from training.train import main as train
+
+SETTINGS = Settings()
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    path = tmp_path_factory.mktemp("model") / "fraud_model.pkl"
+    assert train(["--out", str(path), "--users", "300", "--days", "7", "--trees", "30"]) == 0
+    return load_model(path)
+
+
+@pytest.fixture
+def rules() -> LiveRules:
+    return LiveRules(SETTINGS.rules_file, check_every=1.0)
+
+
+def run(
+    messages: Iterable[Message], model: Model, rules: LiveRules, workers: int = 1
+) -> tuple[list[Routed], list[Routed]]:
+    decisions: list[Routed] = []
+    invalid: list[Routed] = []
+    flow = build(
+        TestingSource(list(messages), 10), TestingSink(decisions), TestingSink(invalid), model, rules, SETTINGS
+    )
+    if workers == 1:
+        run_main(flow)
+    else:
+        cluster_main(flow, [], 0, worker_count_per_proc=workers)
+    return decisions, invalid
+
+
+def decided(*values: bytes, model: Model, rules: LiveRules) -> list[dict[str, Any]]:
+    decisions, invalid = run([message(value) for value in values], model, rules)
+    assert invalid == []
+    return [json.loads(record.value or b"") | {"_topic": record.topic} for _, record in decisions]
+
+
+def reasons(*values: bytes, model: Model, rules: LiveRules) -> list[list[str]]:
+    """The reasons of each transaction, in the order of the input, without the model's."""
+    found = sorted(decided(*values, model=model, rules=rules), key=lambda d: int(d["n"]))
+    return [[reason for reason in d["reason"] if reason != "ML anomaly detection"] for d in found]
+
+
+def test_an_ordinary_transaction_is_classified_with_a_score_and_without_a_reason(
+    model: Model, rules: LiveRules
+) -> None:
+    (decision,) = decided(raw("ann", amount=25.0), model=model, rules=rules)
+    assert decision["_topic"] == "classified_transactions"
+    assert decision["fraudulent"] is False
+    assert (decision["reason"], decision["rules"], decision["shadow_rules"]) == ([], [], [])
+    assert 0 < decision["score"] < 1
+    assert decision["ruleset_version"] == rules.current().version
+    assert decision["model_version"] == model.version
+
+
+def test_the_four_checks_give_their_reasons_in_order(model: Model, rules: LiveRules) -> None:
+    first = raw("ann", location="US", n=0)
+    second = raw("ann", location="IN", amount=4000.0, merchant="XYZ_Merchant", at=NOON + MINUTE, n=1)
+    decision = max(decided(first, second, model=model, rules=rules), key=lambda d: d["n"])
+    assert decision["_topic"] == "fraud_alerts"
+    assert decision["reason"] == [
+        "High amount",
+        "Location change from US to IN",
+        "Merchant XYZ_Merchant flagged",
+        "ML anomaly detection",
+    ]
+    assert decision["rules"] == ["high_amount", "location_change", "flagged_merchant", "ml_anomaly"]
+    assert decision["score"] > 0.95
+
+
+def test_an_amount_of_exactly_400_is_not_high(model: Model, rules: LiveRules) -> None:
+    assert reasons(raw(amount=400.0, n=0), raw(amount=400.01, n=1), model=model, rules=rules) == [[], ["High amount"]]
+
+
+def test_a_location_change_counts_within_an_hour_of_event_time(model: Model, rules: LiveRules) -> None:
+    def change(seconds: float) -> list[str]:
+        first = raw("ann", location="US", n=0)
+        return reasons(first, raw("ann", location="FR", at=NOON + seconds, n=1), model=model, rules=rules)[1]
+
+    assert change(HOUR) == ["Location change from US to FR"]
+    assert change(HOUR + 1) == []
+
+
+def test_users_do_not_share_a_last_location(model: Model, rules: LiveRules) -> None:
+    assert reasons(raw("ann", location="US", n=0), raw("bob", location="FR", n=1), model=model, rules=rules) == [[], []]
+
+
+def test_a_late_transaction_does_not_move_the_last_location_back(model: Model, rules: LiveRules) -> None:
+    found = reasons(
+        raw("ann", location="US", at=NOON, n=0),
+        raw("ann", location="FR", at=NOON - 10 * HOUR, n=1),
+        raw("ann", location="US", at=NOON + MINUTE, n=2),
+        model=model,
+        rules=rules,
+    )
+    assert found == [[], [], []]
+
+
+def test_a_bad_message_goes_aside_as_it_was_and_the_next_is_decided(model: Model, rules: LiveRules) -> None:
+    bad = raw("ann", amount=-1.0)
+    decisions, invalid = run(
+        [message(bad, key=b"k", partition=2, offset=7), message(None, key=b"t"), message(raw("ann"))], model, rules
+    )
+    assert len(decisions) == 1
+    (key, record), (_, tombstone) = invalid
+    assert (key, record.topic, record.key, record.value) == ("00002", "invalid_transactions", b"k", bad)
+    assert (record.partition, record.offset) == (2, 7)
+    assert dict(record.headers or ())["field"] == b"amount"
+    assert b">= 0" in dict(record.headers or ())["error"]
+    assert (tombstone.key, tombstone.value) == (b"t", None)
+
+
+def test_the_input_is_carried_through_and_the_key_is_the_user(model: Model, rules: LiveRules) -> None:
+    value = raw("zoë", note={"deep": [1, 2]}, fraudulent=True, score=0.0)
+    ((key, record),), _ = run([message(value, partition=3)], model, rules)
+    assert (key, record.key) == ("00003", "zoë".encode())
+    out = json.loads(record.value or b"")
+    assert out["note"] == {"deep": [1, 2]}
+    assert out["fraudulent"] is False
+    assert out["score"] > 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_decisions_do_not_depend_on_workers_or_batches(model: Model, rules: LiveRules, workers: int) -> None:
+    messages = [
+        message(raw(f"u{n % 7}", at=NOON + n * MINUTE, amount=float(n), location="US" if n % 3 else "FR"), offset=n)
+        for n in range(200)
+    ]
+    one, _ = run(messages, model, rules)
+    several, _ = run(messages, model, rules, workers)
+    assert sorted(one, key=lambda item: item[1].offset) == sorted(several, key=lambda item: item[1].offset)
+
+
+def test_importing_the_flow_touches_neither_broker_nor_model(tmp_path: Path) -> None:
+    code = (
+        "import dataflow.detect, dataflow.generate, sys; print('onnxruntime' in sys.modules, 'sklearn' in sys.modules)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": "."}, timeout=60
+    )
+    assert found.stdout.split() == ["False", "False"]
