@@ -221,10 +221,12 @@ class KafkaSource(FixedPartitionedSource[Message, int]):
         # Bytewax shares the source among the worker threads of a process.
         self._fetchers = _PerWorker(lambda: _Fetcher(settings, topic))
 
+    @lifecycle.mistakes_end_the_flow
     def list_parts(self) -> list[str]:
         """One part for each partition, named with its zero-padded number."""
         return [partition_key(p) for p in range(count_partitions(self._settings, self._topic))]
 
+    @lifecycle.mistakes_end_the_flow
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "_SourcePartition":
         """Begins at the offset of the snapshot, or at the beginning.
 
@@ -326,6 +328,7 @@ class _SourcePartition(StatefulSourcePartition[Message, int]):
         self._lag = LAG.labels(fetcher._topic, str(partition))
         self._lag_due = 0.0
 
+    @lifecycle.mistakes_end_the_flow
     def next_batch(self) -> Iterable[Message]:
         if lifecycle.stopping():
             raise StopIteration
@@ -344,6 +347,7 @@ class _SourcePartition(StatefulSourcePartition[Message, int]):
     def next_awake(self) -> datetime | None:
         return datetime.now(UTC) + timedelta(seconds=self._idle) if self._idle else None
 
+    @lifecycle.mistakes_end_the_flow
     def snapshot(self) -> int:
         return self._next_offset
 
@@ -432,6 +436,7 @@ class ExactlyOnceSink(FixedPartitionedSink[Record, SinkState]):
         self._writers = _PerWorker(lambda: (_Delivery(settings), make_consumer(settings)))
         self._count = 0
 
+    @lifecycle.mistakes_end_the_flow
     def list_parts(self) -> list[str]:
         """One part for each partition of the output topics.
 
@@ -450,6 +455,7 @@ class ExactlyOnceSink(FixedPartitionedSink[Record, SinkState]):
         """The source partition; Bytewax takes it modulo the number of parts."""
         return int(item_key)
 
+    @lifecycle.mistakes_end_the_flow
     def build_part(self, step_id: str, for_part: str, resume_state: SinkState | None) -> "_ExactlyOncePart":
         """Finds what this part's partitions hold already, behind the last snapshot or, without one, at all.
 
@@ -496,6 +502,7 @@ class _ExactlyOncePart(StatefulSinkPartition[Record, SinkState]):
         self._partition_headers: dict[int, list[tuple[str, bytes]]] = {}
         self._written = {topic: WRITTEN.labels(topic) for topic in ends}
 
+    @lifecycle.mistakes_end_the_flow
     def write_batch(self, values: list[Record]) -> None:
         standing = self._standing
         counts = dict.fromkeys(self._topics, 0)
@@ -527,6 +534,7 @@ class _ExactlyOncePart(StatefulSinkPartition[Record, SinkState]):
             self._partition_headers[partition] = headers
         return headers
 
+    @lifecycle.mistakes_end_the_flow
     def snapshot(self) -> SinkState:
         self._delivery.flush()
         # This part alone writes these partitions, and all it wrote is acknowledged: they end where its records end.
@@ -601,6 +609,7 @@ class ProducerSink(DynamicSink[tuple[bytes | None, bytes]]):
         self._settings = settings
         self._topic = topic
 
+    @lifecycle.mistakes_end_the_flow
     def build(self, step_id: str, worker_index: int, worker_count: int) -> "_ProducerPart":
         """Waits for the topic, then makes this worker's producer.
 
@@ -616,6 +625,7 @@ class _ProducerPart(StatelessSinkPartition[tuple[bytes | None, bytes]]):
         self._delivery = delivery
         self._topic = topic
 
+    @lifecycle.mistakes_end_the_flow
     def write_batch(self, items: list[tuple[bytes | None, bytes]]) -> None:
         for key, value in items:
             self._delivery.produce(self._topic, key=key, value=value)

@@ -1,15 +1,21 @@
 """How a flow ends: gracefully on SIGTERM or Ctrl-C, and in one line, not a traceback, on a user's mistake."""
 
+import functools
 import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import NoReturn
+from typing import NoReturn, ParamSpec, TypeVar
 
 from dataflow.settings import UserError
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 _stopping = threading.Event()
+_reporting = threading.Event()  # set in a process that is a flow and nothing else, so not in tests
 
 
 def stopping() -> bool:
@@ -26,6 +32,22 @@ def prepare(stop_timeout_seconds: float) -> None:
 def report_mistakes() -> None:
     """From now on a user's mistake ends this process with one line; also one raised deep in a worker."""
     sys.excepthook = _report
+    _reporting.set()
+
+
+def mistakes_end_the_flow(method: Callable[P, R]) -> Callable[P, R]:
+    """For what Bytewax's workers call: an exception there comes out as a panic of many lines, with ours behind them."""
+
+    @functools.wraps(method)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(*args, **kwargs)
+        except UserError as error:
+            if _reporting.is_set():
+                fail(error)
+            raise
+
+    return guarded
 
 
 def stop_gracefully(stop_timeout_seconds: float) -> None:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import bytewax.operators as op
+import msgspec
 import pytest
 from bytewax.dataflow import Dataflow
 from bytewax.recovery import RecoveryConfig
@@ -15,20 +16,20 @@ from confluent_kafka import Message, Producer
 
 from dataflow import kafka, lifecycle, recovery
 from dataflow.settings import Settings, UserError
+from tests.conftest import Broker
 from tests.reading import read_all
 
 ALERTS_SHARE = 7
 
 
 @pytest.fixture
-def settings(broker: str, topics: Callable[..., list[str]]) -> Settings:
-    source, alerts, classified, invalid = topics(4, partitions=4)
+def settings(broker: Broker, topics: Callable[..., str]) -> Settings:
     return Settings(
-        brokers=broker,
-        transactions_topic=source,
-        alerts_topic=alerts,
-        classified_topic=classified,
-        invalid_topic=invalid,
+        brokers=broker.bootstrap,
+        transactions_topic=topics("transactions"),
+        alerts_topic=topics("alerts"),
+        classified_topic=topics("classified"),
+        invalid_topic=topics("invalid"),
         output_settle_seconds=0.1,
         delivery_timeout_seconds=10,
     )
@@ -94,6 +95,7 @@ def run_for(seconds: float, flow: Dataflow, directory: Path, workers: int = 1) -
             )
     finally:
         timer.cancel()
+        lifecycle._stopping.clear()
 
 
 def every_seventh(message: Message) -> bool:
@@ -162,20 +164,15 @@ def test_a_topic_made_anew_is_not_taken_for_the_old_one(settings: Settings, tmp_
 
 def test_a_record_that_is_too_large_stops_the_flow_with_the_reason(settings: Settings, tmp_path: Path) -> None:
     produce(settings, 10)
-    small = Settings(
-        **{f: getattr(settings, f) for f in settings.__struct_fields__}
-        | {"kafka_config": {"message.max.bytes": "1000"}}
-    )
+    small = msgspec.structs.replace(settings, kafka_config={"message.max.bytes": "1000"})
     sink = kafka.ExactlyOnceSink(small, small.transactions_topic, (small.alerts_topic, small.classified_topic))
     part = sink.build_part("write", sink.list_parts()[0], None)
     with pytest.raises(UserError, match=r"not taken for .*too large"):
         part.write_batch([kafka.Record(small.alerts_topic, b"k", b"x" * 5000, 0, 1, 1)])
 
 
-def test_output_topics_with_different_partitions_are_refused(
-    settings: Settings, topics: Callable[..., list[str]]
-) -> None:
-    (other,) = topics(1, partitions=4)
+def test_output_topics_with_different_partitions_are_refused(settings: Settings, topics: Callable[..., str]) -> None:
+    other = topics("other")
     sink = kafka.ExactlyOnceSink(settings, settings.transactions_topic, (settings.alerts_topic, other))
     real = kafka.count_partitions
     try:
