@@ -1,0 +1,166 @@
+"""The broker that the tests talk to, and topics on it.
+
+It is the one that KAFKA_BROKERS names; else an Apache Kafka started for the run; else, where that cannot be had,
+librdkafka's embedded one, on which tests marked `real_kafka` are skipped. With REQUIRE_KAFKA=1, as in CI, whatever
+needs Apache Kafka fails where it cannot be had, and nothing is skipped.
+"""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka.admin import AdminClient
+
+from tests.kafka_server import (
+    KafkaServer,
+    KafkaUnavailableError,
+    await_topics,
+    check_available,
+    create_topics,
+    fetch_jars,
+    kafka_version,
+)
+
+EMBEDDED_PARTITIONS = 4
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A broker the tests share: nobody stops it or changes its settings."""
+
+    bootstrap: str
+    name: str
+    embedded: bool = False
+
+
+MakeTopic = Callable[..., str]
+_broker_used = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "real_kafka: needs more of the shared broker than the embedded one can do")
+
+
+def pytest_report_header() -> str:
+    if given := os.environ.get("KAFKA_BROKERS"):
+        return f"broker: KAFKA_BROKERS={given}"
+    try:
+        fetched = check_available()
+    except KafkaUnavailableError as err:
+        if _required():
+            return f"broker: none, tests that need one fail (REQUIRE_KAFKA is set): {err}"
+        return f"broker: librdkafka's embedded one, tests marked real_kafka are skipped: {err}"
+    return f"broker: Apache Kafka {kafka_version()} (KRaft){'' if fetched else ', to be fetched with Maven once'}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if used := config.stash.get(_broker_used, None):
+        terminalreporter.write_line(f"broker used: {used}")
+
+
+@pytest.fixture(scope="session")
+def broker(pytestconfig: pytest.Config) -> Iterator[Broker]:
+    """The shared broker; `broker.bootstrap` is its address."""
+    with contextlib.ExitStack() as closing:
+        found = _given() or _apache(closing) or _embedded(closing)
+        pytestconfig.stash[_broker_used] = f"{found.name} at {found.bootstrap}"
+        yield found
+
+
+@pytest.fixture
+def topics(broker: Broker) -> Iterator[MakeTopic]:
+    """Makes a topic of this test's own: `topics("transactions", partitions=4)` → "transactions-1b9d6bcd"."""
+    made: list[str] = []
+
+    def make(name: str = "topic", *, partitions: int = 4, config: Mapping[str, object] | None = None) -> str:
+        topic = f"{name}-{uuid.uuid4().hex[:8]}"
+        if broker.embedded:
+            if partitions != EMBEDDED_PARTITIONS or config:
+                pytest.skip("the embedded broker makes topics of 4 partitions, without settings, and no others")
+            # A producer's question makes the topic; a consumer's does not.
+            asking = Producer({"bootstrap.servers": broker.bootstrap, "log_level": 0})
+            await_topics(lambda asked: asking.list_topics(asked, timeout=5), {topic: partitions})
+        else:
+            create_topics(broker.bootstrap, {topic: partitions}, config)
+        made.append(topic)
+        return topic
+
+    yield make
+    if made and not broker.embedded:
+        admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
+        for future in admin.delete_topics(made).values():
+            with contextlib.suppress(KafkaException):
+                future.result(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def apache_kafka() -> None:
+    """Skips the test (fails it with REQUIRE_KAFKA=1) where a `KafkaServer` cannot be run."""
+    try:
+        fetch_jars()
+    except KafkaUnavailableError as err:
+        _cannot(err)
+
+
+@pytest.fixture
+def kafka_server(apache_kafka: None) -> Iterator[KafkaServer]:
+    """An Apache Kafka of this test's own, started: to kill, restart and misconfigure."""
+    with KafkaServer() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _real_kafka(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("real_kafka"):
+        shared: Broker = request.getfixturevalue("broker")
+        if shared.embedded:
+            pytest.skip(f"needs Apache Kafka: {shared.name}")
+
+
+def _required() -> bool:
+    return os.environ.get("REQUIRE_KAFKA", "") not in {"", "0"}
+
+
+def _cannot(err: KafkaUnavailableError) -> None:
+    if _required():
+        pytest.fail(f"REQUIRE_KAFKA is set: {err}", pytrace=False)
+    pytest.skip(f"needs Apache Kafka: {err}")
+
+
+def _given() -> Broker | None:
+    given = os.environ.get("KAFKA_BROKERS")
+    if not given:
+        return None
+    asking = Consumer({"bootstrap.servers": given, "group.id": "redflag-tests", "log_level": 0})
+    try:
+        metadata: Any = asking.list_topics(timeout=15)
+    except KafkaException as err:
+        pytest.fail(f"KAFKA_BROKERS={given} does not answer: {err.args[0].str()}", pytrace=False)
+    finally:
+        asking.close()
+    # The cluster id tells librdkafka's embedded broker, which `python -m dataflow.broker` serves, from a real one.
+    embedded = str(metadata.cluster_id).startswith("mockCluster")
+    return Broker(given, "KAFKA_BROKERS" + (" (librdkafka's embedded one)" if embedded else ""), embedded=embedded)
+
+
+def _apache(closing: contextlib.ExitStack) -> Broker | None:
+    try:
+        server = closing.enter_context(KafkaServer())
+    except KafkaUnavailableError as err:
+        if _required():
+            _cannot(err)
+        return None
+    return Broker(server.bootstrap, f"Apache Kafka {kafka_version()} (KRaft)")
+
+
+def _embedded(closing: contextlib.ExitStack) -> Broker:
+    from dataflow.broker import EmbeddedBroker
+
+    embedded = EmbeddedBroker()
+    closing.callback(embedded.close)
+    return Broker(embedded.address, "librdkafka's embedded one, for want of an Apache Kafka", embedded=True)
