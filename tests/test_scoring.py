@@ -3,6 +3,9 @@
 import hashlib
 import io
 import json
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from dataflow.features import FIELDS, facts
 from dataflow.profile import UserProfile
 from dataflow.scoring import ISOLATION_FOREST, Metadata, Model, Window, agrees, fingerprint, load_model
 from dataflow.settings import UserError
+from training.train import main
 
 FEATURES = ["amount", "txn_per_hour"]
 
@@ -327,3 +331,15 @@ def test_any_model_that_the_flow_can_load_has_passed_the_comparison_with_scikit_
     path = saved(tmp_path)
     monkeypatch.setattr(scoring, "average_path_length", lambda samples: np.ones(len(samples)))
     assert "otherwise" in refusal(path)
+
+
+def test_loading_a_model_reports_nothing_to_anyone(tmp_path: Path) -> None:
+    """ONNX Runtime's telemetry is off: where it is on, it complains of a home that it cannot write its id to."""
+    path = tmp_path / "fraud_model.pkl"
+    assert main(["--out", str(path), "--users", "50", "--days", "3", "--trees", "5"]) == 0
+    code = f"from pathlib import Path; from dataflow.scoring import load_model; load_model(Path({str(path)!r}))"
+    env = {"PYTHONPATH": ".", "HOME": "/proc/1", "XDG_CACHE_HOME": "/proc/1", "PATH": os.environ["PATH"]}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "telemetry" not in found.stderr
