@@ -10,7 +10,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer
@@ -67,7 +67,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def broker(pytestconfig: pytest.Config) -> Iterator[Broker]:
     """The shared broker; `broker.bootstrap` is its address."""
     with contextlib.ExitStack() as closing:
-        found = _given() or _apache(closing) or _embedded(closing)
+        found = _given() or _apache(closing)
         pytestconfig.stash[_broker_used] = f"{found.name} at {found.bootstrap}"
         yield found
 
@@ -101,10 +101,8 @@ def topics(broker: Broker) -> Iterator[MakeTopic]:
 @pytest.fixture(scope="session")
 def apache_kafka() -> None:
     """Skips the test (fails it with REQUIRE_KAFKA=1) where a `KafkaServer` cannot be run."""
-    try:
-        fetch_jars()
-    except KafkaUnavailableError as err:
-        _cannot(err)
+    if missing := _missing():
+        _cannot(missing)
 
 
 @pytest.fixture
@@ -126,10 +124,10 @@ def _required() -> bool:
     return os.environ.get("REQUIRE_KAFKA", "") not in {"", "0"}
 
 
-def _cannot(err: KafkaUnavailableError) -> None:
+def _cannot(missing: str) -> NoReturn:
     if _required():
-        pytest.fail(f"REQUIRE_KAFKA is set: {err}", pytrace=False)
-    pytest.skip(f"needs Apache Kafka: {err}")
+        pytest.fail(f"REQUIRE_KAFKA is set: {missing}", pytrace=False)
+    pytest.skip(f"needs Apache Kafka: {missing}")
 
 
 def _given() -> Broker | None:
@@ -148,19 +146,27 @@ def _given() -> Broker | None:
     return Broker(given, "KAFKA_BROKERS" + (" (librdkafka's embedded one)" if embedded else ""), embedded=embedded)
 
 
-def _apache(closing: contextlib.ExitStack) -> Broker | None:
-    try:
-        server = closing.enter_context(KafkaServer())
-    except KafkaUnavailableError as err:
+def _apache(closing: contextlib.ExitStack) -> Broker:
+    if missing := _missing():
         if _required():
-            _cannot(err)
-        return None
+            _cannot(missing)
+        return _embedded(closing, missing)
+    server = closing.enter_context(KafkaServer())
     return Broker(server.bootstrap, f"Apache Kafka {kafka_version()} (KRaft)")
 
 
-def _embedded(closing: contextlib.ExitStack) -> Broker:
+def _missing() -> str | None:
+    """What keeps Apache Kafka from running here; None when nothing does, and its jars are there."""
+    try:
+        fetch_jars()
+    except KafkaUnavailableError as err:
+        return str(err)
+    return None
+
+
+def _embedded(closing: contextlib.ExitStack, missing: str) -> Broker:
     from dataflow.broker import EmbeddedBroker
 
     embedded = EmbeddedBroker()
     closing.callback(embedded.close)
-    return Broker(embedded.address, "librdkafka's embedded one, for want of an Apache Kafka", embedded=True)
+    return Broker(embedded.address, f"librdkafka's embedded one ({missing})", embedded=True)

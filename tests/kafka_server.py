@@ -159,7 +159,8 @@ def fetch_jars() -> Path:
         part = Path(tempfile.mkdtemp(prefix=f"{jars.name}.part-", dir=jars.parent))
         try:
             # --strict-checksums: a jar that does not match its published checksum is an error, not a warning.
-            goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={part}"]
+            goal = ["org.apache.maven.plugins:maven-dependency-plugin:copy-dependencies"]
+            goal += ["-DincludeScope=runtime", f"-DoutputDirectory={part}"]
             command = ["mvn", "--batch-mode", "--quiet", "--strict-checksums", "--file", str(POM), *goal]
             try:
                 done = subprocess.run(
@@ -172,6 +173,7 @@ def fetch_jars() -> Path:
             if done.returncode:
                 said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
                 first = next((line for line in said.splitlines() if "ERROR" in line), said.strip())
+                first = first.removeprefix("[ERROR] ").partition(" -> [Help")[0]
                 msg = f"Maven could not fetch Apache Kafka {kafka_version()}: {first}"
                 raise KafkaUnavailableError(msg)
             part.chmod(0o755)
