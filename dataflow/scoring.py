@@ -319,7 +319,7 @@ class _ExactSum:
 
 def _session(nodes: Sequence[Any], width: int, outputs: Sequence[str]) -> Any:
     """An ONNX Runtime session that reads `rows` (n, width) and runs on the calling thread alone."""
-    # ONNX Runtime reports its use to its maker unless told not to before it is imported; nothing of ours leaves the machine.
+    # ONNX Runtime reports its use to its maker, unless it was told not to before it is imported.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
     from onnx import TensorProto, helper
