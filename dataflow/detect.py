@@ -18,22 +18,29 @@ from msgspec import UNSET
 
 from dataflow import lifecycle, recovery
 from dataflow.decision import Decision, Verdict, to_json
-from dataflow.features import Facts, facts
+from dataflow.features import USER_FIELDS, Facts, merchant_facts, user_facts
+from dataflow.feedback import Feedback, parse_feedback
 from dataflow.kafka import ExactlyOnceSink, KafkaSource, Record, partition_key
 from dataflow.live_rules import LiveRules
-from dataflow.profile import UserProfile
+from dataflow.profile import MerchantProfile, UserProfile
 from dataflow.scoring import Model, load_model
 from dataflow.settings import Settings, UserError
 from dataflow.transaction import Rejection, Transaction, parse
 
+Event = Transaction | Feedback
+Payment = tuple[Transaction, Facts, bool]  # with what the user's profile knew; whether it counts, or is a repeat
+Lesson = tuple[Feedback, bool | None]  # whether the amount explains the fraud; None for a repeat
 Profiled = tuple[Transaction, Facts]
 Routed = tuple[str, Record]
+AMOUNT_Z = [field.name for field in USER_FIELDS].index("amount_z")
 
 
 def build(
     source: Source[Message],
+    feedback_source: Source[Message],
     decisions_sink: Sink[Routed],
     invalid_sink: Sink[Routed],
+    invalid_feedback_sink: Sink[Routed],
     model: Model,
     rules: LiveRules,
     settings: Settings,
@@ -48,11 +55,24 @@ def build(
     # Transaction | Rejection
     checked = op.branch("split_valid_from_invalid", parsed, is_valid)
     # trues: Transaction, falses: Rejection
-    by_user = op.flat_map_batch("key_by_user", cast(Stream[Transaction], checked.trues), key_by_user)
-    # (user, Transaction)
-    profiled = op.stateful_map("update_user_profile", by_user, update_user_profile)
-    # (user, (Transaction, Facts))
-    scored = op.flat_map_batch("score_transactions", profiled, steps.score)
+    labels = op.input("read_feedback", flow, feedback_source)
+    # Message
+    learned = op.flat_map_batch("parse_feedback", labels, parse_labels)
+    # Feedback | Rejection
+    labelled = op.branch("split_valid_from_invalid_feedback", learned, is_feedback)
+    # trues: Feedback, falses: Rejection
+
+    events = op.merge("merge_feedback", cast(Stream[Event], checked.trues), cast(Stream[Event], labelled.trues))
+    # Transaction | Feedback
+    by_user = op.flat_map_batch("key_by_user", events, key_by_user)
+    # (user, Transaction | Feedback)
+    profiled = op.stateful_map("update_user_profile", by_user, steps.update_user_profile)
+    # (user, Payment | Lesson)
+    by_merchant = op.flat_map_batch("key_by_merchant", profiled, key_by_merchant)
+    # (merchant, Payment | Lesson)
+    known = op.stateful_map("update_merchant_profile", by_merchant, steps.update_merchant_profile)
+    # (merchant, (Transaction, Facts) | None)
+    scored = op.flat_map_batch("score_transactions", known, steps.score)
     # (Transaction, Facts with the model's)
     decided = op.flat_map_batch("check_rules", scored, steps.check)
     # Decision
@@ -61,11 +81,15 @@ def build(
     alerts = op.flat_map_batch("route_to_alerts", verdicts.trues, steps.to_alerts)
     classified = op.flat_map_batch("route_to_classified", verdicts.falses, steps.to_classified)
     invalid = op.flat_map_batch("route_to_invalid", cast(Stream[Rejection], checked.falses), steps.to_invalid)
+    invalid_feedback = op.flat_map_batch(
+        "route_to_invalid_feedback", cast(Stream[Rejection], labelled.falses), steps.to_invalid
+    )
     # (partition key, Record)
     # One sink for both topics: a decision that comes out otherwise after a crash cannot stand in both.
     decisions = op.merge("merge_decisions", alerts, classified)
     op.output("write_decisions", decisions, decisions_sink)
     op.output("write_invalid", invalid, invalid_sink)
+    op.output("write_invalid_feedback", invalid_feedback, invalid_feedback_sink)
     return flow
 
 
@@ -80,8 +104,10 @@ def flow() -> Dataflow:
     source_topic = settings.transactions_topic
     return build(
         KafkaSource(settings, source_topic),
+        KafkaSource(settings, settings.feedback_topic),
         ExactlyOnceSink(settings, source_topic, (settings.alerts_topic, settings.classified_topic)),
         ExactlyOnceSink(settings, source_topic, (settings.invalid_topic,)),
+        ExactlyOnceSink(settings, settings.feedback_topic, (settings.invalid_topic,)),
         model,
         rules,
         settings,
@@ -98,18 +124,24 @@ def is_fraudulent(decision: Decision) -> bool:
     return decision.verdict.fraudulent
 
 
-def key_by_user(transactions: list[Transaction]) -> Iterable[tuple[str, Transaction]]:
-    """Keys each transaction by its user, so that one worker sees all of a user's, in their order."""
-    return [(txn.user, txn) for txn in transactions]
+def is_feedback(parsed: Feedback | Rejection) -> bool:
+    """Whether a message is feedback."""
+    return type(parsed) is Feedback
 
 
-def update_user_profile(profile: UserProfile | None, txn: Transaction) -> tuple[UserProfile, Profiled]:
-    """Reads the facts from the profile as it was before the transaction, then takes the transaction in."""
-    if profile is None:
-        profile = UserProfile()
-    known = facts(txn, profile)
-    profile.update(txn)
-    return profile, (txn, known)
+def parse_labels(messages: list[Message]) -> Iterable[Feedback | Rejection]:
+    """Parses feedback: each message becomes a label or a rejection."""
+    return [parse_feedback(m.value(), m.key(), m.partition(), m.offset(), m.timestamp()[1]) for m in messages]
+
+
+def key_by_user(events: list[Event]) -> Iterable[tuple[str, Event]]:
+    """Keys each event by its user, so that one worker sees all of a user's, in their order."""
+    return [(event.user, event) for event in events]
+
+
+def key_by_merchant(profiled: list[tuple[str, Payment | Lesson]]) -> Iterable[tuple[str, Payment | Lesson]]:
+    """Keys what the user's lane made of each event by its merchant."""
+    return [(item[0].merchant, item) for _, item in profiled]
 
 
 class Steps:
@@ -118,6 +150,7 @@ class Steps:
     def __init__(self, model: Model, rules: LiveRules, settings: Settings):
         self._model = model
         self._rules = rules
+        self._population = model.population
         self._source_topic = settings.transactions_topic
         self._alerts_topic = settings.alerts_topic
         self._classified_topic = settings.classified_topic
@@ -128,13 +161,41 @@ class Steps:
         topic = self._source_topic
         return [parse(m.value(), m.key(), topic, m.partition(), m.offset(), m.timestamp()[1]) for m in messages]
 
-    def score(self, profiled: list[tuple[str, Profiled]]) -> Iterable[Profiled]:
+    def update_user_profile(self, profile: UserProfile | None, event: Event) -> tuple[UserProfile, Payment | Lesson]:
+        """Reads the facts from the profile as it was before the transaction, then takes the transaction in."""
+        if profile is None:
+            profile = UserProfile()
+        if type(event) is Feedback:
+            return profile, (event, profile.learn(event.transaction_id, event.at, event.fraud))
+        txn = cast(Transaction, event)
+        known = user_facts(txn, profile, self._population)
+        return profile, (txn, known, profile.update(txn, self._population))
+
+    def update_merchant_profile(
+        self, profile: MerchantProfile | None, item: Payment | Lesson
+    ) -> tuple[MerchantProfile, Profiled | None]:
+        """Adds what the merchant's profile knew before the transaction; feedback ends here, and None comes of it."""
+        if profile is None:
+            profile = MerchantProfile()
+        if len(item) == 2:
+            label, explained = item
+            if explained is not None:
+                profile.learn(label.at, label.labelled_at, label.fraud, explained)
+            return profile, None
+        txn, known, counts = item
+        facts = known + merchant_facts(txn, profile, self._population)
+        if counts:
+            profile.update(txn, cast(float, known[AMOUNT_Z]), self._population)
+        return profile, (txn, facts)
+
+    def score(self, known: list[tuple[str, Profiled | None]]) -> Iterable[Profiled]:
         """Adds the model's verdict to the facts: whether it is an anomaly, and the risk, 0 to 1."""
-        known = [item[1][1] for item in profiled]
-        risks, anomalies = self._model.score(self._model.rows(known))
+        profiled = [item for _, item in known if item is not None]
+        rows = [facts for _, facts in profiled]
+        risks, anomalies = self._model.score(self._model.rows(rows))
         return [
-            (item[1][0], (*row, anomaly, risk))
-            for item, row, anomaly, risk in zip(profiled, known, anomalies.tolist(), risks.tolist(), strict=True)
+            (txn, (*facts, anomaly, risk))
+            for (txn, facts), anomaly, risk in zip(profiled, anomalies.tolist(), risks.tolist(), strict=True)
         ]
 
     def check(self, scored: list[Profiled]) -> Iterable[Decision]:

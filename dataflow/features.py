@@ -1,16 +1,16 @@
-"""The facts that rules and model may read: one documented schema, one function that makes them.
+"""The facts that rules and model may read: one documented schema, and the functions that make them.
 
-Training replays history through these very functions, so training and serving cannot drift apart.
+Training replays history through these very functions, so training and serving cannot drift apart. Facts come in two
+parts, as the flow has two lanes: what the user's profile knows, then what the merchant's adds. The merchant's depend
+on how partitions interleave; the user's do not.
 """
 
 from typing import Literal, NamedTuple
 
-from dataflow.profile import UserProfile
+from dataflow.profile import ANYONE, MerchantProfile, Population, UserProfile, fingerprint
 from dataflow.transaction import UNKNOWN, Transaction
 
 Facts = tuple[float | str | bool, ...]
-INFINITY = float("inf")
-NAN = float("nan")
 
 
 class Field(NamedTuple):
@@ -21,7 +21,7 @@ class Field(NamedTuple):
     doc: str
 
 
-FIELDS: tuple[Field, ...] = (
+USER_FIELDS: tuple[Field, ...] = (
     Field("amount", "number", "the transaction's amount, in its own currency"),
     Field("user", "text", "who pays"),
     Field("merchant", "text", "who is paid"),
@@ -33,18 +33,82 @@ FIELDS: tuple[Field, ...] = (
     Field("timestamp", "number", "event time, seconds since 1970 UTC"),
     Field("txn_per_hour", "number", "the user's earlier transactions in the hour before this one"),
     Field("last_location", "text", "location of the user's newest earlier transaction, '' without one"),
-    Field("location_changed", "flag", "there is an earlier transaction, and it was elsewhere"),
+    Field("location_changed", "flag", "there is an earlier transaction, and it was elsewhere; both places are known"),
     Field("seconds_since_last", "number", "between this and the user's newest earlier one, infinite without one"),
+    Field("amount_per_hour", "number", "sum of the user's amounts in the hour before this one"),
+    Field("txn_per_day", "number", "the user's earlier transactions in 24 h (20 to 24 h: buckets of 4 h)"),
+    Field("amount_per_day", "number", "sum of their amounts"),
+    Field("txn_per_week", "number", "the user's earlier transactions in 7 d (6 to 7: buckets of a day)"),
+    Field("amount_per_week", "number", "sum of their amounts"),
+    Field("txn_per_month", "number", "the user's earlier transactions in 30 d (25 to 30: buckets of 5 d)"),
+    Field("amount_per_month", "number", "sum of their amounts"),
+    Field("mean_amount_hour", "number", "mean of the user's amounts in the hour before, 0 without any"),
+    Field("mean_amount_day", "number", "likewise in 24 h"),
+    Field("mean_amount_week", "number", "likewise in 7 d"),
+    Field("mean_amount_month", "number", "likewise in 30 d"),
+    Field("amount_z", "number", "spreads by which the amount exceeds the user's mean; both without it, shrunk"),
+    Field("amount_z_above", "number", "the same where it is above 0, else 0"),
+    Field("amount_ratio", "number", "the amount in the user's means, 1 without history"),
+    Field("amount_to_largest", "number", "the amount in the user's largest so far, 1 without history"),
+    Field("usual_amount", "number", "the user's mean amount, shrunk and without extremes"),
+    Field("history", "number", "the user's earlier transactions, all of them"),
+    Field("burst", "number", "how far the last 24 h exceed the user's own daily pace, in its Poisson spreads"),
+    Field("unusual_day", "number", "how far the user's earlier amounts exceeded the usual, fading over a day"),
+    Field("unusual_fortnight", "number", "the same, fading over 14 days"),
+    Field("km_from_centre", "number", "from the centre of the user's places, km; 0 where not known"),
+    Field("centre_ratio", "number", "the same in the user's usual distance from it"),
+    Field("km_since_last", "number", "from the user's newest earlier transaction, km; 0 where not known"),
+    Field("speed", "number", "km/h that this takes, at least a minute; 0 where not known"),
+    Field("new_merchant", "flag", "the user has paid others, but not this merchant, of late"),
+    Field("new_device", "flag", "the user's devices are known, and this is none of them"),
+    Field("new_location", "flag", "the user's locations are known, and this is none of them"),
+    Field("confirmed_frauds", "number", "of the user, by feedback"),
+    Field("days_since_fraud", "number", "since the newest of them took place, 365 without one"),
+    Field("card_frauds", "number", "those among them with an amount unusual for the user: the card, not the merchant"),
+    Field("days_since_card_fraud", "number", "since the newest of these, 365 without one"),
 )
 
+MERCHANT_FIELDS: tuple[Field, ...] = (
+    Field("merchant_per_day", "number", "the merchant's earlier transactions in 24 h"),
+    Field("merchant_per_week", "number", "in 7 d"),
+    Field("merchant_per_month", "number", "in 30 d"),
+    Field("merchant_mean_amount", "number", "mean of its amounts in 30 d, 0 without any"),
+    Field("merchant_amount_z", "number", "spreads by which the amount exceeds what is normal at the merchant"),
+    Field("merchant_amount_ratio", "number", "the amount in the merchant's means"),
+    Field("merchant_unusual", "number", "how far earlier amounts there exceeded what its payers are used to, fading"),
+    Field("merchant_labels_week", "number", "labels of its transactions that came in 7 d"),
+    Field("merchant_labels_month", "number", "in 30 d"),
+    Field("merchant_frauds_day", "number", "frauds confirmed there in 24 h"),
+    Field("merchant_frauds_week", "number", "in 7 d"),
+    Field("merchant_frauds_month", "number", "in 30 d"),
+    Field("merchant_risk_day", "number", "frauds in labels that came in 24 h, (f + 0) / (n + 1)"),
+    Field("merchant_risk_week", "number", "likewise in 7 d"),
+    Field("merchant_risk_month", "number", "likewise in 30 d"),
+    Field("merchant_compromised", "number", "chance that its run of unexplained frauds goes on, 0 to 1"),
+    Field("run_days", "number", "since the first fraud of that run took place, 365 without one"),
+    Field("run_frauds", "number", "frauds in it"),
+    Field("run_genuine", "number", "genuine ones between them"),
+    Field("genuine_since", "number", "genuine ones since its last fraud"),
+    Field("days_since_merchant_fraud", "number", "since that last fraud took place, 365 without one"),
+    Field("days_since_merchant_genuine", "number", "since the newest genuine one, 365 without one"),
+)
 
-def facts(txn: Transaction, profile: UserProfile) -> Facts:
-    """The facts of a transaction and of its user as he was before it, in the order of `FIELDS`."""
-    at = txn.at
-    last = profile.last_location
-    location = txn.location
+FIELDS = USER_FIELDS + MERCHANT_FIELDS
+
+
+def user_facts(txn: Transaction, profile: UserProfile, population: Population = ANYONE) -> Facts:
+    """The facts of a transaction and of its user as he was before it, in the order of `USER_FIELDS`."""
+    at, amount = txn.at, txn.amount
+    last, location = profile.last_location, txn.location
+    n1, s1 = profile.in_hour(at)
+    n24, s24, n7, s7, n30, s30 = profile.totals(at)
+    z, ratio, usual, to_largest, seen, age, unusual_day, unusual_fortnight, *feedback = profile.readings(
+        amount, at, population
+    )
+    pace = n30 / min(max(age, 1.0), 30.0)
+    km, centre, hop, speed = profile.moved(txn.latitude, txn.longitude, at)
     return (
-        txn.amount,
+        amount,
         txn.user,
         txn.merchant,
         location,
@@ -53,8 +117,69 @@ def facts(txn: Transaction, profile: UserProfile) -> Facts:
         txn.category or UNKNOWN,
         txn.ip or UNKNOWN,
         at,
-        profile.per_hour(at),
+        n1,
         last,
-        last not in ("", location),
+        last not in ("", location) and location != UNKNOWN,
         abs(at - profile.last_at),
+        s1,
+        n24,
+        s24,
+        n7,
+        s7,
+        n30,
+        s30,
+        s1 / n1 if n1 else 0.0,
+        s24 / n24 if n24 else 0.0,
+        s7 / n7 if n7 else 0.0,
+        s30 / n30 if n30 else 0.0,
+        z,
+        max(z, 0.0),
+        ratio,
+        to_largest,
+        usual,
+        seen,
+        (n24 - pace) / (pace + 1.0) ** 0.5,
+        unusual_day,
+        unusual_fortnight,
+        km,
+        centre,
+        hop,
+        speed,
+        bool(profile.merchants) and fingerprint(txn.merchant) not in profile.merchants,
+        bool(profile.devices) and txn.device != UNKNOWN and fingerprint(txn.device) not in profile.devices,
+        bool(profile.locations) and location != UNKNOWN and fingerprint(location) not in profile.locations,
+        *feedback,
     )
+
+
+def merchant_facts(txn: Transaction, profile: MerchantProfile, population: Population = ANYONE) -> Facts:
+    """The facts of its merchant as it was before the transaction, in the order of `MERCHANT_FIELDS`."""
+    at = txn.at
+    n24, _, n7, _, n30, s30 = profile.totals(at)
+    z, ratio = profile.surprise(txn.amount, population)
+    labels1, frauds1, labels7, frauds7, labels30, frauds30 = profile.labels(at)
+    return (
+        n24,
+        n7,
+        n30,
+        s30 / n30 if n30 else 0.0,
+        z,
+        ratio,
+        profile.fading(at),
+        labels7,
+        labels30,
+        frauds1,
+        frauds7,
+        frauds30,
+        frauds1 / (labels1 + 1.0),
+        frauds7 / (labels7 + 1.0),
+        frauds30 / (labels30 + 1.0),
+        *profile.compromise(at),
+    )
+
+
+def facts(
+    txn: Transaction, user: UserProfile, merchant: MerchantProfile | None = None, population: Population = ANYONE
+) -> Facts:
+    """All facts of a transaction, in the order of `FIELDS`; a merchant never seen is a new one."""
+    return user_facts(txn, user, population) + merchant_facts(txn, merchant or MerchantProfile(), population)

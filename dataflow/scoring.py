@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataflow.features import FIELDS, Facts
+from dataflow.profile import ANYONE
 from dataflow.settings import UserError
 
 FORMAT = 1
@@ -110,6 +111,7 @@ class Model:
         self.metadata = metadata
         self.features = tuple(metadata.features)
         self.version = metadata.fingerprint[:12]
+        self.population = ANYONE
         self.threshold = -float(forest.offset_)  # a risk above it is an anomaly
         self.rows = Columns(metadata.features)  # facts, one tuple a transaction, to the rows that `score` takes
         # What a row's depths would sum to if every tree isolated it after the average number of splits.

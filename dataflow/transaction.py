@@ -101,7 +101,7 @@ def parse(
     try:
         txn = _decode(value)
     except msgspec.ValidationError as error:
-        what, where = _explain(str(error))
+        what, where = explain(str(error))
         return Rejection(what, where, partition, offset, record_ms, key, value)
     except UnicodeDecodeError:
         return Rejection("not valid UTF-8", "", partition, offset, record_ms, key, value)
@@ -193,7 +193,7 @@ def event_time(text: str) -> float:
     return at
 
 
-def _explain(message: str) -> tuple[str, str]:
+def explain(message: str) -> tuple[str, str]:
     """Splits msgspec's message into what is wrong and the field that it is about."""
     missing = _MISSING.match(message)
     if missing:

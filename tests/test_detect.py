@@ -34,12 +34,23 @@ def rules() -> LiveRules:
 
 
 def run(
-    messages: Iterable[Message], model: Model, rules: LiveRules, workers: int = 1
+    messages: Iterable[Message],
+    model: Model,
+    rules: LiveRules,
+    workers: int = 1,
+    feedback: Iterable[Message] = (),
 ) -> tuple[list[Routed], list[Routed]]:
     decisions: list[Routed] = []
     invalid: list[Routed] = []
     flow = build(
-        TestingSource(list(messages), 10), TestingSink(decisions), TestingSink(invalid), model, rules, SETTINGS
+        TestingSource(list(messages), 10),
+        TestingSource(list(feedback), 10),
+        TestingSink(decisions),
+        TestingSink(invalid),
+        TestingSink(invalid),
+        model,
+        rules,
+        SETTINGS,
     )
     if workers == 1:
         run_main(flow)
@@ -84,7 +95,7 @@ def test_the_four_checks_give_their_reasons_in_order(model: Model, rules: LiveRu
         "ML anomaly detection",
     ]
     assert decision["rules"] == ["high_amount", "location_change", "flagged_merchant", "ml_anomaly"]
-    assert decision["score"] > 0.95
+    assert decision["score"] > 0.8
 
 
 def test_an_amount_of_exactly_400_is_not_high(model: Model, rules: LiveRules) -> None:

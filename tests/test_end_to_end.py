@@ -40,6 +40,7 @@ def settings(broker: Broker, topics: Callable[..., str]) -> Settings:
         classified_topic=topics("classified"),
         invalid_topic=topics("invalid"),
         labels_topic=topics("labels"),
+        feedback_topic=topics("feedback"),
     )
 
 
@@ -52,6 +53,7 @@ def environ(settings: Settings, model_file: Path, **others: str) -> dict[str, st
         "CLASSIFIED_TOPIC": settings.classified_topic,
         "INVALID_TOPIC": settings.invalid_topic,
         "LABELS_TOPIC": settings.labels_topic,
+        "FEEDBACK_TOPIC": settings.feedback_topic,
         "MODEL_FILE": str(model_file),
         "RECOVERY_INTERVAL": "1",
         "KAFKA_CONFIG_FETCH_WAIT_MAX_MS": "20",
