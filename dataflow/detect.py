@@ -104,7 +104,7 @@ def flow() -> Dataflow:
     source_topic = settings.transactions_topic
     return build(
         KafkaSource(settings, source_topic),
-        KafkaSource(settings, settings.feedback_topic),
+        KafkaSource(settings, settings.feedback_topic, idle_seconds=0.1),  # labels are days late anyway
         ExactlyOnceSink(settings, source_topic, (settings.alerts_topic, settings.classified_topic)),
         ExactlyOnceSink(settings, source_topic, (settings.invalid_topic,)),
         ExactlyOnceSink(settings, settings.feedback_topic, (settings.invalid_topic,)),

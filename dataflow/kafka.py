@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Generic, TypedDict, TypeVar
 
 import msgspec
@@ -31,7 +31,7 @@ T = TypeVar("T")
 _STARTED = time.monotonic()
 
 BROKER_WAIT_SECONDS = 30.0  # how long a start waits for a broker, a topic and each of its partitions
-IDLE_AWAKE = (0.001, 0.010)  # seconds to the next look at an idle partition: first, and doubling up to
+IDLE_AWAKE = 0.001  # seconds to the next look at an idle partition, doubling up to the source's `idle_seconds`
 READY = "redflag: reading"  # how the line begins that says a worker is ready
 EMPTY_POLL_SECONDS = 0.0005  # the partitions of one worker share a consumer: an empty poll counts for all of them
 
@@ -212,12 +212,14 @@ class _PerWorker(Generic[T]):
 class KafkaSource(FixedPartitionedSource[Message, int]):
     """Reads every partition of a topic, each message as librdkafka hands it over; its state is the next offset.
 
-    Without recovery data it begins at the beginning of each partition.
+    Without recovery data it begins at the beginning of each partition. A message that comes after a lull waits up to
+    `idle_seconds`; looking at 16 idle partitions every 10 ms costs 2 % of a core.
     """
 
-    def __init__(self, settings: Settings, topic: str):
+    def __init__(self, settings: Settings, topic: str, idle_seconds: float = 0.01):
         self._settings = settings
         self._topic = topic
+        self._idle_seconds = idle_seconds
         # Bytewax shares the source among the worker threads of a process.
         self._fetchers = _PerWorker(lambda: _Fetcher(settings, topic))
 
@@ -235,7 +237,7 @@ class KafkaSource(FixedPartitionedSource[Message, int]):
         """
         fetcher = self._fetchers.get()
         fetcher.add(int(for_part), resume_state)
-        return _SourcePartition(fetcher, int(for_part), resume_state)
+        return _SourcePartition(fetcher, int(for_part), resume_state, self._idle_seconds)
 
 
 class _Fetcher:
@@ -320,8 +322,9 @@ class _Fetcher:
 
 
 class _SourcePartition(StatefulSourcePartition[Message, int]):
-    def __init__(self, fetcher: _Fetcher, partition: int, offset: int | None):
+    def __init__(self, fetcher: _Fetcher, partition: int, offset: int | None, idle_seconds: float):
         self._fetcher = fetcher
+        self._idle_seconds = idle_seconds
         self._partition = partition
         self._next_offset = OFFSET_BEGINNING if offset is None else offset
         self._idle = 0.0
@@ -337,7 +340,7 @@ class _SourcePartition(StatefulSourcePartition[Message, int]):
             self._next_offset = batch[-1].offset() + 1
             self._idle = 0.0
         else:
-            self._idle = min(max(2 * self._idle, IDLE_AWAKE[0]), IDLE_AWAKE[1])
+            self._idle = min(max(2 * self._idle, IDLE_AWAKE), self._idle_seconds)
         now = time.monotonic()
         if now >= self._lag_due:
             self._lag_due = now + 1.0
@@ -345,7 +348,10 @@ class _SourcePartition(StatefulSourcePartition[Message, int]):
         return batch
 
     def next_awake(self) -> datetime | None:
-        return datetime.now(UTC) + timedelta(seconds=self._idle) if self._idle else None
+        if not self._idle:
+            return None
+        # On a common grid: all idle partitions are then looked at in one activation, not in one each.
+        return datetime.fromtimestamp((time.time() // self._idle + 1) * self._idle, UTC)
 
     @lifecycle.mistakes_end_the_flow
     def snapshot(self) -> int:
