@@ -25,6 +25,7 @@ class Decision(msgspec.Struct, gc=False, frozen=True):
 
     transaction: Transaction
     verdict: Verdict
+    cooldowns: tuple[tuple[str, float], ...] = ()  # of the rules that made the alert, see `rules.Outcome`; not written
 
 
 _encode = msgspec.json.encode

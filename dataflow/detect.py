@@ -15,8 +15,10 @@ from bytewax.inputs import Source
 from bytewax.outputs import Sink
 from confluent_kafka import Message
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from dataflow import lifecycle, recovery
+from dataflow.cooldown import SUPPRESSED, RecentAlerts, note
 from dataflow.decision import Decision, Verdict, to_json
 from dataflow.features import USER_FIELDS, Facts, merchant_facts, user_facts
 from dataflow.feedback import Feedback, parse_feedback
@@ -78,7 +80,11 @@ def build(
     # Decision
     verdicts = op.branch("split_fraudulent_from_genuine", decided, is_fraudulent)
     # trues: Decision, falses: Decision
-    alerts = op.flat_map_batch("route_to_alerts", verdicts.trues, steps.to_alerts)
+    alerts_by_user = op.flat_map_batch("key_alerts_by_user", verdicts.trues, key_alerts_by_user)
+    # (user, Decision)
+    alerted = op.stateful_map("suppress_repeats", alerts_by_user, suppress_repeats)
+    # (user, Decision)
+    alerts = op.flat_map_batch("route_to_alerts", alerted, steps.to_alerts)
     classified = op.flat_map_batch("route_to_classified", verdicts.falses, steps.to_classified)
     invalid = op.flat_map_batch("route_to_invalid", cast(Stream[Rejection], checked.falses), steps.to_invalid)
     invalid_feedback = op.flat_map_batch(
@@ -142,6 +148,20 @@ def key_by_user(events: list[Event]) -> Iterable[tuple[str, Event]]:
 def key_by_merchant(profiled: list[tuple[str, Payment | Lesson]]) -> Iterable[tuple[str, Payment | Lesson]]:
     """Keys what the user's lane made of each event by its merchant."""
     return [(item[0].merchant, item) for _, item in profiled]
+
+
+def key_alerts_by_user(decisions: list[Decision]) -> Iterable[tuple[str, Decision]]:
+    """Keys each alert by its user again: the merchant's lane lies between."""
+    return [(decision.transaction.user, decision) for decision in decisions]
+
+
+def suppress_repeats(recent: RecentAlerts | None, decision: Decision) -> tuple[RecentAlerts | None, Decision]:
+    """Marks an alert that repeats one within its rules' cooldown; without a cooldown nothing is kept."""
+    recent, repeats = note(recent, decision.cooldowns, decision.transaction.at)
+    if repeats:
+        SUPPRESSED.inc()
+        decision = replace(decision, verdict=replace(decision.verdict, suppressed=True))
+    return recent, decision
 
 
 class Steps:
@@ -216,12 +236,12 @@ class Steps:
                 self._model.version,
                 cast(str, txn.transaction_id) if txn.id_is_ours else UNSET,
             )
-            decisions.append(Decision(txn, verdict))
+            decisions.append(Decision(txn, verdict, outcome.cooldowns))
         return decisions
 
-    def to_alerts(self, decisions: list[Decision]) -> Iterable[Routed]:
+    def to_alerts(self, alerts: list[tuple[str, Decision]]) -> Iterable[Routed]:
         """Records for the alerts' topic."""
-        return [_record(decision, self._alerts_topic) for decision in decisions]
+        return [_record(decision, self._alerts_topic) for _, decision in alerts]
 
     def to_classified(self, decisions: list[Decision]) -> Iterable[Routed]:
         """Records for the topic of what is genuine."""

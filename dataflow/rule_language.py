@@ -3,12 +3,15 @@
 Comparison (chained too), `+ - * /`, and/or/not, in, parentheses, text, numbers, true and false, the fields of a
 transaction, `lists.NAME`, and the functions of `FUNCTIONS`. The text is parsed with Python's own parser into a tree, of
 which only listed nodes are taken; from the tree, code is written anew. A condition never raises, whatever the values:
-a division by zero is not a number, and a comparison with what is not a number is false.
+a division by zero is not a number, and with what is not a number every comparison is false but `!=` and `not in`.
 """
 
 import ast
 import difflib
+import io
 import math
+import tokenize
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -89,20 +92,47 @@ def compile_condition(text: str, fields: Mapping[str, Kind], lists: Collection[s
     if len(text) > MAX_LENGTH:
         msg = f"the condition has {len(text)} characters, {MAX_LENGTH} are allowed"
         raise RuleError(msg)
+    line = "".join(" " if c in "\n\r\t\f" else c for c in text)
+    indent = len(line) - len(line.lstrip())  # Python's parser takes none, and columns count it
+    tree = _parse(line[indent:], indent)
     try:
-        tree = ast.parse(text.strip().replace("\n", " "), mode="eval").body
-    except SyntaxError as error:
-        msg = f"not a condition: {error.msg}"
-        raise RuleError(msg, error.offset or 1) from None
-    except (ValueError, MemoryError, RecursionError):
-        msg = "not a condition: it cannot be parsed"
-        raise RuleError(msg) from None
-    compiler = _Compiler(fields, lists)
-    try:
-        kind, source = compiler.visit(tree, 0)
+        return _compile(tree, fields, lists)
     except RecursionError:  # in the text of an error about a deeply nested part
         msg = "the condition is nested too deeply"
         raise RuleError(msg) from None
+    except RuleError as error:
+        # The tree's columns count bytes from 0.
+        before = line[indent:].encode()[: error.column - 1].decode(errors="ignore")
+        error.column = indent + len(before) + 1
+        raise
+
+
+def _parse(line: str, indent: int) -> ast.expr:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a wrong escape in a text: an error here, not a line on stderr
+            tree = ast.parse(line, mode="eval").body
+            comments = [
+                token
+                for token in tokenize.generate_tokens(io.StringIO(line).readline)
+                if token.type == tokenize.COMMENT
+            ]
+    except (SyntaxError, SyntaxWarning, DeprecationWarning) as error:
+        what = error.msg if isinstance(error, SyntaxError) else str(error)
+        msg = f"not a condition: {what}"
+        raise RuleError(msg, indent + max((isinstance(error, SyntaxError) and error.offset) or 1, 1)) from None
+    except (ValueError, MemoryError, RecursionError, tokenize.TokenError):
+        msg = "not a condition: it cannot be parsed"
+        raise RuleError(msg) from None
+    if comments:  # it would hide all that follows, on the next line too
+        msg = "a condition holds no comment: write it above the rule"
+        raise RuleError(msg, indent + comments[0].start[1] + 1)
+    return tree
+
+
+def _compile(tree: ast.expr, fields: Mapping[str, Kind], lists: Collection[str]) -> Compiled:
+    compiler = _Compiler(fields, lists)
+    kind, source = compiler.visit(tree, 0)
     if kind != "flag":
         msg = f"the condition is a {kind}, but must be true or false: compare it with something"
         raise RuleError(msg, tree.col_offset + 1)
@@ -141,6 +171,8 @@ class _Compiler:
             case ast.BinOp() if type(node.op) in _ARITHMETIC:
                 sign = _ARITHMETIC[type(node.op)]
                 left, right = (self._of("number", side, depth, f"{sign!r}") for side in (node.left, node.right))
+                if sign == "*" and not isinstance(node.left, ast.Constant) and not isinstance(node.right, ast.Constant):
+                    left += " * 1.0"  # a product of counts alone could outgrow what a float can hold, and raise
                 return "number", f"({left} {sign} {right})"
             case ast.Compare():
                 return self._compare(node, depth)
@@ -227,15 +259,19 @@ class _Compiler:
             self._nodes += len(node.elts)
             sources = []
             for element in node.elts:
-                if not isinstance(element, ast.Constant):
-                    msg = "behind 'in' stand constants in brackets, or lists.NAME"
-                    raise RuleError(msg, element.col_offset + 1)
-                element_kind, source = self._constant(element)
+                match element:
+                    case ast.Constant():
+                        element_kind, source = self._constant(element)
+                    case ast.UnaryOp(op=ast.USub(), operand=ast.Constant()):
+                        element_kind, source = self.visit(element, 0)
+                    case _:
+                        msg = "behind 'in' stand constants in brackets, or lists.NAME"
+                        raise RuleError(msg, element.col_offset + 1)
                 if element_kind != kind:
                     msg = f"{source} is a {element_kind}, but a {kind} is looked up"
                     raise RuleError(msg, element.col_offset + 1)
                 sources.append(source)
-            return "(" + ", ".join(sources) + ",)"
+            return "{" + ", ".join(sources) + "}"  # a constant to Python: one look-up, however many they are
         msg = "behind 'in' stand constants in brackets, or lists.NAME"
         raise RuleError(msg, node.col_offset + 1)
 

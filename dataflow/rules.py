@@ -4,16 +4,20 @@
 """
 
 import hashlib
+import keyword
 import math
 import re
 import string
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from dataflow.features import FIELDS, Facts, Field
 from dataflow.rule_language import NAMESPACE, Compiled, Kind, RuleError, compile_condition, suggestion
+from dataflow.rule_lists import ListFiles, read_regular
 from dataflow.settings import UserError
 
 MODEL_FIELDS = (
@@ -22,15 +26,25 @@ MODEL_FIELDS = (
 )
 """What the scoring step appends to the facts."""
 
+ALL_FIELDS = (*FIELDS, *MODEL_FIELDS)
+"""What a rule may read: the columns of the rows that are evaluated."""
+
 MAX_RULES = 1000
-_MODES = ("active", "shadow", "off")
+MAX_COOLDOWN = 30 * 86_400.0
 _RULE_KEYS = ("id", "when", "reason", "weight", "mode", "cooldown")
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
-_COOLDOWN = re.compile(r"(\d{1,6})([smhd])")
+_LIST_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_COOLDOWN = re.compile(r"([0-9]{1,7})([smhd])")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _CACHED_OUTCOMES = 4096
+_COLUMNS = {field.name: column for column, field in enumerate(ALL_FIELDS)}
+_KINDS: dict[str, Kind] = {field.name: field.kind for field in ALL_FIELDS}
 
 Effect = Literal["deny", "allow", "active", "shadow"]
+Cooldowns = tuple[tuple[str, float], ...]
+
+
+_MODES: dict[str, Effect | Literal["off"]] = {"active": "active", "shadow": "shadow", "off": "off"}
 
 
 class Rule(NamedTuple):
@@ -45,88 +59,111 @@ class Rule(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What the rules say of a transaction."""
+    """What the rules say of a transaction; its lists are shared between transactions and never changed."""
 
     fraudulent: bool
     reasons: list[str]
     rules: list[str]  # ids of the active rules, and of the lists, that fired
     shadow_rules: list[str]
     doubt: float  # product of 1 - weight over the active rules that fired: the score is 1 - doubt * (1 - the model's)
+    cooldowns: Cooldowns  # of an alert: id and seconds of each rule that made it; empty where none has a cooldown
 
 
 class _Template(NamedTuple):
     """Outcome of one combination of rules; what differs between transactions is filled in."""
 
-    fraudulent: bool
-    reasons: list[str]
+    outcome: Outcome
     placeholders: list[tuple[int, str, tuple[int, ...]]]  # which reason, its format, the columns it takes
-    rules: list[str]
-    shadow_rules: list[str]
-    doubt: float
+    fired: list[Rule]
 
 
 class RuleSet:
     """The rules of one file, compiled to one function.
 
-    `version` is a digest of the file and of the lists that it names: the same version decides the same way.
+    `version` is a digest of the file and of the lists that it names: the same version decides the same way. `count`,
+    where it is set, hears once a batch how often each rule fired.
     """
 
     def __init__(
         self,
         rules: Sequence[Rule],
         compiled: Sequence[Compiled],
-        lists: dict[str, frozenset[str]],
+        lists: Mapping[str, AbstractSet[str]],
         version: str,
-        files: tuple[Path, ...],
+        files: tuple[Path, ...] = (),
     ):
         self.rules = tuple(rules)
         self.version = version
         self.files = files  # of the lists
         self.lists = lists
-        self.cooldowns = {rule.id: rule.cooldown for rule in rules if rule.cooldown}
-        self._live = [rule for rule in rules if rule.effect != "off"]
-        self._match = _compile(
-            [code for rule, code in zip(rules, compiled, strict=True) if rule.effect != "off"], lists
-        )
+        self.count: Callable[[Rule, int], None] | None = None
+        live = [(rule, code) for rule, code in zip(rules, compiled, strict=True) if rule.effect != "off"]
+        self._live = [rule for rule, _ in live]
+        self._match = _compile([code for _, code in live], lists)
+        self._quiet = Outcome(False, [], [], [], 1.0, ())
         self._templates: dict[int, _Template] = {}
 
     def evaluate(self, rows: Sequence[Facts]) -> list[Outcome]:
-        """What the rules say of each row: the facts of `FIELDS`, then those of `MODEL_FIELDS`; never raises."""
+        """What the rules say of each row, which holds the facts in the order of `ALL_FIELDS`; never raises."""
+        masks = self._match(rows)
+        outcomes = [self._quiet] * len(masks)
+        if not any(masks):
+            return outcomes
         templates = self._templates
-        outcomes = []
-        for mask, row in zip(self._match(rows), rows, strict=True):
+        hits: dict[int, int] = {}
+        for place, mask in enumerate(masks):
+            if not mask:
+                continue
+            hits[mask] = hits.get(mask, 0) + 1
             template = templates.get(mask)
             if template is None:
                 template = self._template(mask)
-            reasons = template.reasons
+            outcome = template.outcome
             if template.placeholders:
-                reasons = reasons.copy()
-                for place, form, columns in template.placeholders:
-                    reasons[place] = form.format(*[_shown(row[column]) for column in columns])
-            outcomes.append(
-                Outcome(template.fraudulent, reasons, template.rules, template.shadow_rules, template.doubt)
-            )
+                row = rows[place]
+                reasons = outcome.reasons.copy()
+                for number, form, columns in template.placeholders:
+                    reasons[number] = form.format(*[_shown(row[column]) for column in columns])
+                outcome = outcome._replace(reasons=reasons)
+            outcomes[place] = outcome
+        if self.count is not None:
+            for mask, times in hits.items():
+                for rule in (templates.get(mask) or self._template(mask)).fired:
+                    self.count(rule, times)
         return outcomes
+
+    def matches(self, rows: Sequence[Facts]) -> list[int]:
+        """How many of the rows meet the condition of each rule, in the order of `rules`; 0 for one that is off."""
+        masks = self._match(rows)
+        counts = iter([sum(mask >> bit & 1 for mask in masks) for bit in range(len(self._live))])
+        return [next(counts) if rule.effect != "off" else 0 for rule in self.rules]
 
     def _template(self, mask: int) -> _Template:
         fired: dict[Effect, list[Rule]] = {"deny": [], "allow": [], "active": [], "shadow": []}
         for bit, rule in enumerate(self._live):
             if mask >> bit & 1 and rule.effect != "off":
                 fired[rule.effect].append(rule)
-        said = fired["deny"] + fired["active"] if fired["deny"] else fired["allow"] or fired["active"]
+        deny, allow, active, shadow = fired.values()
+        # A deny list wins over all, an allow list over the rules; each leaves its reason.
+        accused = deny + active if deny or not allow else []
         reasons, placeholders = [], []
-        for place, rule in enumerate(said):
+        for place, rule in enumerate(accused or allow):
             form, columns = _reason_format(rule.reason)
             reasons.append("" if columns else form.format())
             if columns:
                 placeholders.append((place, form, columns))
+        cooldowns = tuple((rule.id, rule.cooldown) for rule in accused)
         template = _Template(
-            fraudulent=bool(fired["deny"]) or (bool(fired["active"]) and not fired["allow"]),
-            reasons=reasons,
-            placeholders=placeholders,
-            rules=[rule.id for rule in (*fired["deny"], *fired["allow"], *fired["active"])],
-            shadow_rules=[rule.id for rule in fired["shadow"]],
-            doubt=math.prod(1 - rule.weight for rule in (*fired["deny"], *([] if fired["allow"] else fired["active"]))),
+            Outcome(
+                fraudulent=bool(accused),
+                reasons=reasons,
+                rules=[rule.id for rule in (*deny, *allow, *active)],
+                shadow_rules=[rule.id for rule in shadow],
+                doubt=math.prod(1 - rule.weight for rule in accused),
+                cooldowns=cooldowns if any(seconds for _, seconds in cooldowns) else (),
+            ),
+            placeholders,
+            deny + allow + active + shadow,
         )
         if len(self._templates) >= _CACHED_OUTCOMES:
             self._templates.clear()
@@ -135,20 +172,22 @@ class RuleSet:
 
 
 def _compile(
-    conditions: Sequence[Compiled], lists: dict[str, frozenset[str]]
+    conditions: Sequence[Compiled], lists: Mapping[str, AbstractSet[str]]
 ) -> Callable[[Sequence[Facts]], list[int]]:
     """One function for all conditions: for each row, which of them hold, as bits.
 
-    One call a batch, and each field read once a row: 40 ns a rule and transaction.
+    One call a batch, and each field that a condition reads is taken out of the row once.
     """
-    columns = {field.name: column for column, field in enumerate((*FIELDS, *MODEL_FIELDS))}
-    used = sorted({name for condition in conditions for name in condition.fields}, key=columns.__getitem__)
+    used = sorted({name for condition in conditions for name in condition.fields}, key=_COLUMNS.__getitem__)
     lines = ["def match(rows):", "    masks = []", "    for row in rows:"]
-    lines += [f"        f_{name} = row[{columns[name]}]" for name in used]
+    lines += [f"        f_{name} = row[{_COLUMNS[name]}]" for name in used]
     lines += ["        mask = 0"]
     for bit, condition in enumerate(conditions):
         lines += [f"        if {condition.source}:", f"            mask |= {1 << bit}"]
     lines += ["        masks.append(mask)", "    return masks"]
+    # Lists and functions as arguments with defaults: a local variable is read faster than a global one.
+    local = [name for name in NAMESPACE if name != "__builtins__"] + [f"l_{name}" for name in lists]
+    lines[0] = f"def match(rows, {', '.join(f'{name}={name}' for name in local)}):"
     namespace = {**NAMESPACE, **{f"l_{name}": entries for name, entries in lists.items()}}
     # The source is our own: names of fields and functions that we know, and constants in Python's own notation.
     exec(compile("\n".join(lines), "<rules>", "exec"), namespace)  # noqa: S102
@@ -161,7 +200,10 @@ def _shown(value: float | str | bool) -> str:
         return value
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.2f}".rstrip("0").rstrip(".") if math.isfinite(value) else "unknown"
+    if not math.isfinite(value):
+        return "unknown"
+    text = f"{value:.2f}".rstrip("0").rstrip(".") if abs(value) < 1e15 else f"{value:g}"
+    return "0" if text == "-0" else text
 
 
 def _reason_format(reason: str) -> tuple[str, tuple[int, ...]]:
@@ -170,99 +212,146 @@ def _reason_format(reason: str) -> tuple[str, tuple[int, ...]]:
     Raises:
         RuleError: it is no format, or names a field that does not exist.
     """
-    columns = {field.name: column for column, field in enumerate((*FIELDS, *MODEL_FIELDS))}
     form, used = [], []
     try:
         pieces = list(string.Formatter().parse(reason))
     except ValueError as error:
-        msg = f"reason: {error} (a brace that is meant as one is written twice)"
+        msg = f"{error} (a brace that is meant as one is written twice)"
         raise RuleError(msg) from None
     for text, name, spec, conversion in pieces:
         form.append(text.replace("{", "{{").replace("}", "}}"))
         if name is None:
             continue
-        if spec or conversion or name not in columns:
-            msg = (
-                f"reason: there is no field {name!r}{suggestion(name, columns)}"
-                if name not in columns
-                else (f"reason: {{{name}}} takes no format")
-            )
-            raise RuleError(msg)
+        column = reason.find("{" + name) + 2
+        if name not in _COLUMNS:
+            msg = f"there is no field {name!r}{suggestion(name, _COLUMNS)}"
+            raise RuleError(msg, column)
+        if spec or conversion:
+            msg = f"{{{name}}} takes no format"
+            raise RuleError(msg, column)
         form.append("{}")
-        used.append(columns[name])
+        used.append(_COLUMNS[name])
     return "".join(form), tuple(used)
 
 
-def load_rules(path: Path) -> RuleSet:
+def load_rules(path: Path, files: ListFiles | None = None) -> RuleSet:
     """Reads, checks and compiles a rules file and the lists that it names.
 
     Raises:
         UserError: with the file, the rule, the column and what to do; nothing of a bad file is used.
     """
-    content = _read(path)
-    try:
-        data = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        msg = f"{path}: not a TOML file: {str(error).splitlines()[0]}"
-        raise UserError(msg) from error
-    _known_keys(path, "the file", data, ("lists", "allow", "deny", "rule"))
-    lists, digest = _load_lists(path, data.get("lists", {}))
-    rules = [
-        _list_rule(path, lists, effect, entry) for effect in ("deny", "allow") for entry in _tables(path, data, effect)
-    ]
-    rules += [_rule(path, number, entry) for number, entry in enumerate(_tables(path, data, "rule"), 1)]
+    rules, mistakes = examine(path, files)
+    if rules is None:
+        more = f" (and {len(mistakes) - 1} more: python -m dataflow.rules check {path})" if len(mistakes) > 1 else ""
+        raise UserError(mistakes[0] + more)
+    return rules
+
+
+def examine(path: Path, files: ListFiles | None = None) -> tuple[RuleSet | None, list[str]]:
+    """The ruleset of a file, or None and each mistake in it, one line each, as far as several can be told apart."""
+    files = files or ListFiles()
+    files.begin()
+    mistakes = _Mistakes()
+    with mistakes:
+        content = read_regular(path)
+        data = _toml(path, content)
+    if mistakes:
+        return None, mistakes
+    with mistakes:
+        _known_keys(path, "the file", data, ("lists", "allow", "deny", "rule"))
+    lists, digest = _load_lists(path, data.get("lists", {}), files, mistakes)
+    rules: list[Rule] = []
+    effects: tuple[Effect, ...] = ("deny", "allow")
+    for effect in effects:
+        with mistakes:
+            for entry in _tables(path, data, effect):
+                with mistakes:
+                    rules.append(_list_rule(path, lists, effect, entry))
+    with mistakes:
+        for number, entry in enumerate(_tables(path, data, "rule"), 1):
+            with mistakes:
+                rules.append(_rule(path, number, entry))
     if len(rules) > MAX_RULES:
-        msg = f"{path}: {len(rules)} rules, {MAX_RULES} are allowed"
-        raise UserError(msg)
-    kinds: dict[str, Kind] = {field.name: field.kind for field in (*FIELDS, *MODEL_FIELDS)}
-    compiled, seen = [], set[str]()
+        return None, [*mistakes, f"{path}: {len(rules)} rules, {MAX_RULES} are allowed"]
+    if not rules and not mistakes:
+        # A file that was emptied, or is only half written: it would let everything pass.
+        mistakes.append(f'{path}: there is no rule in it: add a [[rule]]; one can be turned off with mode = "off"')
+    compiled: list[Compiled] = []
+    seen: set[str] = set()
     for rule in rules:
-        if rule.id in seen:
-            msg = f"{path}: rule {rule.id!r} stands twice: ids must differ"
-            raise UserError(msg)
+        with mistakes:
+            if rule.id in seen:
+                msg = f"{path}: rule {rule.id!r} stands twice: ids must differ"
+                raise UserError(msg)
         seen.add(rule.id)
-        try:
-            compiled.append(compile_condition(rule.when, kinds, lists))
+        with mistakes, _located(path, rule.id, "when", rule.when):
+            compiled.append(compile_condition(rule.when, _KINDS, lists))
+        with mistakes, _located(path, rule.id, "reason", rule.reason):
             _reason_format(rule.reason)
-        except RuleError as error:
-            msg = f"{path}: rule {rule.id!r}, column {error.column}: {error}"
-            raise UserError(msg) from error
+    if mistakes:
+        return None, mistakes
     version = hashlib.sha256(content + b"\0" + digest).hexdigest()[:12]
-    files = tuple(path.parent / source for source in data.get("lists", {}).values() if isinstance(source, str))
-    return RuleSet(rules, compiled, lists, version, files)
+    return RuleSet(rules, compiled, lists, version, tuple(files.asked)), []
 
 
-def _read(path: Path) -> bytes:
+class _Mistakes(list[str]):
+    """Notes a user's mistake inside `with` and goes on behind it."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> bool:
+        if isinstance(error, UserError):
+            self.append(str(error))
+        return isinstance(error, UserError)
+
+
+@contextmanager
+def _located(path: Path, rule: str, key: str, text: str) -> Iterator[None]:
+    """Says where in the file a mistake in the language is."""
     try:
-        return path.read_bytes()
-    except OSError as error:
-        msg = f"{path}: {error.strerror}: name a readable rules file in RULES_FILE, and in it lists that are there"
-        raise UserError(msg) from error
+        yield
+    except RuleError as error:
+        before = text[: error.column - 1]
+        line = f"line {before.count(chr(10)) + 1}, " if "\n" in text.rstrip() else ""
+        column = len(before) - before.rfind("\n")
+        msg = f"{path}: rule {rule!r}, {key}, {line}column {column}: {error}"
+        raise UserError(msg) from None
 
 
-def _load_lists(path: Path, table: Any) -> tuple[dict[str, frozenset[str]], bytes]:
-    if not isinstance(table, dict):
-        msg = f'{path}: [lists] must be a table of NAME = "FILE" or NAME = ["ENTRY", ...]'
-        raise UserError(msg)
-    lists, digest = {}, hashlib.sha256()
-    for name, source in sorted(table.items()):
-        if not name.isidentifier():
-            msg = f"{path}: list {name!r}: a name has letters, digits and '_' only"
+def _toml(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        return tomllib.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
+        msg = f"{path}: not a TOML file: {str(error).splitlines()[0]}"
+        raise UserError(msg) from None
+
+
+def _load_lists(
+    path: Path, table: Any, files: ListFiles, mistakes: _Mistakes
+) -> tuple[dict[str, AbstractSet[str]], bytes]:
+    """The lists, and a digest of their files; one with a mistake is there, but empty."""
+    lists: dict[str, AbstractSet[str]] = {}
+    digest = hashlib.sha256()
+    with mistakes:
+        if not isinstance(table, dict):
+            msg = f'{path}: [lists] must be a table of NAME = "FILE" or NAME = ["ENTRY", ...]'
             raise UserError(msg)
-        if isinstance(source, str):
-            content = _read(path.parent / source)
-            digest.update(hashlib.sha256(content).digest())
-            try:
-                lines = content.decode().splitlines()
-            except UnicodeDecodeError as error:
-                msg = f"{path.parent / source}: not UTF-8 text at byte {error.start}: one entry a line"
-                raise UserError(msg) from error
-            lists[name] = frozenset(line for line in map(str.strip, lines) if line and not line.startswith("#"))
-        elif isinstance(source, list) and all(isinstance(entry, str) for entry in source):
-            lists[name] = frozenset(source)
-        else:
-            msg = f"{path}: list {name!r} must be the name of a file or entries in brackets"
-            raise UserError(msg)
+        for name, source in sorted(table.items()):
+            lists[name] = frozenset()
+            with mistakes:
+                if not _LIST_NAME.fullmatch(name) or keyword.iskeyword(name):
+                    msg = f"{path}: list {name!r}: a name has letters, digits and '_' only"
+                    raise UserError(msg)
+                if isinstance(source, str):
+                    read = files.read(path.parent / source)
+                    lists[name] = read.entries
+                    digest.update(read.digest)
+                elif isinstance(source, list) and all(isinstance(entry, str) for entry in source):
+                    lists[name] = frozenset(source)
+                else:
+                    msg = f"{path}: list {name!r} must be the name of a file, or entries in brackets, each a text"
+                    raise UserError(msg)
     return lists, digest.digest()
 
 
@@ -290,12 +379,16 @@ def _text(path: Path, what: str, table: dict[str, Any], key: str, default: str |
     return value
 
 
-def _list_rule(path: Path, lists: dict[str, frozenset[str]], effect: Effect, table: dict[str, Any]) -> Rule:
+def _list_rule(path: Path, lists: Mapping[str, AbstractSet[str]], effect: Effect, table: dict[str, Any]) -> Rule:
     what = f"[[{effect}]]"
     _known_keys(path, what, table, ("field", "list", "reason"))
     field, name = _text(path, what, table, "field"), _text(path, what, table, "list")
     if name not in lists:
         msg = f"{path}: {what}: there is no list {name!r}{suggestion(name, lists)}: name it under [lists]"
+        raise UserError(msg)
+    if _KINDS.get(field) != "text":
+        texts = [known for known, kind in _KINDS.items() if kind == "text"]
+        msg = f"{path}: {what}: field = {field!r} is wrong: it takes {', '.join(texts)}"
         raise UserError(msg)
     reason = _text(path, what, table, "reason", f"{field} {{{field}}} on {name}")
     return Rule(f"{effect}_{name}_{field}", f"{field} in lists.{name}", reason, float(effect == "deny"), effect, 0.0)
@@ -310,18 +403,30 @@ def _rule(path: Path, number: int, table: dict[str, Any]) -> Rule:
         raise UserError(msg)
     weight = table.get("weight", 0.5)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
-        msg = f"{path}: {what}: weight = {weight!r} is wrong: it takes a number from 0 to 1"
+        msg = f"{path}: {what}: weight = {_brief(weight)} is wrong: it takes a number from 0 to 1"
         raise UserError(msg)
     mode = table.get("mode", "active")
-    if mode not in _MODES:
-        msg = f"{path}: {what}: mode = {mode!r} is wrong: it takes {', '.join(_MODES)}"
+    effect = _MODES.get(mode) if isinstance(mode, str) else None
+    if effect is None:
+        msg = f"{path}: {what}: mode = {_brief(mode)} is wrong: it takes {', '.join(_MODES)}"
         raise UserError(msg)
     cooldown = table.get("cooldown", "0s")
     match = _COOLDOWN.fullmatch(cooldown) if isinstance(cooldown, str) else None
     if match is None:
-        msg = f'{path}: {what}: cooldown = {cooldown!r} is wrong: it takes a number and s, m, h or d, as in "10m"'
+        msg = f'{path}: {what}: cooldown = {_brief(cooldown)} is wrong: it takes a number and s, m, h or d, as in "10m"'
         raise UserError(msg)
     seconds = int(match[1]) * _UNITS[match[2]]
-    return Rule(
-        name, _text(path, what, table, "when"), _text(path, what, table, "reason"), float(weight), mode, seconds
-    )
+    if seconds > MAX_COOLDOWN:
+        msg = f"{path}: {what}: cooldown = {cooldown!r} is wrong: it takes at most {MAX_COOLDOWN / 86_400:g}d"
+        raise UserError(msg)
+    when, reason = _text(path, what, table, "when"), _text(path, what, table, "reason")
+    return Rule(name, when, reason, float(weight), effect, seconds)
+
+
+def _brief(value: Any) -> str:
+    """A value as a message quotes it."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        return "a very large number"
+    return text if len(text) <= 60 else text[:57] + "..."

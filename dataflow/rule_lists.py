@@ -1,0 +1,121 @@
+"""Lists of merchants, users, devices or addresses, in files of their own: one entry a line, a million at no cost."""
+
+import codecs
+import hashlib
+import os
+import time
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import NamedTuple
+
+from dataflow.settings import UserError
+
+Stamp = tuple[int, int, int]
+"""What tells a changed file: time of change in ns, size, and its number on the file system."""
+
+BLOCK = 1 << 17
+"""Bytes read at a time. Between two blocks other threads get their turn, so that a running flow goes on."""
+
+MAX_BYTES = 1 << 30
+
+
+class ListFile(NamedTuple):
+    """The entries of a file, and the SHA-256 of its bytes."""
+
+    stamp: Stamp
+    entries: AbstractSet[str]
+    digest: bytes
+
+
+class ListFiles:
+    """Reads list files, each anew only when its stamp has changed."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, ListFile] = {}
+        self.asked: dict[Path, Stamp | None] = {}  # since `begin`, with the stamps from before they were read
+
+    def begin(self) -> None:
+        """Marks the beginning of a load of a rules file."""
+        self.asked = {}
+
+    def forget_others(self) -> None:
+        """Lets go of the files that the last load did not ask for."""
+        for path in self._files.keys() - self.asked.keys():
+            del self._files[path]
+
+    def read(self, path: Path) -> ListFile:
+        """The file's entries: its lines, without blanks around, without empty ones and those that begin with '#'.
+
+        Raises:
+            UserError: it cannot be read, or is not UTF-8 text.
+        """
+        found = self.asked[path] = stamp(path)
+        known = self._files.get(path)
+        if known is None or found != known.stamp:
+            known = self._files[path] = _read(path)
+        return known
+
+
+def stamp(path: Path) -> Stamp | None:
+    """What tells whether a file has changed; None where there is none."""
+    try:
+        return _stamp(path.stat())
+    except (OSError, ValueError):
+        return None
+
+
+def _stamp(found: os.stat_result) -> Stamp:
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def read_regular(path: Path) -> bytes:
+    """The bytes of a file, which must be a regular one: reading a pipe would wait for ever.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            msg = f"{path} is no regular file: name one"
+            raise UserError(msg)
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise UserError(_unreadable(path, error)) from None
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> str:
+    what = error.strerror if isinstance(error, OSError) else error
+    return f"{str(path)!r}: {what}: name a readable rules file in RULES_FILE, and in it lists that are there"
+
+
+def _read(path: Path) -> ListFile:
+    entries: set[str] = set()
+    digest = hashlib.sha256()
+    decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+    done, rest = 0, ""
+    try:
+        if path.exists() and not path.is_file():
+            msg = f"{path} is no regular file: name one"
+            raise UserError(msg)
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            while block := file.read(BLOCK):
+                digest.update(block)
+                *lines, rest = (rest + decode(block)).split("\n")
+                _add(entries, lines)
+                done += len(block)
+                if done > MAX_BYTES:
+                    msg = f"{path} has more than {MAX_BYTES >> 20} MB: lists of that size do not fit into memory"
+                    raise UserError(msg)
+                time.sleep(0)
+            _add(entries, [rest + decode(b"", True)])
+    except UnicodeDecodeError as error:
+        msg = f"{path}: not UTF-8 text near byte {done + error.start}: one entry a line"
+        raise UserError(msg) from None
+    except (OSError, ValueError) as error:
+        raise UserError(_unreadable(path, error)) from None
+    return ListFile(_stamp(found), entries, digest.digest())
+
+
+def _add(entries: set[str], lines: list[str]) -> None:
+    entries.update([line for line in map(str.strip, lines) if line and line[0] != "#"])
