@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dataflow import kafka
+from dataflow.rules import load_rules
 from dataflow.settings import Settings, UserError
 
 DRAIN_SECONDS = 60.0  # how long, after the generator has ended, the detector may need for what is left
@@ -42,6 +43,7 @@ class Alert(msgspec.Struct):
     timestamp: str
     score: float
     reason: list[str]
+    rules: list[str]
 
 
 class Stack:
@@ -132,7 +134,7 @@ class Tally:
         )
         self._decode = msgspec.json.Decoder(Alert).decode
         self.by_topic: Counter[str] = Counter()
-        self.by_reason: Counter[str] = Counter()
+        self.by_rule: Counter[str] = Counter()
         self.latencies: list[float] = []  # milliseconds, from the transaction's Kafka timestamp to our reading it
         self.first = self.last = 0.0
 
@@ -171,17 +173,12 @@ class Tally:
             if message.topic() == self._settings.alerts_topic:
                 alert = self._decode(message.value())
                 alerts.append(alert)
-                self.by_reason.update(kind_of(reason) for reason in alert.reason)
+                self.by_rule.update(alert.rules)
         return alerts
 
     def close(self) -> None:
         """Ends the consumer."""
         self._consumer.close()
-
-
-def kind_of(reason: str) -> str:
-    """A reason without what differs from alert to alert: 'Location change', wherever from and to."""
-    return reason.split(" from ", maxsplit=1)[0] if reason.startswith("Location change") else reason
 
 
 def alert_line(alert: Alert) -> Text:
@@ -209,8 +206,9 @@ def summary(tally: Tally, settings: Settings, generated: int) -> Table:
     table.add_row(f"  to {settings.alerts_topic}", str(tally.by_topic[settings.alerts_topic]))
     table.add_row(f"  to {settings.classified_topic}", str(tally.by_topic[settings.classified_topic]))
     table.add_row(f"  to {settings.invalid_topic}", str(tally.by_topic[settings.invalid_topic]))
-    for reason, count in tally.by_reason.most_common(12):
-        table.add_row(f"alerts: {escape(reason)}", str(count))
+    reasons = {rule.id: rule.reason for rule in load_rules(settings.rules_file).rules}
+    for rule, count in tally.by_rule.most_common(12):
+        table.add_row(f"alerts: {escape(reasons.get(rule, rule))}", str(count))
     seconds = max(tally.last - tally.first, 1e-9)
     table.add_row("rate", f"{tally.decided() / seconds:.1f} decisions/s" if tally.decided() > 1 else "-")
     table.add_row("latency p50", f"{percentile(tally.latencies, 0.5):.1f} ms")

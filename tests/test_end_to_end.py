@@ -95,8 +95,8 @@ def outputs(settings: Settings, count: int, seconds: float = 60) -> list[Message
     """Waits for so many decisions and rejections, and then for whether more come than that."""
     topics = [settings.alerts_topic, settings.classified_topic, settings.invalid_topic]
     deadline = time.monotonic() + seconds
-    while len(read_all(settings, topics)) < count:
-        assert time.monotonic() < deadline, f"{len(read_all(settings, topics))} of {count}"
+    while (found := len(read_all(settings, topics))) < count:
+        assert time.monotonic() < deadline, f"{found} of {count}"
         time.sleep(0.2)
     time.sleep(0.5)
     messages = read_all(settings, topics)
