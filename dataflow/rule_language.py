@@ -149,10 +149,7 @@ class _Compiler:
 
     def visit(self, node: ast.expr, depth: int) -> tuple[Kind, str]:
         """The kind of an expression and its source."""
-        self._nodes += 1
-        if self._nodes > MAX_NODES or depth > MAX_DEPTH:
-            msg = f"the condition is too large: at most {MAX_NODES} parts, nested {MAX_DEPTH} deep"
-            raise RuleError(msg, node.col_offset + 1)
+        self._count(node, depth)
         match node:
             case ast.Constant():
                 return self._constant(node)
@@ -160,7 +157,9 @@ class _Compiler:
                 return self._name(node)
             case ast.BoolOp():
                 word = " and " if isinstance(node.op, ast.And) else " or "
-                return "flag", "(" + word.join(self._of("flag", v, depth, "'and' and 'or'") for v in node.values) + ")"
+                return "flag", "(" + word.join(
+                    self._of("flag", v, depth, f"'{word.strip()}'") for v in node.values
+                ) + ")"
             case ast.UnaryOp(op=ast.Not()):
                 return "flag", f"(not {self._of('flag', node.operand, depth, 'not')})"
             case ast.UnaryOp(op=ast.USub()):
@@ -183,6 +182,12 @@ class _Compiler:
                 raise RuleError(msg, node.col_offset + 1)
         msg = f"{ast.unparse(node)[:40]!r} is not part of the rule language"
         raise RuleError(msg, node.col_offset + 1)
+
+    def _count(self, node: ast.expr, depth: int) -> None:
+        self._nodes += 1
+        if self._nodes > MAX_NODES or depth > MAX_DEPTH:
+            msg = f"the condition is too large: at most {MAX_NODES} parts, nested {MAX_DEPTH} deep"
+            raise RuleError(msg, node.col_offset + 1)
 
     def _of(self, wanted: Kind, node: ast.expr, depth: int, where: str) -> str:
         kind, source = self.visit(node, depth + 1)
@@ -257,6 +262,7 @@ class _Compiler:
             return f"l_{node.attr}"
         if isinstance(node, ast.List | ast.Tuple | ast.Set) and node.elts:
             self._nodes += len(node.elts)
+            self._count(node, 0)
             sources = []
             for element in node.elts:
                 match element:

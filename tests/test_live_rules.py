@@ -1,0 +1,373 @@
+"""How a running flow takes a changed rules file: all of it, between two batches, or nothing."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
+from prometheus_client import REGISTRY
+
+from dataflow.detect import Routed, build
+from dataflow.live_rules import LiveRules
+from dataflow.scoring import Model, load_model
+from dataflow.settings import Settings, UserError
+from tests.builders import MINUTE, NOON, message, raw
+from tests.test_rules import row, rule
+from training.train import main as train
+
+HIGH = rule("high", "amount > 400")
+LOW = rule("low", "amount < 10")
+LISTED = '[lists]\nbad = "bad.txt"\n' + rule("listed", "merchant in lists.bad")
+
+
+class Clock:
+    """Time that goes on only when it is told to."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Running:
+    """Rules in a directory, looked at every second of a clock of the test's own."""
+
+    def __init__(self, directory: Path):
+        self.path = directory / "rules.toml"
+        self.path.write_text(HIGH)
+        self.clock = Clock()
+        self._ticks = 0
+        self.rules = LiveRules(self.path, 1.0, self.clock)
+
+    def write(self, content: str, name: str = "rules.toml") -> None:
+        path = self.path.with_name(name)
+        path.write_text(content)
+        self._ticks += 1  # the file system's clock may be too coarse to tell two writes of a test apart
+        os.utime(path, ns=(self._ticks, self._ticks))
+
+    def look(self, times: int = 1) -> None:
+        """Lets `times` looks pass, and what they set off."""
+        for _ in range(times):
+            self.clock.now += 1.0
+            self.rules.current()
+            deadline = time.monotonic() + 10
+            while any(thread.name == "redflag-rules" for thread in threading.enumerate()):
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+
+    def ids(self) -> list[str]:
+        return [r.id for r in self.rules.current().rules]
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Running:
+    return Running(tmp_path)
+
+
+def metric(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(f"redflag_{name}", labels) or 0.0
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
+    """The lines logged of refused files since the last call; as many must have been counted."""
+    counted = metric("rules_reload_errors_total")
+
+    def since() -> list[str]:
+        nonlocal counted
+        lines = [line for line in capsys.readouterr().err.splitlines() if "not used" in line]
+        before, counted = counted, metric("rules_reload_errors_total")
+        assert counted - before == len(lines)
+        return lines
+
+    return since
+
+
+def test_a_bad_file_stops_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text(rule("a", "amont > 4"))
+    with pytest.raises(UserError, match="amont"):
+        LiveRules(path, 1.0)
+
+
+def test_a_changed_file_is_taken_once_it_stands_still(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    taken = metric("rules_reloads_total")
+    before = running.rules.current()
+    running.write(LOW)
+    running.look()
+    assert running.rules.current() is before
+    running.look()
+    assert running.ids() == ["low"]
+    assert running.rules.current().version != before.version
+    running.look(3)
+    assert metric("rules_reloads_total") - taken == 1
+    assert capsys.readouterr().err == f"redflag: rules {running.rules.current().version} from {running.path}\n"
+
+
+def test_between_looks_no_file_is_touched(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataflow.live_rules.stamp", lambda path: pytest.fail("looked"))
+    running.write(LOW)
+    running.clock.now += 0.999
+    assert running.ids() == ["high"]
+
+
+def test_a_file_that_is_still_being_written_is_not_taken(running: Running, refused: Callable[[], list[str]]) -> None:
+    whole = HIGH + LOW
+    for end in range(0, len(whole), 15):  # also halves that are valid by themselves
+        running.write(whole[:end])
+        running.look()
+        assert running.ids() == ["high"]
+    running.write(whole)
+    running.look(2)
+    assert running.ids() == ["high", "low"]
+    assert refused() == []
+
+
+@pytest.mark.parametrize("bad", ["", "[[rule]\n", rule("a", "amont > 4"), HIGH + HIGH, LISTED])
+def test_a_bad_file_changes_nothing_and_is_told_once(
+    running: Running, refused: Callable[[], list[str]], bad: str
+) -> None:
+    before = running.rules.current()
+    running.write(bad)
+    running.look(5)
+    assert running.rules.current() is before
+    (line,) = refused()
+    assert line.startswith("redflag: the changed rules are not used, the old ones stay: ")
+    running.write(LOW)
+    running.look(2)
+    assert running.ids() == ["low"]
+
+
+def test_a_file_with_more_than_one_mistake_is_told_in_one_line(
+    running: Running, refused: Callable[[], list[str]]
+) -> None:
+    running.write(rule("a", "amont > 4", "{locaton}") + rule("b", "amount"))
+    running.look(2)
+    (line,) = refused()
+    assert "and 2 more" in line
+
+
+def test_a_deleted_file_changes_nothing_and_may_come_back(running: Running, refused: Callable[[], list[str]]) -> None:
+    running.path.unlink()
+    running.look(5)
+    assert running.ids() == ["high"]
+    assert len(refused()) == 1
+    running.write(HIGH)
+    running.look(2)
+    running.write(LOW)
+    running.look(2)
+    assert running.ids() == ["low"]
+    assert refused() == []
+
+
+def test_a_file_that_is_replaced_is_taken(running: Running) -> None:
+    new = running.path.with_name("new.toml")
+    new.write_text(LOW)
+    new.replace(running.path)
+    running.look(2)
+    assert running.ids() == ["low"]
+
+
+def test_a_changed_list_is_taken_and_has_another_version(running: Running) -> None:
+    running.write("x\n", "bad.txt")
+    running.write(LISTED)
+    running.look(2)
+    first = running.rules.current()
+    running.write("x\ny\n", "bad.txt")
+    running.look(2)
+    second = running.rules.current()
+    assert (first.lists["bad"], second.lists["bad"]) == ({"x"}, {"x", "y"})
+    assert first.version != second.version
+
+
+def test_a_changed_rules_file_does_not_read_unchanged_lists_again(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.write("x\n", "bad.txt")
+    running.write(LISTED)
+    running.look(2)
+    entries = running.rules.current().lists["bad"]
+    monkeypatch.setattr("dataflow.rule_lists._read", lambda path: pytest.fail("read again"))
+    running.write(LISTED + LOW)
+    running.look(2)
+    assert running.ids() == ["listed", "low"]
+    assert running.rules.current().lists["bad"] is entries
+
+
+def test_a_list_that_was_missing_is_looked_for_again(running: Running, refused: Callable[[], list[str]]) -> None:
+    running.write(LISTED)
+    running.look(4)
+    assert len(refused()) == 1
+    running.write("x\n", "bad.txt")
+    running.look(2)
+    assert running.ids() == ["listed"]
+    running.path.with_name("bad.txt").unlink()
+    running.look(4)
+    assert running.rules.current().lists["bad"] == {"x"}
+    assert len(refused()) == 1
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    running.write("x\n", "bad.txt")
+    running.write(LISTED)
+    running.look(2)
+    from dataflow import rule_lists
+
+    read = rule_lists._read
+
+    def reads_and_is_overtaken(path: Path) -> Any:
+        found = read(path)
+        monkeypatch.setattr(rule_lists, "_read", read)
+        running.write("z\n", "bad.txt")
+        return found
+
+    monkeypatch.setattr(rule_lists, "_read", reads_and_is_overtaken)
+    running.write("y\n", "bad.txt")
+    running.look(2)
+    assert running.rules.current().lists["bad"] == {"y"}
+    running.look(2)
+    assert running.rules.current().lists["bad"] == {"z"}
+
+
+def test_the_flow_goes_on_while_rules_are_loaded(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataflow import live_rules
+
+    load, may_go_on = live_rules.load_rules, threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        assert may_go_on.wait(10)
+        return load(*arguments)
+
+    monkeypatch.setattr(live_rules, "load_rules", slow)
+    running.write(LOW)
+    for _ in range(20):
+        running.clock.now += 1.0
+        assert running.ids() == ["high"]
+    assert sum(thread.name == "redflag-rules" for thread in threading.enumerate()) == 1
+    may_go_on.set()
+    running.look(1)
+    assert running.ids() == ["low"]
+
+
+def test_workers_look_once_and_change_over_together(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = []
+    load = LiveRules._load
+    monkeypatch.setattr(LiveRules, "_load", lambda self: (loads.append(1), load(self))[1])
+    running.write(LOW)
+    running.clock.now += 1.0
+    running.rules.current()
+    seen: list[set[str]] = []
+
+    def work() -> None:
+        versions = set()
+        deadline = time.monotonic() + 10
+        while running.ids() != ["low"]:
+            assert time.monotonic() < deadline
+            versions.add(running.rules.current().version)
+        seen.append(versions)
+
+    running.clock.now += 1.0
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(seen) == 4
+    assert loads == [1]
+
+
+def test_hits_are_metrics_by_rule_and_mode(running: Running) -> None:
+    running.write(HIGH + rule("huge", "amount > 1000", mode="shadow"))
+    running.look(2)
+    before = (
+        metric("rule_hits_total", rule="high", mode="active"),
+        metric("rule_hits_total", rule="huge", mode="shadow"),
+    )
+    running.rules.current().evaluate([row(amount=amount) for amount in (5.0, 500.0, 600.0, 2000.0)])
+    after = metric("rule_hits_total", rule="high", mode="active"), metric("rule_hits_total", rule="huge", mode="shadow")
+    assert (after[0] - before[0], after[1] - before[1]) == (3, 1)
+
+
+# ---------------------------------------------------------------------------------------------------------- in a flow
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    path = tmp_path_factory.mktemp("model") / "fraud_model.pkl"
+    assert train(["--out", str(path), "--users", "100", "--days", "7", "--trees", "10"]) == 0
+    return load_model(path)
+
+
+def flow_decisions(
+    running: Running,
+    model: Model,
+    values: Iterable[bytes],
+    workers: int = 1,
+) -> list[dict[str, Any]]:
+    decisions: list[Routed] = []
+    sinks = TestingSink(decisions), TestingSink([]), TestingSink([])
+    source = TestingSource((message(value, offset=n) for n, value in enumerate(values)), 10)
+    flow = build(source, TestingSource([]), *sinks, model, running.rules, Settings())
+    if workers == 1:
+        run_main(flow)
+    else:
+        cluster_main(flow, [], 0, worker_count_per_proc=workers)
+    return [json.loads(record.value or b"") | {"_offset": record.offset} for _, record in decisions]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_change_under_load_loses_nothing_and_switches_once(
+    running: Running,
+    model: Model,
+    workers: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(running.rules, "_clock", time.monotonic)
+    monkeypatch.setattr(running.rules, "_check_every", 0.0)  # each batch looks
+    writes = {1500: HIGH + LOW, 3000: "[[rule]\n", 4500: LOW}
+
+    def values() -> Iterator[bytes]:
+        for n in range(6000):
+            if n in writes:
+                running.write(writes[n])
+            if n % 10 == 0:
+                time.sleep(0.001)
+            yield raw(f"u{n % 50}", at=NOON + n * MINUTE, amount=float(n % 600), merchant=f"m{n % 9}", n=n)
+
+    decisions = flow_decisions(running, model, values(), workers)
+    assert sorted(d["n"] for d in decisions) == list(range(6000))
+    by_version: dict[str, set[str]] = {}
+    for decision in decisions:
+        by_version.setdefault(decision["ruleset_version"], set()).update(decision["rules"])
+        high, low = decision["amount"] > 400, decision["amount"] < 10
+        if decision["rules"]:  # a verdict is all by one ruleset
+            assert set(decision["rules"]) == {"high"} if high else {"low"}
+            assert high or low
+    assert len(by_version) == 3
+    if workers == 1:
+        in_order = [d["ruleset_version"] for d in sorted(decisions, key=lambda d: d["_offset"])]
+        assert sum(a != b for a, b in pairwise(in_order)) == 2
+
+
+# ---------------------------------------------------------------------------------------------------------- cooldown
+
+
+def test_within_a_cooldown_an_alert_is_marked_and_still_an_alert(running: Running, model: Model) -> None:
+    running.write(rule("high", "amount > 400", cooldown="10m") + rule("huge", "amount > 1000"))
+    running.look(2)
+    counted = metric("alerts_suppressed_total")
+    minutes_amounts = [(0, 500), (9, 500), (9.5, 2000), (15, 500), (19.6, 500), (12, 500), (40, 50)]
+    values = [raw("ann", at=NOON + m * MINUTE, amount=float(a), n=n) for n, (m, a) in enumerate(minutes_amounts)]
+    values.append(raw("bob", at=NOON + MINUTE, amount=500.0, n=len(values)))
+    decisions = sorted(flow_decisions(running, model, values), key=lambda d: int(d["n"]))
+    assert [d["fraudulent"] for d in decisions] == [True] * 6 + [False, True]
+    # The second repeats the first; the third has another reason, and is told; what follows repeats that.
+    assert [d.get("suppressed") for d in decisions] == [None, True, None, True, None, True, None, None]
+    assert all(d["reason"] == ["High"] for d in decisions if d.get("suppressed"))
+    assert metric("alerts_suppressed_total") - counted == 3

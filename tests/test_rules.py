@@ -1,0 +1,496 @@
+"""What a rules file may hold, how its mistakes are told, and what its rules say of transactions."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dataflow.features import Facts, facts
+from dataflow.profile import UserProfile
+from dataflow.rules import ALL_FIELDS, MODEL_FIELDS, Outcome, Rule, RuleSet, examine, load_rules
+from dataflow.settings import Settings, UserError
+from tests.builders import txn
+
+BUILT_IN = Settings().rules_file
+RULE = '[[rule]]\nid = "{}"\nwhen = "{}"\nreason = "{}"\n'
+
+
+def row(**values: Any) -> Facts:
+    """The facts of an ordinary transaction of a user without history, but for the values given."""
+    known = dict(zip((f.name for f in ALL_FIELDS), (*facts(txn(), UserProfile()), False, 0.1), strict=True))
+    assert values.keys() <= known.keys()
+    return tuple((known | values).values())
+
+
+def rule(name: str = "r", when: str = "amount > 400", reason: str = "High", **others: Any) -> str:
+    more = "".join(f"{key} = {value!r}\n" for key, value in others.items())
+    return f"[[rule]]\nid = '{name}'\nwhen = '''{when}'''\nreason = '''{reason}'''\n{more}"
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Any:
+    def load(*parts: str, **lists: str) -> RuleSet:
+        for name, content in lists.items():
+            (tmp_path / f"{name}.txt").write_text(content)
+        path = tmp_path / "rules.toml"
+        path.write_text("\n".join(parts))
+        return load_rules(path)
+
+    return load
+
+
+@pytest.fixture
+def mistakes(tmp_path: Path) -> Any:
+    def mistakes(*parts: str | bytes) -> list[str]:
+        path = tmp_path / "rules.toml"
+        path.write_bytes(b"\n".join(p.encode() if isinstance(p, str) else p for p in parts))
+        rules, found = examine(path)
+        assert rules is None
+        assert all(str(path) in line or str(tmp_path) in line for line in found)
+        assert not any("\n" in line for line in found)
+        return [line.removeprefix(f"{path}: ") for line in found]
+
+    return mistakes
+
+
+def only(rules: RuleSet, **values: Any) -> Outcome:
+    (outcome,) = rules.evaluate([row(**values)])
+    return outcome
+
+
+# ----------------------------------------------------------------------------------------------------------- meaning
+
+
+def test_the_built_in_rules_are_the_four_checks_in_their_order() -> None:
+    rules = load_rules(BUILT_IN)
+    assert [r.id for r in rules.rules if r.effect == "active"] == [
+        "high_amount",
+        "location_change",
+        "flagged_merchant",
+        "ml_anomaly",
+    ]
+    outcome = only(
+        rules,
+        amount=400.01,
+        location_changed=True,
+        seconds_since_last=3600.0,
+        last_location="US",
+        location="IN",
+        merchant="UnknownShop",
+        model_anomaly=True,
+    )
+    assert outcome.reasons == [
+        "High amount",
+        "Location change from US to IN",
+        "Merchant UnknownShop flagged",
+        "ML anomaly detection",
+    ]
+    assert only(rules, amount=400.0) == Outcome(False, [], [], [], 1.0, ())
+
+
+def test_reasons_and_ids_stand_in_the_order_of_the_file(load: Any) -> None:
+    rules = load(rule("z", reason="Z"), rule("a", "amount > 1", "A"), rule("m", "amount > 1e9", "M"), rule("k", "true"))
+    outcome = only(rules, amount=500.0)
+    assert (outcome.reasons, outcome.rules) == (["Z", "A", "High"], ["z", "a", "k"])
+
+
+def test_a_shadow_rule_is_named_and_changes_nothing(load: Any) -> None:
+    rules = load(rule("s", mode="shadow", weight=1.0), rule("a", "amount > 1000", "A"))
+    assert only(rules, amount=500.0) == Outcome(False, [], [], ["s"], 1.0, ())
+    both = only(rules, amount=2000.0)
+    assert (both.fraudulent, both.reasons, both.rules, both.shadow_rules, both.doubt) == (
+        True,
+        ["A"],
+        ["a"],
+        ["s"],
+        0.5,
+    )
+
+
+def test_a_rule_that_is_off_is_checked_and_never_evaluated(load: Any, mistakes: Any) -> None:
+    rules = load(rule("o", mode="off"), rule("a", "amount > 1000"))
+    assert only(rules, amount=500.0) == Outcome(False, [], [], [], 1.0, ())
+    assert only(rules, amount=5000.0).rules == ["a"]
+    assert "'amont'" in mistakes(rule("o", "amont > 1", mode="off"))[0]
+
+
+def test_doubt_is_the_product_of_what_each_rule_leaves(load: Any) -> None:
+    rules = load(rule("a", weight=0.6), rule("b", "amount > 600", weight=0.5), rule("c", "amount > 700", weight=0))
+    assert only(rules, amount=500.0).doubt == pytest.approx(0.4)
+    assert only(rules, amount=650.0).doubt == pytest.approx(0.4 * 0.5)
+    assert only(rules, amount=800.0).doubt == pytest.approx(0.4 * 0.5)
+    assert only(load(rule("a", weight=1)), amount=500.0).doubt == 0.0
+
+
+LISTS = """
+[lists]
+denied = "denied.txt"
+allowed = "allowed.txt"
+[[deny]]
+field = "user"
+list = "denied"
+reason = "User {user} denied"
+[[allow]]
+field = "user"
+list = "allowed"
+"""
+
+
+def test_an_allow_list_wins_over_rules_and_a_deny_list_over_all(load: Any) -> None:
+    rules = load(LISTS, rule("a", reason="High", weight=0.6), denied="eve\nboth\n", allowed="ann\nboth\n")
+    assert only(rules, user="bob", amount=500.0).reasons == ["High"]
+
+    allowed = only(rules, user="ann", amount=500.0)
+    assert (allowed.fraudulent, allowed.reasons, allowed.doubt) == (False, ["user ann on allowed"], 1.0)
+    assert allowed.rules == ["allow_allowed_user", "a"]
+    assert only(rules, user="ann", amount=5.0).reasons == ["user ann on allowed"]
+
+    denied = only(rules, user="eve", amount=5.0)
+    assert (denied.fraudulent, denied.reasons, denied.doubt) == (True, ["User eve denied"], 0.0)
+    assert only(rules, user="eve", amount=500.0).reasons == ["User eve denied", "High"]
+
+    both = only(rules, user="both", amount=500.0)
+    assert (both.fraudulent, both.reasons, both.doubt) == (True, ["User both denied", "High"], 0.0)
+    assert both.rules == ["deny_denied_user", "allow_allowed_user", "a"]
+
+
+def test_a_list_holds_lines_without_blanks_around_comments_and_empty_ones(load: Any) -> None:
+    text = "\ufeff# flagged\r\n  Shop A \r\n\n\tZoë\nlast"
+    rules = load('[lists]\nbad = "bad.txt"\nhere = ["x", "y"]', rule("a", "merchant in lists.bad"), bad=text)
+    assert rules.lists == {"bad": {"Shop A", "Zoë", "last"}, "here": {"x", "y"}}
+    assert only(rules, merchant="Zoë").fraudulent
+    assert not only(rules, merchant="# flagged").fraudulent
+
+
+def test_a_list_that_spans_many_blocks_is_read_whole(load: Any) -> None:
+    entries = [f"Händler {n}" for n in range(60_000)]
+    rules = load('[lists]\nbad = "bad.txt"', rule("a", "merchant in lists.bad"), bad="\n".join(entries))
+    assert rules.lists["bad"] == set(entries)
+
+
+@pytest.mark.parametrize(
+    ("reason", "values", "shown"),
+    [
+        ("From {last_location} to {location}", {"last_location": "US", "location": "IN"}, "From US to IN"),
+        ("{{literal}} {amount}", {"amount": 12.0}, "{literal} 12"),
+        ("{amount}", {"amount": 12.345}, "12.35"),
+        ("{amount}", {"amount": 100.0}, "100"),
+        ("{amount}", {"amount": -0.001}, "0"),
+        ("{amount}", {"amount": 1e300}, "1e+300"),
+        ("{seconds_since_last}", {"seconds_since_last": math.inf}, "unknown"),
+        ("{amount}", {"amount": math.nan}, "unknown"),
+        ("{location_changed} {model_anomaly}", {"location_changed": True}, "yes no"),
+        ("{merchant}", {"merchant": "{amount}"}, "{amount}"),
+        ("{merchant}", {"merchant": "{0.__class__}"}, "{0.__class__}"),
+        ("{merchant} {merchant}", {"merchant": "%s {} [red]<b>"}, "%s {} [red]<b> %s {} [red]<b>"),
+        ("100 %", {}, "100 %"),
+        ("no placeholder {{", {}, "no placeholder {"),
+    ],
+)
+def test_a_reason_shows_values_as_they_are(load: Any, reason: str, values: dict[str, Any], shown: str) -> None:
+    rules = load(rule("a", "true", reason))
+    assert only(rules, **values).reasons == [shown]
+    assert only(rules, **values).reasons == [shown]
+
+
+def test_reasons_of_one_transaction_do_not_leak_into_another(load: Any) -> None:
+    rules = load(rule("a", "true", "at {merchant}"))
+    outcomes = rules.evaluate([row(merchant="A"), row(merchant="B"), row(merchant="C")])
+    assert [o.reasons for o in outcomes] == [["at A"], ["at B"], ["at C"]]
+
+
+def test_batches_do_not_change_what_rules_say(load: Any) -> None:
+    rules = load(*(rule(f"r{n}", f"amount > {n}", f"over {n}: {{amount}}") for n in range(70)))
+    rows = [row(amount=float(n)) for n in range(-1, 75)]
+    assert rules.evaluate(rows) == [only(rules, amount=float(n)) for n in range(-1, 75)]
+    assert only(rules, amount=69.5).rules == [f"r{n}" for n in range(70)]
+    assert rules.evaluate([]) == []
+
+
+def test_more_combinations_than_are_kept_are_right_as_well(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataflow.rules._CACHED_OUTCOMES", 2)
+    rules = load(*(rule(f"r{n}", f"amount > {n}") for n in range(9)))
+    rows = [row(amount=float(n)) for n in (*range(10), *range(10))]
+    found = [len(outcome.rules) for outcome in rules.evaluate(rows)]
+    assert found == [*range(10), *range(10)]
+    assert len(rules._templates) <= 2
+
+
+def test_cooldowns_are_those_of_the_rules_that_made_the_alert(load: Any) -> None:
+    rules = load(
+        rule("a", cooldown="10m"),
+        rule("b", "amount > 600"),
+        rule("c", "amount < 100", cooldown="1h"),
+        rule("s", "true", mode="shadow", cooldown="1d"),
+    )
+    assert only(rules, amount=500.0).cooldowns == (("a", 600.0),)
+    assert only(rules, amount=700.0).cooldowns == (("a", 600.0), ("b", 0.0))
+    assert only(rules, amount=50.0).cooldowns == (("c", 3600.0),)
+    assert only(rules, amount=200.0).cooldowns == ()
+    assert only(load(rule("b")), amount=500.0).cooldowns == ()
+
+
+def test_hits_are_counted_once_a_batch_also_of_shadow_rules_and_lists(load: Any) -> None:
+    rules = load(LISTS, rule("a"), rule("s", "amount > 600", mode="shadow"), denied="eve", allowed="")
+    calls: list[tuple[str, int]] = []
+    rules.count = lambda fired, times: calls.append((fired.id, times))
+    rules.evaluate([row(amount=a) for a in (1.0, 500.0, 700.0, 500.0, 1.0)] + [row(user="eve")])
+    assert calls == [("a", 2), ("a", 1), ("s", 1), ("deny_denied_user", 1)]
+    rules.evaluate([row(amount=1.0)] * 3)
+    assert len(calls) == 4
+
+
+def test_matches_counts_each_condition_also_under_another(load: Any) -> None:
+    rules = load(rule("a"), rule("o", mode="off"), rule("s", "amount > 600", mode="shadow"))
+    assert rules.matches([row(amount=a) for a in (1.0, 500.0, 700.0)]) == [2, 0, 1]
+
+
+# ----------------------------------------------------------------------------------------------------------- version
+
+
+def test_the_version_is_a_digest_of_the_file_and_its_lists(load: Any) -> None:
+    parts = '[lists]\nbad = "bad.txt"', rule("a", "merchant in lists.bad")
+    first = load(*parts, bad="x\n").version
+    assert first == load(*parts, bad="x\n").version
+    assert len(first) == 12
+    versions = {first, load(*parts, "# a comment", bad="x\n").version, load(*parts, bad="y\n").version}
+    assert len(versions) == 3
+
+
+# ---------------------------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (rule("a", "amont > 4"), "rule 'a', when, column 1: there is no field 'amont', did you mean 'amount'?"),
+        (rule("a", "amount > 4\n  and amont > 4"), "rule 'a', when, line 2, column 7: there is no field 'amont'"),
+        (rule("a", "amount > 'x'"), "rule 'a', when, column 10: 'amount' is a number"),
+        (rule("a", "amount"), "must be true or false"),
+        (rule("a", "merchant in lists.bad"), "there is no list 'bad'"),
+        (
+            rule("a", reason="to {locaton}"),
+            "rule 'a', reason, column 5: there is no field 'locaton', did you mean 'loc",
+        ),
+        (rule("a", reason="x {amount:>10}"), "rule 'a', reason, column 4: {amount} takes no format"),
+        (rule("a", reason="{amount!r}"), "{amount} takes no format"),
+        (rule("a", reason="{amount.real}"), "no field 'amount.real'"),
+        (rule("a", reason="{amount[0]}"), "no field 'amount[0]'"),
+        (rule("a", reason="{}"), "no field ''"),
+        (rule("a", reason="{0}"), "no field '0'"),
+        (rule("a", reason="{amount"), "a brace that is meant as one is written twice"),
+        (rule("a", reason="amount}"), "a brace that is meant as one is written twice"),
+        (rule("a", reason=" "), "'reason' is missing or no text"),
+        (rule("a", ""), "'when' is missing or no text"),
+        (rule("a") + rule("a"), "rule 'a' stands twice: ids must differ"),
+        (rule("1a"), "an id has up to 64 letters"),
+        (rule("a b"), "an id has up to 64 letters"),
+        (rule("a" * 65), "an id has up to 64 letters"),
+        (rule("a", weight=1.5), "weight = 1.5 is wrong: it takes a number from 0 to 1"),
+        (rule("a", weight=-1), "weight = -1 is wrong"),
+        ("[[rule]]\nid='a'\nwhen='true'\nreason='x'\nweight=true", "weight = True is wrong"),
+        ("[[rule]]\nid='a'\nwhen='true'\nreason='x'\nweight=nan", "weight = nan is wrong"),
+        (f"[[rule]]\nid='a'\nwhen='true'\nreason='x'\nweight=0x1{'0' * 6000}", "weight = a very large number is wrong"),
+        (f"[[rule]]\nid='a'\nwhen='true'\nreason='x'\nweight=1{'0' * 6000}", "not a TOML file"),
+        (f"[[rule]]\nid='a'\nwhen='true'\nreason='x'\nmode={list(range(99))}", "..."),
+        (rule("a", mode="on"), "mode = 'on' is wrong: it takes active, shadow, off"),
+        (rule("a", cooldown="10"), "cooldown = '10' is wrong"),
+        (rule("a", cooldown=600), "cooldown = 600 is wrong"),
+        (rule("a", cooldown="31d"), "cooldown = '31d' is wrong: it takes at most 30d"),
+        (rule("a", wieght=1), "rule 'a' has an unknown key 'wieght', did you mean 'weight'?"),
+        ("[[rule]]\nwhen='true'\nreason='x'", "rule number 1: 'id' is missing or no text"),
+        ("[[rule]]\nid=3\nwhen='true'\nreason='x'", "rule number 1: 'id' is missing or no text"),
+        ("[rule]\nid='a'", "'rule' must be written as [[rule]]"),
+        ("rule = 3", "'rule' must be written as [[rule]]"),
+        ("rule = [3]", "'rule' must be written as [[rule]]"),
+        ("[[rules]]\nid='a'", "the file has an unknown key 'rules', did you mean 'rule'?"),
+        ("", "there is no rule in it"),
+        ("# nothing", "there is no rule in it"),
+        ("lists = 3\n" + rule(), "[lists] must be a table"),
+        ("[lists]\nbad = 3\n" + rule(), "list 'bad' must be the name of a file, or entries in brackets"),
+        ("[lists]\nbad = [3]\n" + rule(), "list 'bad' must be the name of a file, or entries in brackets"),
+        ("[lists]\n'a-b' = []\n" + rule(), "list 'a-b': a name has letters"),
+        ("[lists]\n'class' = []\n" + rule(), "list 'class': a name has letters"),
+        ("[lists]\n'ﬁ' = []\n" + rule(), "list 'ﬁ': a name has letters"),
+        ("[[deny]]\nfield='user'\nlist='bad'", "[[deny]]: there is no list 'bad': name it under [lists]"),
+        (
+            "[lists]\nb=[]\n[[deny]]\nfield='amount'\nlist='b'",
+            "[[deny]]: field = 'amount' is wrong: it takes user, mer",
+        ),
+        ("[lists]\nb=[]\n[[deny]]\nfield='user or true'\nlist='b'", "field = 'user or true' is wrong"),
+        ("[lists]\nb=[]\n[[allow]]\nfield='user'\nlist='b'\nwhen='x'", "[[allow]] has an unknown key 'when'"),
+        ("[lists]\nb=[]\n[[deny]]\nfield='user'\nlist='b'\n[[deny]]\nfield='user'\nlist='b'", "stands twice"),
+        ("[[rule]\nid", "not a TOML file: Expected"),
+        ("a = " + "[" * 3000, "not a TOML file"),
+        (b"\xff\xfe", "not a TOML file"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(mistakes: Any, text: str | bytes, says: str) -> None:
+    found = mistakes(text)
+    assert says in found[0]
+    assert len(found) == 1
+
+
+def test_all_mistakes_of_a_file_are_told(mistakes: Any) -> None:
+    found = mistakes(
+        "[lists]\nbad = 'missing.txt'\n",
+        rule("a", "amont > 4", "{locaton}"),
+        rule("b", weight=3),
+        rule("c"),
+        rule("c", mode="of"),
+        rule("c"),
+        "[more]",
+    )
+    told = [
+        "unknown key 'more'",
+        "missing.txt",
+        "rule 'b': weight",
+        "mode = 'of'",
+        "'amont'",
+        "'locaton'",
+        "stands twice",
+    ]
+    assert len(found) == len(told)
+    assert all(word in line for word, line in zip(told, found, strict=True))
+
+
+def test_loading_tells_the_first_and_how_to_see_the_rest(load: Any) -> None:
+    with pytest.raises(UserError, match=r"'amont'.*\(and 1 more: python -m dataflow.rules check "):
+        load(rule("a", "amont > 4"), rule("b", "amount"))
+
+
+def test_too_many_rules_are_refused(mistakes: Any) -> None:
+    assert "1001 rules, 1000 are allowed" in mistakes(*(rule(f"r{n}") for n in range(1001)))[-1]
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("missing.txt", "No such file"),
+        (".", "no regular file"),
+        ("\\u0000", "null byte"),
+        ("bytes.txt", "not UTF-8 text near byte"),
+        ("cut.txt", "not UTF-8 text near byte"),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_told(mistakes: Any, tmp_path: Path, source: str, says: str) -> None:
+    (tmp_path / "bytes.txt").write_bytes(b"good\n\xff\n")
+    (tmp_path / "cut.txt").write_bytes("Zoë".encode()[:-1])
+    (line,) = mistakes(f'[lists]\nbad = "{source}"\n', rule("a", "merchant in lists.bad"))
+    assert says in line
+
+
+@pytest.mark.parametrize("name", ["missing.toml", "."])
+def test_a_rules_file_that_cannot_be_read_is_told(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"No such file|no regular file"):
+        load_rules(tmp_path / name)
+
+
+def test_a_byte_order_mark_and_crlf_are_no_mistakes(tmp_path: Path) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + rule("a", "amount > 4\n and true").replace("\n", "\r\n").encode())
+    assert only(load_rules(path), amount=5.0).rules == ["a"]
+
+
+# ---------------------------------------------------------------------------------------------------------- property
+
+VALUES = {
+    "number": st.one_of(st.floats(), st.integers(0, 10**6), st.sampled_from([math.inf, -math.inf, math.nan, -0.0])),
+    "text": st.one_of(st.text(max_size=6), st.sampled_from(["", "{amount}", "{", "}", "x\n"])),
+    "flag": st.booleans(),
+}
+rows = st.tuples(*(VALUES[field.kind] for field in ALL_FIELDS))
+names = st.sampled_from([f.name for f in ALL_FIELDS] + ["amont", "lists.bad"])
+atoms = st.one_of(
+    st.builds(
+        "{} {} {}".format,
+        names,
+        st.sampled_from(["<", ">=", "==", "!=", "in", "not in", "* 2 >", "/ amount <"]),
+        st.one_of(names, st.sampled_from(["400", "'x'", "['x']", "[1, 2]", "1e308", "true"])),
+    ),
+    names,
+    st.text(max_size=10),
+)
+conditions = st.one_of(
+    atoms, st.builds("{} {} {}".format, atoms, st.sampled_from(["and", "or", "and not"]), atoms), st.text(max_size=20)
+)
+reasons = st.one_of(
+    st.sampled_from(["High", "{merchant} of {user}", "{amount}", "{{}}", "{", "{x}"]), st.text(max_size=9)
+)
+
+
+def toml(value: str) -> str:
+    """A TOML string; TOML takes no lone surrogates, and hypothesis makes none here."""
+    return '"' + "".join(f"\\U{ord(c):08X}" for c in value) + '"'
+
+
+entries = st.builds(
+    "[[rule]]\nid = {}\nwhen = {}\nreason = {}\nmode = {}\nweight = {}\ncooldown = {}\n".format,
+    st.sampled_from(["a", "b", "c", "1"]).map(toml),
+    conditions.map(toml),
+    reasons.map(toml),
+    st.sampled_from(["active", "shadow", "off", "on"]).map(toml),
+    st.sampled_from(["0", "0.5", "1", "2", "'x'", "nan"]),
+    st.sampled_from(["0s", "10m", "x"]).map(toml),
+)
+files = st.one_of(
+    st.lists(entries, min_size=1, max_size=3).map(lambda e: "[lists]\nbad = ['x', '']\n" + "\n".join(e)),
+    st.text(max_size=60),
+    st.binary(max_size=60),
+)
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
+    return path
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(files, st.lists(rows, max_size=3))
+def test_any_file_is_refused_in_lines_or_evaluates_on_any_facts(
+    tmp_path: Path, content: str | bytes, facts: list[Facts]
+) -> None:
+    path = write(tmp_path / "rules.toml", content)
+    rules, found = examine(path)
+    if rules is None:
+        assert found
+        assert all(line.startswith(str(path)) and "\n" not in line for line in found)
+        with pytest.raises(UserError):
+            load_rules(path)
+    else:
+        check_outcomes(rules, facts)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(conditions.filter(str.strip), st.lists(rows, min_size=1, max_size=3))
+def test_a_file_with_one_random_condition_is_told_its_rule_or_evaluates(
+    tmp_path: Path, condition: str, facts: list[Facts]
+) -> None:
+    content = (
+        f"[lists]\nbad = ['x']\n[[rule]]\nid = 'a'\nwhen = {toml(condition)}\nreason = '{{merchant}} {{amount}}'\n"
+    )
+    path = write(tmp_path / "rules.toml", content)
+    rules, found = examine(path)
+    if rules is None:
+        (line,) = found
+        assert line.startswith(f"{path}: rule 'a', when, ")
+    else:
+        check_outcomes(rules, facts)
+
+
+def check_outcomes(rules: RuleSet, facts: list[Facts]) -> None:
+    effects = {r.id: r.effect for r in rules.rules}
+    for outcome in rules.evaluate(facts):
+        assert outcome.fraudulent == bool(outcome.rules)
+        assert len(outcome.reasons) == len(outcome.rules)
+        assert all(effects[name] == "active" for name in outcome.rules)
+        assert all(effects[name] == "shadow" for name in outcome.shadow_rules)
+        assert 0 <= outcome.doubt <= 1
+
+
+def test_the_models_fields_come_last() -> None:
+    assert ALL_FIELDS[-len(MODEL_FIELDS) :] == MODEL_FIELDS
+    assert isinstance(load_rules(BUILT_IN).rules[0], Rule)
