@@ -1,0 +1,190 @@
+"""What the rules cost: a transaction, a rule, a list of a million entries, a reload.
+
+`python -m benchmarks.rules_benchmark` prints tables; each figure is the best of several runs.
+"""
+
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+from rich.console import Console
+from rich.table import Table
+
+from dataflow.features import Facts
+from dataflow.live_rules import LiveRules
+from dataflow.rules import RuleSet, load_rules
+from training.history import read_history, replay
+
+SECONDS = 0.3  # a run
+RUNS = 5
+RULES = (1, 12, 100)
+BATCHES = (1, 1000)
+ENTRIES = 1_000_000
+CONDITIONS = (
+    "amount > {x}",
+    "amount > {x} and txn_per_hour >= 3",
+    "location_changed and seconds_since_last <= 3600 and amount > {x}",
+    'txn_type == "withdrawal" and amount > {x}',
+    "amount > {x} / 100 * usual_amount and amount_to_largest > 2",
+    "speed > {x} and amount > 10",
+    "new_device and new_location and amount > {x}",
+    'category in ["electronics", "jewellery"] and amount > {x}',
+    "merchant in lists.flagged",
+    "merchant_frauds_week >= 2 and amount > {x}",
+    "(hour(timestamp) < 5 or txn_per_day > 20) and amount > {x}",
+    "model_score > 0.7 and amount > {x}",
+)
+
+
+def rules_of(count: int, directory: Path, flagged: int = 2, threshold: int = 2000) -> Path:
+    """A rules file of so many different rules that fire seldom, and its list."""
+    (directory / "flagged.txt").write_text("".join(f"Flagged merchant {n}\n" for n in range(flagged)))
+    entries = [
+        f"[[rule]]\nid = 'r{n}'\nwhen = '''{CONDITIONS[n % len(CONDITIONS)].format(x=threshold + n)}'''\n"
+        "reason = 'At {merchant}, {amount}'\n"
+        for n in range(count)
+    ]
+    path = directory / "rules.toml"
+    path.write_text("\n".join(["[lists]", "flagged = 'flagged.txt'", *entries]))
+    return path
+
+
+def sample(count: int) -> list[Facts]:
+    """The facts of simulated transactions, without a model's verdict on them."""
+    history = read_history(None, users=200, days=60)
+    known = [(*facts, False, 0.4) for _, facts in islice(replay(history), 4 * count)]
+    Random(1).shuffle(known)
+    return known[:count]
+
+
+def best(call: Callable[[], object], items: int) -> float:
+    """Seconds an item, of the fastest run."""
+    fastest = float("inf")
+    for _ in range(RUNS):
+        calls, begin = 0, time.perf_counter()
+        while (taken := time.perf_counter() - begin) < SECONDS or not calls:
+            call()
+            calls += 1
+        fastest = min(fastest, taken / calls / items)
+    return fastest
+
+
+def evaluating(rules: RuleSet, rows: list[Facts], batch: int) -> float:
+    batches = [rows[begin : begin + batch] for begin in range(0, len(rows), batch)]
+
+    def call() -> None:
+        for each in batches:
+            rules.evaluate(each)
+
+    return best(call, len(rows))
+
+
+def cost_of_rules(rows: list[Facts], directory: Path) -> Table:
+    table = Table(title="Rules, µs", title_justify="left")
+    for name in ("rules", "batch", "fires on", "a transaction", "a rule and transaction"):
+        table.add_column(name, justify="right")
+    for count in RULES:
+        rules = load_rules(rules_of(count, directory))
+        fired = sum(bool(outcome.rules) for outcome in rules.evaluate(rows)) / len(rows)
+        for batch in BATCHES:
+            micros = evaluating(rules, rows, batch) * 1e6
+            table.add_row(str(count), str(batch), f"{fired:.1%}", f"{micros:.3f}", f"{micros / count:.3f}")
+    rules = load_rules(rules_of(12, directory, threshold=0))
+    fired = sum(bool(outcome.rules) for outcome in rules.evaluate(rows)) / len(rows)
+    micros = evaluating(rules, rows, 1000) * 1e6
+    table.add_row("12", "1000", f"{fired:.1%}", f"{micros:.3f}", f"{micros / 12:.3f}")
+    return table
+
+
+def cost_of_lists(rows: list[Facts], directory: Path) -> Table:
+    table = Table(title="A list in one rule, batches of 1000", title_justify="left")
+    for name in ("entries", "a transaction, µs", "first load, s", "rules file changed, s"):
+        table.add_column(name, justify="right")
+    for entries in (2, 1000, ENTRIES):
+        path = rules_of(9, directory, entries)
+        path.write_text(path.read_text().partition("[[rule]]")[0] + "[[rule]]\nid='r'\nreason='r'\n")
+        with path.open("a") as file:
+            file.write("when = 'merchant in lists.flagged'\n")
+        begin = time.perf_counter()
+        live = LiveRules(path, 1e9)
+        load = time.perf_counter() - begin
+        micros = evaluating(live.current(), rows, 1000) * 1e6
+        begin = time.perf_counter()
+        live._load()
+        table.add_row(f"{entries:,}", f"{micros:.3f}", f"{load:.3f}", f"{time.perf_counter() - begin:.4f}")
+    return table
+
+
+@contextmanager
+def pace() -> Iterator[list[float]]:
+    """The durations of batches of 1 ms of work each, one after another on a thread, while the block runs."""
+    durations: list[float] = []
+    done = threading.Event()
+
+    def work() -> None:
+        while not done.is_set():
+            begin = time.perf_counter()
+            while time.perf_counter() - begin < 0.001:
+                pass
+            durations.append(time.perf_counter() - begin)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        yield durations
+    finally:
+        done.set()
+        worker.join()
+
+
+def cost_of_reload(directory: Path) -> Table:
+    table = Table(title=f"A flow's batches of 1 ms while a list of {ENTRIES:,} is read anew", title_justify="left")
+    for name in ("", "lasts, s", "median, ms", "99 %, ms", "longest, ms"):
+        table.add_column(name, justify="right")
+    path = rules_of(12, directory, ENTRIES)
+    now = [0.0]
+    live = LiveRules(path, 1.0, lambda: now[0])
+
+    def row(name: str, seconds: float, durations: list[float]) -> None:
+        milli = sorted(duration * 1000 for duration in durations)
+        figures = milli[len(milli) // 2], milli[int(len(milli) * 0.99)], milli[-1]
+        table.add_row(name, f"{seconds:.2f}", *(f"{figure:.1f}" for figure in figures))
+
+    with pace() as durations:
+        time.sleep(1.0)
+    row("alone", 1.0, durations)
+    with (directory / "flagged.txt").open("a") as file:
+        file.write("One more\n")
+    before = live.current().version
+    with pace() as durations:
+        begin = time.perf_counter()
+        while live.current().version == before:
+            now[0] += 1.0
+            time.sleep(0.01)
+        seconds = time.perf_counter() - begin
+        time.sleep(0.3)  # until the old list is gone
+    row("reload", seconds, durations)
+    return table
+
+
+def main() -> None:
+    console = Console()
+    console.print(f"{datetime.now().astimezone():%Y-%m-%d}, Python {sys.version.split()[0]}, {os.cpu_count()} cores")
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch)
+        rows = sample(10_000)
+        console.print(cost_of_rules(rows, directory))
+        console.print(cost_of_lists(rows, directory))
+        console.print(cost_of_reload(directory))
+
+
+if __name__ == "__main__":
+    main()
