@@ -107,6 +107,7 @@ def flow() -> Dataflow:
     model = load_model(settings.model_file)
     rules = LiveRules(settings.rules_file, check_every=settings.rules_check_seconds)
     lifecycle.stop_gracefully(settings.stop_timeout_seconds)
+    lifecycle.calm_collector()
     source_topic = settings.transactions_topic
     return build(
         KafkaSource(settings, source_topic),

@@ -1,6 +1,7 @@
 """How a flow ends: gracefully on SIGTERM or Ctrl-C, and in one line, not a traceback, on a user's mistake."""
 
 import functools
+import gc
 import os
 import signal
 import sys
@@ -77,6 +78,17 @@ def stop_gracefully(stop_timeout_seconds: float) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+
+
+def calm_collector() -> None:
+    """Lets the garbage collector run seldom, once model and rules are loaded.
+
+    Next to nothing in the flow forms cycles, but the collector walks every profile and every transaction in hand: at
+    Python's defaults that is 10 % of the CPU time of a transaction (54 against 49 µs, medians of three).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def fail(error: UserError) -> NoReturn:
