@@ -93,6 +93,7 @@ class RuleSet:
         files: tuple[Path, ...] = (),
     ):
         self.rules = tuple(rules)
+        self.reads = tuple(code.fields for code in compiled)  # the fields that each rule reads
         self.version = version
         self.files = files  # of the lists
         self.lists = lists
@@ -430,3 +431,11 @@ def _brief(value: Any) -> str:
     except ValueError:  # a whole number of more digits than Python writes
         return "a very large number"
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+if __name__ == "__main__":
+    import sys
+
+    from dataflow.rules_check import main
+
+    sys.exit(main())

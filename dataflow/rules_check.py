@@ -1,0 +1,137 @@
+"""The command line of the rules: checks a file before it counts, and lists what a rule may read."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dataflow.features import FIELDS, Facts
+from dataflow.rule_language import FUNCTIONS
+from dataflow.rules import ALL_FIELDS, MODEL_FIELDS, RuleSet, examine
+from dataflow.settings import Settings, UserError
+
+SAMPLE = 20_000
+"""Transactions of the simulation, or of a history, on which the conditions are tried."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 2 where the file has mistakes, each told in one line."""
+    parser = argparse.ArgumentParser(prog="python -m dataflow.rules", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    check = commands.add_parser("check", help="check a rules file, and try its rules on a sample")
+    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument(
+        "--history", type=Path, metavar="FILE", help=f"try the rules on its first {SAMPLE:,} rows; else simulated ones"
+    )
+    check.add_argument("--model", type=Path, metavar="FILE", help="default: MODEL_FILE, if it is there")
+    commands.add_parser("fields", help="list the fields and functions that a condition may use")
+    given = parser.parse_args(argv)
+    try:
+        if given.command == "fields":
+            return show_fields(Console())
+        return show_check(given.file, given.history, given.model, Console())
+    except UserError as error:
+        print(f"redflag: {error}", file=sys.stderr)
+        return 2
+
+
+def show_fields(console: Console) -> int:
+    """Prints what a condition may use."""
+    table = Table(title="Fields", title_justify="left")
+    for column in ("name", "kind", "what it is"):
+        table.add_column(column)
+    for field in ALL_FIELDS:
+        table.add_row(field.name, field.kind, Text(field.doc))
+    console.print(table)
+    functions = Table(title="Functions", title_justify="left")
+    for column in ("name", "takes", "gives", "what it is"):
+        functions.add_column(column)
+    for name, (_, takes, gives) in FUNCTIONS.items():
+        functions.add_row(name, ", ".join(takes), gives, FUNCTION_DOCS[name])
+    console.print(functions)
+    console.print(Text(SYNTAX), soft_wrap=True)
+    return 0
+
+
+FUNCTION_DOCS = {
+    "abs": "the value without its sign",
+    "min": "the smaller",
+    "max": "the larger",
+    "log1p": "natural logarithm of 1 + value",
+    "hour": "hour of the day of a timestamp, 0 to 23, UTC",
+    "weekday": "day of the week of a timestamp, 0 = Monday to 6, UTC",
+    "length": "how many characters",
+    "lower": "in lower case",
+    "startswith": "the first begins with the second",
+    "endswith": "the first ends with the second",
+    "contains": "the second stands in the first",
+}
+SYNTAX = """A condition compares (< <= == != >= >, in, not in), reckons (+ - * /) and joins (and, or, not, parentheses):
+  amount > 5 * usual_amount and txn_per_hour >= 3
+  merchant in lists.flagged_merchants or txn_type in ["withdrawal", "transfer"]
+A division by zero is not a number: with it every comparison is false but != and not in."""
+
+
+def show_check(path: Path, history: Path | None, model: Path | None, console: Console) -> int:
+    """Checks a file, tries its rules, and prints mistakes, warnings and a summary.
+
+    Raises:
+        UserError: the history or the model cannot be used.
+    """
+    rules, mistakes = examine(path)
+    if rules is None:
+        for mistake in mistakes:
+            print(f"redflag: {mistake}", file=sys.stderr)
+        return 2
+    rows, source, scored = sample(rules, history, model)
+    hits = rules.matches(rows)
+    table = Table(title=f"{path}: {len(rules.rules)} rules, version {rules.version}", title_justify="left")
+    for column in ("rule", "mode", "weight", "cooldown", "meets it"):
+        table.add_column(column, justify="left" if column in ("rule", "mode") else "right")
+    model_fields = {field.name for field in MODEL_FIELDS}
+    for rule, count, reads in zip(rules.rules, hits, rules.reads, strict=True):
+        tried = rule.effect != "off" and (scored or not reads & model_fields)
+        share = f"{count / len(rows):.3%}" if tried and rows else "not tried"
+        cooldown = f"{rule.cooldown:g} s" if rule.cooldown else ""
+        table.add_row(rule.id, rule.effect, f"{rule.weight:g}", cooldown, share)
+        # That a list has no one of the sample on it says nothing.
+        if tried and rule.effect in ("active", "shadow") and count in (0, len(rows)):
+            which = "none" if count == 0 else "every one"
+            print(f"redflag: warning: {path}: rule {rule.id!r}: {which} of {source} meets it", file=sys.stderr)
+    console.print(table)
+    if not scored and any(reads & model_fields for reads in rules.reads):
+        console.print(
+            Text("There is no model to try the others with: `make train`, or name one with --model."), soft_wrap=True
+        )
+    console.print(Text(f"Tried on {source}. The file is right."), soft_wrap=True)
+    return 0
+
+
+def sample(rules: RuleSet, history: Path | None, model: Path | None) -> tuple[list[Facts], str, bool]:
+    """Rows to try the rules on, what they are, and whether a model scored them.
+
+    Raises:
+        UserError: the history or the model cannot be used.
+    """
+    from training.history import read_history, replay
+
+    past = read_history(history, users=750)
+    # The later ones: by then people have a history.
+    skip = 0 if history else SAMPLE // 2
+    known = [facts for _, facts in islice(replay(past), skip, SAMPLE + skip)]
+    source = f"{len(known):,} transactions ({past.source})"
+    path = model or Settings.load().model_file
+    reads_model = any(reads & {field.name for field in MODEL_FIELDS} for reads in rules.reads)
+    if not known or not reads_model or (model is None and not path.exists()):
+        return [(*facts[: len(FIELDS)], False, 0.0) for facts in known], source, False
+    from dataflow.scoring import load_model
+
+    loaded = load_model(path)
+    risks, anomalies = loaded.score(loaded.rows(known))
+    rows = [(*f, a, r) for f, a, r in zip(known, anomalies.tolist(), risks.tolist(), strict=True)]
+    return rows, source, True

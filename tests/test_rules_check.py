@@ -1,0 +1,77 @@
+"""What the command line says of a rules file."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dataflow.rule_language import FUNCTIONS
+from dataflow.rules import ALL_FIELDS
+from dataflow.rules_check import FUNCTION_DOCS, main
+from dataflow.settings import Settings
+from tests.test_rules import rule
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MODEL_FILE", str(tmp_path / "none.pkl"))
+    return tmp_path / "rules.toml"
+
+
+def test_each_mistake_is_a_line_and_the_status_is_2(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path.write_text(rule("a", "amont > 4", "{x}") + rule("b", weight=7))
+    assert main(["check", str(path)]) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith(f"redflag: {path}: rule '") for line in lines)
+    assert captured.out == ""
+
+
+def test_a_condition_that_none_or_all_of_the_sample_meet_is_a_warning(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path.write_text(
+        rule("never", "amount > 1e9")
+        + rule("always", "amount >= 0")
+        + rule("some", "amount > 100", mode="shadow")
+        + rule("off", "amount > 1e9", mode="off")
+        + rule("model", "model_score > 2")
+    )
+    assert main(["check", str(path)]) == 0
+    captured = capsys.readouterr()
+    never, always = captured.err.splitlines()
+    assert "warning" in never
+    assert "rule 'never': none of 20,000 transactions" in never
+    assert "rule 'always': every one of 20,000 transactions" in always
+    assert "The file is right." in captured.out
+    assert "There is no model" in captured.out
+    assert captured.out.count("not tried") == 2
+
+
+def test_rules_can_be_tried_on_a_history_of_ones_own(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    history = path.with_suffix(".csv")
+    history.write_text("timestamp,user,merchant,amount\n2026-03-02T12:00:00Z,ann,Shop,500\n")
+    path.write_text(rule("high", "amount > 400 and merchant == 'Shop'"))
+    assert main(["check", str(path), "--history", str(history)]) == 0
+    captured = capsys.readouterr()
+    assert f"every one of 1 transactions ({history}) meets it" in captured.err
+    assert main(["check", str(path), "--history", str(path)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [["check", str(Settings().rules_file)], ["fields"]])
+def test_it_runs_as_a_module(arguments: list[str]) -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "dataflow.rules", *arguments], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_fields_lists_all_that_a_condition_may_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fields"]) == 0
+    out = capsys.readouterr().out
+    assert all(field.name in out for field in ALL_FIELDS)
+    assert all(name in out for name in FUNCTIONS)
+    assert FUNCTION_DOCS.keys() == FUNCTIONS.keys()
