@@ -28,7 +28,6 @@ from dataflow import lifecycle
 from dataflow.settings import Settings, UserError
 
 T = TypeVar("T")
-_STARTED = time.monotonic()
 
 BROKER_WAIT_SECONDS = 30.0  # how long a start waits for a broker, a topic and each of its partitions
 IDLE_AWAKE = 0.001  # seconds to the next look at an idle partition, doubling up to the source's `idle_seconds`
@@ -236,8 +235,9 @@ class KafkaSource(FixedPartitionedSource[Message, int]):
             UserError: the topic ends before that offset, so it is not the one that the recovery data knows.
         """
         fetcher = self._fetchers.get()
-        fetcher.add(int(for_part), resume_state)
-        return _SourcePartition(fetcher, int(for_part), resume_state, self._idle_seconds)
+        offset = None if resume_state == OFFSET_BEGINNING else resume_state  # it had not read anything
+        fetcher.add(int(for_part), offset)
+        return _SourcePartition(fetcher, int(for_part), offset, self._idle_seconds)
 
 
 class _Fetcher:
@@ -455,6 +455,8 @@ class ExactlyOnceSink(FixedPartitionedSink[Record, SinkState]):
             msg = f"the output topics must have equally many partitions, but {found}: add some to the smaller"
             raise UserError(msg)
         self._count = next(iter(counts.values()))
+        # Bytewax asks once all processes of the cluster have found each other: none of the earlier ones lives.
+        _settling.begin()
         return [partition_key(p) for p in range(self._count)]
 
     def part_fn(self, item_key: str) -> int:
@@ -549,6 +551,36 @@ class _ExactlyOncePart(StatefulSinkPartition[Record, SinkState]):
         return {"version": 1, "partitions": self._count, "ends": ends}
 
 
+class _Settling:
+    """How long the outputs have stood still, in time in which the broker answered; all parts of a process share it.
+
+    A broker that hangs holds the records of the killed process as it holds our questions: while it does not answer,
+    the outputs standing still says nothing. So between two answers at most `_ANSWER_COUNTS` seconds count.
+    """
+
+    _ANSWER_COUNTS = 0.1
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.begin()
+
+    def begin(self) -> None:
+        """Counts from now."""
+        with self._lock:
+            self._still, self._answered = 0.0, time.monotonic()
+
+    def answered(self) -> float:
+        """The broker has answered, and nothing has moved: how long that has been so."""
+        with self._lock:
+            now = time.monotonic()
+            self._still += min(now - self._answered, self._ANSWER_COUNTS)
+            self._answered = now
+            return self._still
+
+
+_settling = _Settling()
+
+
 def _read_tail(
     settings: Settings, consumer: Consumer, source_topic: str, partition: int, ends: dict[str, int]
 ) -> set[tuple[int, int, int]]:
@@ -556,8 +588,8 @@ def _read_tail(
 
     A record of the process that was killed can still be on its way: in a socket's buffer, or in the broker's queue.
     Kafka can fence that only with transactions, whose latency we do not want; so this waits it out: it returns when
-    no topic has grown for `OUTPUT_SETTLE_SECONDS` (0.5 by default), counted from the start of this process at the
-    earliest. By then the other one was dead: it would hold the lock of the recovery directory.
+    no topic has grown for `OUTPUT_SETTLE_SECONDS` (0.5 by default) of a broker that answers, counted from when the
+    cluster stood at the earliest. By then the other one was dead: it would hold the lock of the recovery directory.
     """
     positions = dict(ends)
     standing: set[tuple[int, int, int]] = set()
@@ -573,23 +605,21 @@ def _read_tail(
         positions[topic] = max(low, start)
     wanted = source_topic.encode()
     deadline = time.monotonic() + seconds
-    quiet_since = _STARTED
     known: dict[str, int] = {}
     consumer.assign([TopicPartition(topic, partition, position) for topic, position in positions.items()])
     try:
         while True:
             highs = {topic: _watermarks(consumer, topic, partition, seconds)[1] for topic in positions}
-            now = time.monotonic()
             if known and highs != known:
-                quiet_since = now
+                _settling.begin()
             known = highs
+            still = _settling.answered()
             if all(positions[topic] >= high for topic, high in highs.items()):
-                left = settings.output_settle_seconds - (now - quiet_since)
-                if left <= 0:
+                if still >= settings.output_settle_seconds:
                     return standing
-                time.sleep(min(left, 0.05))
+                time.sleep(0.05)
                 continue
-            if now > deadline:
+            if time.monotonic() > deadline:
                 msg = f"cannot read {', '.join(positions)}[{partition}] for {seconds:g} s: is the broker up?"
                 raise UserError(msg)
             for message in consumer.consume(10_000, 0.05):
