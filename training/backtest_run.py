@@ -1,0 +1,364 @@
+"""History through the detection flow's own graph, with a history for its source and a tally for its sink."""
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, date, datetime
+from itertools import combinations, islice
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import msgspec
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from bytewax.outputs import DynamicSink, StatelessSinkPartition
+from bytewax.testing import TestingSource, run_main
+
+from dataflow.detect import Routed, build
+from dataflow.live_rules import LiveRules
+from dataflow.scoring import Model
+from dataflow.settings import Settings
+from dataflow.transaction import Transaction, event_time
+from training.history import DAY, History
+from training.kafka_history import KafkaHistory
+
+BATCH = 1000
+OFFSETS = 1 << 44
+"""Offsets of a partition that one number holds, the partition above them."""
+
+
+class Confusion(msgspec.Struct):
+    """What is known of the transactions that something picked out."""
+
+    fraud: int = 0
+    genuine: int = 0
+    unknown: int = 0
+
+    def add(self, truth: bool | None) -> None:
+        """Counts one."""
+        if truth is None:
+            self.unknown += 1
+        elif truth:
+            self.fraud += 1
+        else:
+            self.genuine += 1
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.fraud + self.genuine + self.unknown
+
+    @property
+    def precision(self) -> float | None:
+        """Frauds among those whose truth is known; None without any."""
+        known = self.fraud + self.genuine
+        return self.fraud / known if known else None
+
+
+class Tally(msgspec.Struct):
+    """What one ruleset decided on a history; an alert costs 17 bytes here, and its message in the spool on disk."""
+
+    ruleset_version: str
+    model_version: str
+    decided: Confusion = msgspec.field(default_factory=Confusion)
+    alerts: Confusion = msgspec.field(default_factory=Confusion)
+    suppressed: int = 0
+    warm_up: int = 0  # transactions that only filled the profiles
+    invalid: Counter[str] = msgspec.field(default_factory=Counter)  # by error
+    by_day: dict[int, list[int]] = msgspec.field(default_factory=dict)  # day: decisions, alerts, those not suppressed
+    fired: dict[str, Confusion] = msgspec.field(default_factory=dict)  # by rule, shadow rules and lists too
+    fired_by_day: Counter[tuple[str, int]] = msgspec.field(default_factory=Counter)
+    alone: Counter[str] = msgspec.field(default_factory=Counter)  # alerts that only this rule made
+    pairs: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)  # rules on the same transaction
+    keys: Any = msgspec.field(default_factory=lambda: array("q"))  # of the alerts: partition and offset
+    places: Any = msgspec.field(default_factory=lambda: array("q"))  # in the spool
+    truths: Any = msgspec.field(default_factory=lambda: array("b"))  # 1 fraud, 0 genuine, -1 not known
+
+    @property
+    def days(self) -> int:
+        """From the first to the last day, both counted."""
+        return max(self.by_day) - min(self.by_day) + 1 if self.by_day else 0
+
+
+class _Written(msgspec.Struct, gc=False):
+    """What a decision's message says, as far as it is counted."""
+
+    transaction_id: str
+    timestamp: str
+    fraudulent: bool
+    rules: list[str]
+    shadow_rules: list[str]
+    suppressed: bool = False
+
+
+class _Wire(msgspec.Struct, gc=False, omit_defaults=True):
+    """A transaction as a producer writes it."""
+
+    transaction_id: str | None
+    user: str
+    amount: float
+    timestamp: str
+    location: str
+    device: str
+    merchant: str
+    txn_type: str
+    latitude: float | None = None
+    longitude: float | None = None
+    category: str | None = None
+    ip: str | None = None
+
+
+class PastMessage:
+    """A transaction of a file as a message; its place is the row's number, its Kafka timestamp the event time."""
+
+    __slots__ = ("_at", "_offset", "_txn")
+
+    def __init__(self, txn: Transaction, offset: int):
+        self._txn = txn
+        self._offset = offset
+
+    def value(self) -> bytes:
+        """The JSON object."""
+        t = self._txn
+        return _encode(
+            _Wire(
+                t.transaction_id,
+                t.user,
+                t.amount,
+                t.timestamp,
+                t.location,
+                t.device,
+                t.merchant,
+                t.txn_type,
+                t.latitude,
+                t.longitude,
+                t.category,
+                t.ip,
+            )
+        )
+
+    def key(self) -> bytes:
+        """The user."""
+        return self._txn.user.encode()
+
+    def partition(self) -> int:
+        """Always 0."""
+        return 0
+
+    def offset(self) -> int:
+        """The row's number, from 0."""
+        return self._offset
+
+    def timestamp(self) -> tuple[int, int]:
+        """Its kind, the creation, and milliseconds since 1970."""
+        return 1, int(self._txn.at * 1000)
+
+
+_encode = msgspec.json.encode
+_decode = msgspec.json.Decoder(_Written).decode
+
+
+class Messages(Protocol):
+    """What the flow reads: a history's messages, in order, with their truth where the history itself knows it."""
+
+    source: str
+    truths: "array[int]"  # by offset: 1 fraud, 0 genuine, -1 not known; empty where labels come from elsewhere
+
+    @property
+    def progress(self) -> float:
+        """How much is done, 0 to 1."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class FromFile:
+    """A file's or the simulation's transactions as messages."""
+
+    def __init__(self, history: History):
+        self.source = history.source
+        self.truths = array("b")  # by offset: a byte a transaction
+        self._history = history
+
+    @property
+    def progress(self) -> float:
+        """How much is done, 0 to 1."""
+        return self._history.progress
+
+    def __iter__(self) -> Iterator[PastMessage]:
+        del self.truths[:]
+        for offset, past in enumerate(self._history):
+            self.truths.append(-1 if past.fraud is None else past.fraud)
+            yield PastMessage(past.transaction, offset)
+
+
+class FromTopic:
+    """A topic's messages as they are."""
+
+    def __init__(self, history: KafkaHistory):
+        self.source = history.source
+        self.topic = history.topic
+        self.truths = array("b")
+        self._history = history
+
+    @property
+    def progress(self) -> float:
+        """How much is done, 0 to 1."""
+        return self._history.progress
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._history)
+
+
+def run(
+    messages: Messages,
+    rules: Path,
+    model: Model,
+    settings: Settings,
+    spool: IO[bytes],
+    *,
+    labels: dict[str, bool] | None = None,
+    warm_up_days: float = 0.0,
+    progress: Callable[[float], None] = lambda done: None,
+) -> Tally:
+    """Decides on all messages, with the profile of each user as it was at the time; alerts go to `spool`, one a line.
+
+    What lies in the first `warm_up_days` fills the profiles and is not counted.
+
+    Raises:
+        UserError: the rules or the history are wrong.
+    """
+    live = LiveRules(rules, check_every=float("inf"))
+    tally = Tally(live.current().version, model.version)
+    source = _Source(messages, progress)
+    sink = _Sink(_Counting(tally, spool, messages, labels, warm_up_days * DAY))
+    refused = _Sink(_refusals(tally))
+    flow = build(source, TestingSource([]), sink, refused, refused, model, live, settings)
+    run_main(flow)  # type: ignore[no-untyped-call]
+    if source.error is not None:
+        raise source.error
+    spool.flush()
+    return tally
+
+
+def _refusals(tally: Tally) -> Callable[[list[Routed]], None]:
+    def count(routed: list[Routed]) -> None:
+        for _, record in routed:
+            headers = dict(record.headers or ())
+            tally.invalid[f"{headers['field'].decode()}: {headers['error'].decode()}".removeprefix(": ")] += 1
+
+    return count
+
+
+class _Counting:
+    def __init__(
+        self,
+        tally: Tally,
+        spool: IO[bytes],
+        messages: Messages,
+        labels: dict[str, bool] | None,
+        warm_up: float,
+    ):
+        self._tally = tally
+        self._spool = spool
+        self._messages = messages
+        self._labels = labels
+        self._warm_up = warm_up
+        self._from: float | None = None
+
+    def __call__(self, routed: list[Routed]) -> None:
+        tally, by_day, warm = self._tally, self._tally.by_day, self._warm_up
+        for _, record in routed:
+            value = record.value or b""
+            out = _decode(value)
+            at = event_time(out.timestamp)
+            if warm:
+                if self._from is None:
+                    self._from = at + warm
+                if at < self._from:
+                    tally.warm_up += 1
+                    continue
+            if self._labels is not None:
+                truth = self._labels.get(out.transaction_id)
+            else:
+                known = self._messages.truths[record.offset] if self._messages.truths else -1
+                truth = None if known < 0 else bool(known)
+            day = int(at // DAY)
+            counts = by_day.get(day)
+            if counts is None:
+                counts = by_day[day] = [0, 0, 0]
+            counts[0] += 1
+            tally.decided.add(truth)
+            if out.fraudulent:
+                counts[1] += 1
+                counts[2] += not out.suppressed
+                tally.alerts.add(truth)
+                tally.suppressed += out.suppressed
+                tally.keys.append(record.partition * OFFSETS + record.offset)
+                tally.truths.append(-1 if truth is None else truth)
+                tally.places.append(self._spool.tell())
+                self._spool.write(value.replace(b"\n", b" ") + b"\n")
+                if len(out.rules) == 1:
+                    tally.alone[out.rules[0]] += 1
+            fired = [*out.rules, *out.shadow_rules]
+            for rule in fired:
+                if rule not in tally.fired:
+                    tally.fired[rule] = Confusion()
+                tally.fired[rule].add(truth)
+                tally.fired_by_day[rule, day] += 1
+            if len(fired) > 1:
+                tally.pairs.update(combinations(sorted(fired), 2))
+
+
+class _Source(FixedPartitionedSource[Any, None]):
+    """One part, so that the history's order is kept; a mistake in it ends the flow and is kept in `error`."""
+
+    def __init__(self, messages: Messages, progress: Callable[[float], None]):
+        self.messages = messages
+        self.report = progress
+        self.error: Exception | None = None
+
+    def list_parts(self) -> list[str]:
+        return ["history"]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> "_SourcePart":
+        return _SourcePart(self)
+
+
+class _SourcePart(StatefulSourcePartition[Any, None]):
+    def __init__(self, source: _Source):
+        self._source = source
+        self._messages = iter(source.messages)
+
+    def next_batch(self) -> Iterable[Any]:
+        try:
+            batch = list(islice(self._messages, BATCH))
+        except Exception as error:  # Bytewax would make a panic of many lines of it
+            self._source.error = error
+            raise StopIteration from None
+        if not batch:
+            raise StopIteration
+        self._source.report(self._source.messages.progress)
+        return batch
+
+    def snapshot(self) -> None:
+        return None
+
+
+class _Sink(DynamicSink[Routed]):
+    def __init__(self, take: Callable[[list[Routed]], None]):
+        self.take = take
+
+    def build(self, step_id: str, worker_index: int, worker_count: int) -> "_SinkPart":
+        return _SinkPart(self)
+
+
+class _SinkPart(StatelessSinkPartition[Routed]):
+    def __init__(self, sink: _Sink):
+        self._take = sink.take
+
+    def write_batch(self, items: list[Routed]) -> None:
+        self._take(items)
+
+
+def date_of(day: int) -> date:
+    """The date of a day that is counted from 1970-01-01."""
+    return datetime.fromtimestamp(day * DAY, UTC).date()
