@@ -152,8 +152,13 @@ def key_by_merchant(profiled: list[tuple[str, Payment | Lesson]]) -> Iterable[tu
 
 
 def key_alerts_by_user(decisions: list[Decision]) -> Iterable[tuple[str, Decision]]:
-    """Keys each alert by its user again: the merchant's lane lies between."""
-    return [(decision.transaction.user, decision) for decision in decisions]
+    """Keys each alert by its user again, in the order of the source: the merchant's lane, which lies between, lost it.
+
+    A user's transactions are in one partition. With several workers, two that are decided at the same moment on
+    different ones may still change places; then the other of the two is marked as the repeat.
+    """
+    in_order = sorted(decisions, key=lambda decision: decision.transaction.offset)
+    return [(decision.transaction.user, decision) for decision in in_order]
 
 
 def suppress_repeats(recent: RecentAlerts | None, decision: Decision) -> tuple[RecentAlerts | None, Decision]:
