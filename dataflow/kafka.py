@@ -456,6 +456,7 @@ class ExactlyOnceSink(FixedPartitionedSink[Record, SinkState]):
             raise UserError(msg)
         self._count = next(iter(counts.values()))
         # Bytewax asks once all processes of the cluster have found each other: none of the earlier ones lives.
+        lifecycle.cluster_stands()
         _settling.begin()
         return [partition_key(p) for p in range(self._count)]
 
@@ -505,7 +506,9 @@ class _ExactlyOncePart(StatefulSinkPartition[Record, SinkState]):
         self._partition = partition
         self._count = count
         self._topics = tuple(ends)
+        self._ends = ends
         self._standing = standing  # source partition, offset, timestamp of what is written already
+        self._reached: dict[int, int] = {}  # source partition: the highest offset that came, while something stands
         self._source_topic = source_topic.encode()
         self._partition_headers: dict[int, list[tuple[str, bytes]]] = {}
         self._written = {topic: WRITTEN.labels(topic) for topic in ends}
@@ -518,6 +521,7 @@ class _ExactlyOncePart(StatefulSinkPartition[Record, SinkState]):
         for record in values:
             if standing:
                 origin = (record.partition, record.offset, record.record_ms)
+                self._reached[record.partition] = max(record.offset, self._reached.get(record.partition, -1))
                 if origin in standing:
                     standing.remove(origin)
                     SKIPPED.labels(record.topic).inc()
@@ -545,10 +549,18 @@ class _ExactlyOncePart(StatefulSinkPartition[Record, SinkState]):
     @lifecycle.mistakes_end_the_flow
     def snapshot(self) -> SinkState:
         self._delivery.flush()
-        # This part alone writes these partitions, and all it wrote is acknowledged: they end where its records end.
-        seconds = self._settings.delivery_timeout_seconds
-        ends = {topic: _watermarks(self._consumer, topic, self._partition, seconds)[1] for topic in self._topics}
-        return {"version": 1, "partitions": self._count, "ends": ends}
+        if self._standing:
+            # All of the source up to what came has come by the end of an epoch: what stands there was another topic's.
+            reached = self._reached
+            self._standing -= {each for each in self._standing if each[1] <= reached.get(each[0], -1)}
+        if not self._standing:
+            # This part alone writes these partitions, and all it wrote is acknowledged: they end where its records do.
+            seconds = self._settings.delivery_timeout_seconds
+            self._ends = {
+                topic: _watermarks(self._consumer, topic, self._partition, seconds)[1] for topic in self._topics
+            }
+        # Else a restart must find again what stands there and has not come yet: the ends stay where they were.
+        return {"version": 1, "partitions": self._count, "ends": dict(self._ends)}
 
 
 class _Settling:

@@ -24,6 +24,20 @@ def stopping() -> bool:
     return _stopping.is_set()
 
 
+_when_running: list[Callable[[], None]] = []
+
+
+def when_running(call: Callable[[], None]) -> None:
+    """Registers what is to be called once all processes of the cluster have found each other."""
+    _when_running.append(call)
+
+
+def cluster_stands() -> None:
+    """To be called by what Bytewax calls only then."""
+    while _when_running:
+        _when_running.pop()()
+
+
 def prepare(stop_timeout_seconds: float) -> None:
     """Prepares this process for a flow: a user's mistake ends it with one line, a signal gracefully."""
     report_mistakes()

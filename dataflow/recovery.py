@@ -7,16 +7,20 @@ import json
 import os
 import sqlite3
 import tempfile
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bytewax.recovery import init_db_dir
 
-from dataflow import profile
+from dataflow import lifecycle, profile
 from dataflow.settings import Settings, UserError
 
 MANIFEST = "redflag.json"
+ROOM_NEEDED = 1_000_000  # bytes free under the directory: with less, SQLite fails or, on a tmpfs, crashes
+ROOM_CHECK_SECONDS = 1.0
 _held: list[Any] = []  # open lock files: the kernel lets go of them when this process ends, however it ends
 
 
@@ -28,6 +32,7 @@ def prepare(directory: Path, partitions: int) -> None:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        _check_room(directory)
         with tempfile.NamedTemporaryFile(dir=directory, prefix=".probe"):
             pass
         with (directory / "lock.prepare").open("w") as lock:
@@ -69,11 +74,39 @@ def guard(own: Mapping[str, Any], argv: Sequence[str], environ: Mapping[str, str
         return
     directory = Path(given.recovery_directory)
     try:
-        _hold(directory, given.process_id, len(given.addresses.split(";")) if given.addresses else 1)
-        _check(directory, own)
+        processes = len(given.addresses.split(";")) if given.addresses else 1
+        with (directory / "lock.prepare").open("w") as one_at_a_time:
+            fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
+            _hold(directory, given.process_id, processes)
+            _check(directory, own)
+            if not _anyone_runs(directory, given.process_id, processes):
+                _forget_abandoned(directory)
     except OSError as error:
         msg = f"recovery directory {directory}: {error.strerror}: name one that exists and that this user can write"
         raise UserError(msg) from error
+    threading.Thread(target=_watch_room, args=(directory,), name="redflag-room", daemon=True).start()
+
+
+def _check_room(directory: Path) -> None:
+    found = os.statvfs(directory)
+    free = found.f_bavail * found.f_frsize
+    if found.f_blocks and free < ROOM_NEEDED:  # some file systems do not count
+        msg = (
+            f"recovery directory {directory}: {free} bytes are free there, {ROOM_NEEDED} are needed: make room, then "
+            "start again; what is not decided yet is decided then"
+        )
+        raise UserError(msg)
+
+
+def _watch_room(directory: Path) -> None:
+    """Ends the flow with a reason while it still can give one: Bytewax dies of a full disk without naming it."""
+    while True:
+        time.sleep(ROOM_CHECK_SECONDS)
+        with contextlib.suppress(OSError):
+            try:
+                _check_room(directory)
+            except UserError as error:
+                lifecycle.fail(error)
 
 
 def _hold(directory: Path, process: int, processes: int) -> None:
@@ -88,17 +121,69 @@ def _hold(directory: Path, process: int, processes: int) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
+            holder = file.read().split()
             msg = (
-                f"recovery directory {directory} is in use by process {file.read().strip() or 'unknown'}: stop it "
+                f"recovery directory {directory} is in use by process {holder[0] if holder else 'unknown'}: stop it "
                 "first, or give this one a directory of its own"
             )
             raise UserError(msg) from error
         if file is not lock:
             file.close()
-    lock.truncate(0)
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
+    _tell(lock, "starting")
+    lifecycle.when_running(lambda: _tell(lock, "running"))
     _held.append(lock)
+
+
+def _tell(lock: IO[str], state: str) -> None:
+    lock.truncate(0)
+    lock.write(f"{os.getpid()} {state}\n")
+    lock.flush()
+
+
+def _anyone_runs(directory: Path, process: int, processes: int) -> bool:
+    """Whether a process of the cluster still runs that will end, as this one is missing in it.
+
+    Those that only start wait for us, and touch nothing before.
+    """
+    for path in (directory / f"lock.{other}" for other in range(processes) if other != process):
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                if "running" in file.read():
+                    return True
+    return False
+
+
+def _forget_abandoned(directory: Path) -> None:
+    """Removes the snapshots that the last execution took beyond the epoch at which this one resumes.
+
+    Bytewax 0.21 leaves them: a worker that was ahead when the flow was killed has written some. This execution does
+    not load them, but counts its epochs on from there; the one after it would take a user's state of the abandoned
+    epoch for one of its predecessor's, though other transactions lay in that. So each start removes them, in the
+    last process that starts: before that, one of the old may still write.
+    """
+    parts = sorted(directory.glob("part-*.sqlite3"))
+    executions: dict[int, tuple[int, int]] = {}
+    reached: dict[tuple[int, int], int] = {}
+    for part in parts:
+        for number, workers, resumed in _rows(part, "SELECT ex_num, worker_count, resume_epoch FROM exs"):
+            executions[number] = workers, resumed
+        for number, worker, epoch in _rows(part, "SELECT ex_num, worker_index, worker_frontier FROM fronts"):
+            reached[number, worker] = max(epoch, reached.get((number, worker), 0))
+    resume = 1
+    if executions:
+        last = max(executions)
+        workers, resumed = executions[last]
+        resume = min(max(resumed, reached.get((last, worker), 0)) for worker in range(workers))
+    for part in parts:
+        try:
+            with contextlib.closing(sqlite3.connect(part, timeout=10)) as db, db:
+                db.execute("DELETE FROM snaps WHERE snap_epoch >= ?", (resume,))
+        except sqlite3.Error as error:
+            msg = f"{part} cannot be written ({error}): see that this user can write there, and that there is room"
+            raise UserError(msg) from error
 
 
 def _check(directory: Path, own: Mapping[str, Any]) -> None:
@@ -135,9 +220,13 @@ def _has_run(directory: Path) -> bool:
 
 
 def _ask(part: Path, query: str) -> int:
+    return int(_rows(part, query)[0][0] or 0)
+
+
+def _rows(part: Path, query: str) -> list[tuple[int, ...]]:
     try:
         with contextlib.closing(sqlite3.connect(f"file:{part}?mode=ro", uri=True)) as db:
-            return int(db.execute(query).fetchone()[0] or 0)
+            return db.execute(query).fetchall()
     except sqlite3.Error as error:
         msg = f"{part} is no recovery partition ({error}): restore it from a backup, or use an empty recovery directory"
         raise UserError(msg) from error

@@ -1,0 +1,304 @@
+"""Recovery data: made if missing, refused if it is not this flow's, and cleared of what an abandoned execution left."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import bytewax.operators as op
+import pytest
+from bytewax.dataflow import Dataflow
+from bytewax.recovery import RecoveryConfig
+from bytewax.testing import TestingSink, TestingSource, run_main
+from confluent_kafka import OFFSET_BEGINNING
+
+from dataflow import kafka, lifecycle, recovery
+from dataflow.settings import Settings, UserError
+from tests.conftest import Broker
+
+OWN = recovery.identity(Settings())
+
+
+@pytest.fixture(autouse=True)
+def released(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Locks taken in a test end with it; no thread outlives it to look at a disk that is gone."""
+    monkeypatch.setattr(recovery, "_watch_room", lambda _directory: None)
+    yield
+    for lock in recovery._held:
+        lock.close()
+    recovery._held.clear()
+    lifecycle._when_running.clear()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    directory = tmp_path / "recovery"
+    recovery.prepare(directory, 2)
+    return directory
+
+
+def guard(store: Path, own: dict[str, Any] = OWN, *options: str) -> None:
+    recovery.guard(own, ["-r", str(store), *options], {})
+
+
+def hold_elsewhere(store: Path, state: str = "running", process: int = 0) -> subprocess.Popen[str]:
+    """Another process that holds the directory until it is killed."""
+    code = (
+        "import fcntl, os, sys, time\n"
+        f"lock = open({str(store / f'lock.{process}')!r}, 'w')\n"
+        "fcntl.flock(lock, fcntl.LOCK_EX)\n"
+        f"lock.write(f'{{os.getpid()}} {state}'); lock.flush()\n"
+        "print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    return holder
+
+
+def test_it_is_made_once_and_then_left_alone(store: Path) -> None:
+    before = {part.name: part.stat().st_mtime_ns for part in store.glob("part-*.sqlite3")}
+    assert sorted(before) == ["part-0.sqlite3", "part-1.sqlite3"]
+    recovery.prepare(store, 4)
+    assert {part.name: part.stat().st_mtime_ns for part in store.glob("part-*.sqlite3")} == before
+
+
+def test_a_set_that_a_kill_left_incomplete_is_made_again(store: Path) -> None:
+    (store / "part-1.sqlite3").unlink()
+    recovery.prepare(store, 2)
+    assert len(list(store.glob("part-*.sqlite3"))) == 2
+
+
+def test_two_processes_that_start_together_make_it_once(tmp_path: Path) -> None:
+    directory = tmp_path / "r"
+    threads = [threading.Thread(target=recovery.prepare, args=(directory, 2)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(list(directory.glob("part-*.sqlite3"))) == 2
+
+
+def test_the_same_flow_may_use_it_again(store: Path) -> None:
+    guard(store)
+    assert json.loads((store / recovery.MANIFEST).read_text()) == OWN
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("flow", "generate", "belongs to flow"),
+        ("state_version", -1, "belongs to state_version"),
+        ("source", "payments", "belongs to source"),
+        ("outputs", ["a", "b"], "belongs to outputs"),
+    ],
+)
+def test_another_flows_topics_or_version_is_refused_with_advice(
+    store: Path, key: str, value: object, says: str
+) -> None:
+    (store / recovery.MANIFEST).write_text(json.dumps({**OWN, key: value}))
+    with pytest.raises(UserError, match=rf"{says}.*name another directory in RECOVERY_DIR"):
+        guard(store)
+
+
+def test_another_programs_data_is_refused(store: Path) -> None:
+    execution(store, [1, 2])
+    with pytest.raises(UserError, match="another program"):
+        guard(store)
+
+
+def test_a_directory_in_use_is_refused_and_its_user_named(store: Path) -> None:
+    holder = hold_elsewhere(store)
+    try:
+        with pytest.raises(UserError, match=f"in use by process {holder.pid}: stop it"):
+            guard(store)
+    finally:
+        holder.kill()
+        holder.wait()
+    guard(store)
+
+
+def test_a_process_of_a_larger_cluster_that_still_lives_is_refused(store: Path) -> None:
+    holder = hold_elsewhere(store, process=1)
+    try:
+        with pytest.raises(UserError, match=f"in use by process {holder.pid}"):
+            guard(store)
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def test_damaged_data_is_refused(store: Path) -> None:
+    (store / "part-1.sqlite3").write_bytes(b"garbage" * 1000)
+    with pytest.raises(UserError, match=r"part-1\.sqlite3 is no recovery partition .*restore it from a backup"):
+        guard(store)
+
+
+def test_a_damaged_manifest_is_refused(store: Path) -> None:
+    (store / recovery.MANIFEST).write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        guard(store)
+
+
+def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No such file or directory: name one that exists"):
+        guard(tmp_path / "nowhere")
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of 4 MB."""
+    directory = tmp_path / "small"
+    directory.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "redflag-test", str(directory)]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here: needs root")
+    yield directory
+    subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+def test_a_full_disk_is_told_at_the_start_and_while_it_runs(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recovery.prepare(small / "r", 2)
+    (small / "filler").write_bytes(b"\0" * 3_500_000)
+    with pytest.raises(UserError, match="bytes are free there, 1000000 are needed: make room"):
+        recovery.prepare(small / "r", 2)
+    with pytest.raises(UserError, match="bytes are free there"):
+        recovery._check_room(small)
+
+
+def test_a_read_only_directory_is_told(small: Path) -> None:
+    recovery.prepare(small / "r", 2)
+    subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
+    with pytest.raises(UserError, match="Read-only file system"):
+        recovery.prepare(small / "r", 2)
+    with pytest.raises(UserError, match="Read-only file system"):
+        guard(small / "r")
+
+
+def rows(store: Path, query: str) -> list[tuple[Any, ...]]:
+    found: list[tuple[Any, ...]] = []
+    for part in sorted(store.glob("part-*.sqlite3")):
+        with sqlite3.connect(part) as db:
+            found += db.execute(query).fetchall()
+    return found
+
+
+def execution(store: Path, items: list[Any], seen: list[Any] | None = None) -> None:
+    """A flow that counts, with an epoch for each item; what it counted goes to `seen`."""
+    flow = Dataflow("counting")
+    numbers = op.input("read", flow, TestingSource(items, 1))
+    keyed = op.key_on("key", numbers, lambda _number: "all")
+
+    def count(total: int | None, number: int) -> tuple[int, int]:
+        return (total or 0) + number, (total or 0) + number
+
+    op.output("write", op.stateful_map("count", keyed, count), TestingSink([] if seen is None else seen))
+    run_main(flow, epoch_interval=timedelta(0), recovery_config=RecoveryConfig(store, backup_interval=timedelta(0)))
+
+
+def put_abandoned(store: Path, epoch: int) -> None:
+    """What a worker that was ahead of the others leaves when the cluster is killed."""
+    for part in store.glob("part-*.sqlite3"):
+        with sqlite3.connect(part) as db:
+            last = "SELECT step_id, state_key, ?, ser_change FROM snaps WHERE step_id LIKE '%count%'"
+            db.execute(f"INSERT INTO snaps (step_id, state_key, snap_epoch, ser_change) {last}", (epoch,))
+
+
+def test_what_an_abandoned_execution_left_is_removed_before_the_next_counts_on(store: Path) -> None:
+    guard(store)
+    execution(store, [1, 2, 3])
+    (resumes,) = rows(store, "SELECT max(worker_frontier) FROM fronts WHERE ex_num = 0")[:1] or [(None,)]
+    epochs = [e for (e,) in rows(store, "SELECT max(snap_epoch) FROM snaps") if e is not None]
+    put_abandoned(store, max(epochs) + 5)
+    recovery._forget_abandoned(store)
+    assert [e for (e,) in rows(store, "SELECT max(snap_epoch) FROM snaps") if e is not None] == epochs
+    assert resumes is None or resumes[0] is None or resumes[0] > max(epochs)
+
+
+def test_nothing_is_removed_while_a_process_of_the_cluster_still_runs(store: Path) -> None:
+    guard(store)
+    execution(store, [1, 2, 3])
+    put_abandoned(store, 1000)
+    recovery._held.pop().close()
+    holder = hold_elsewhere(store, "running", process=1)
+    options = ["-i", "0", "-a", "127.0.0.1:1;127.0.0.1:2"]
+    try:
+        guard(store, OWN, *options)
+        assert rows(store, "SELECT count(*) FROM snaps WHERE snap_epoch = 1000") != [(0,), (0,)]
+        recovery._held.pop().close()
+    finally:
+        holder.kill()
+        holder.wait()
+    holder = hold_elsewhere(store, "starting", process=1)
+    try:
+        guard(store, OWN, *options)
+        assert rows(store, "SELECT count(*) FROM snaps WHERE snap_epoch = 1000") == [(0,), (0,)]
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def test_a_process_says_that_it_runs_once_the_cluster_stands(store: Path) -> None:
+    guard(store)
+    assert (store / "lock.0").read_text() == f"{os.getpid()} starting\n"
+    lifecycle.cluster_stands()
+    assert (store / "lock.0").read_text() == f"{os.getpid()} running\n"
+
+
+@pytest.fixture
+def settings(broker: Broker, topics: Callable[..., str]) -> Settings:
+    return Settings(
+        brokers=broker.bootstrap,
+        transactions_topic=topics("transactions"),
+        alerts_topic=topics("alerts"),
+        output_settle_seconds=0.1,
+    )
+
+
+def test_a_partition_that_held_nothing_yet_resumes_at_its_beginning(settings: Settings) -> None:
+    source = kafka.KafkaSource(settings, settings.transactions_topic)
+    part = source.build_part("read", "00000", OFFSET_BEGINNING)
+    assert list(part.next_batch()) == []
+    assert part.snapshot() == OFFSET_BEGINNING
+    part.close()
+
+
+def sink_part(settings: Settings, state: kafka.SinkState | None) -> Any:
+    sink = kafka.ExactlyOnceSink(settings, settings.transactions_topic, (settings.alerts_topic,))
+    return sink.build_part("write", sink.list_parts()[0], state)
+
+
+def records(settings: Settings, *offsets: int) -> list[kafka.Record]:
+    return [kafka.Record(settings.alerts_topic, b"k", b"%d" % n, 0, n, 1_000) for n in offsets]
+
+
+def test_a_snapshot_while_the_tail_is_still_decided_again_forgets_nothing_of_it(settings: Settings) -> None:
+    """Killed twice: the second time before all that the first had written came again."""
+    first = sink_part(settings, None)
+    before = first.snapshot()
+    first.write_batch(records(settings, 0, 1, 2, 3))
+    first._delivery.flush()
+    second = sink_part(settings, before)
+    second.write_batch(records(settings, 0, 1))
+    state = second.snapshot()
+    third = sink_part(settings, state)
+    third.write_batch(records(settings, 2, 3, 4))
+    assert third.snapshot()["ends"] == {settings.alerts_topic: 5}
+
+
+def test_what_never_comes_again_does_not_hold_the_snapshots_back(settings: Settings) -> None:
+    """Decisions on a topic that was made anew since: the same offsets at another time."""
+    first = sink_part(settings, None)
+    before = first.snapshot()
+    first.write_batch(records(settings, 0, 1))
+    first._delivery.flush()
+    second = sink_part(settings, before)
+    second.write_batch([kafka.Record(settings.alerts_topic, b"k", b"new", 0, n, 2_000) for n in range(3)])
+    assert second.snapshot()["ends"] == {settings.alerts_topic: 5}
