@@ -258,7 +258,7 @@ class Feeder(threading.Thread):
                 key, value = next(pair for pair in self._messages if b'"amount"' in pair[1] and b"-1" not in pair[1])
                 self._produce(key, value[:-1] + b',"note":"' + b"x" * LARGE + b'"}')
             self._producer.poll(0.02)
-            if self._ended and not count:
+            if self._ended and not count and not self._large:
                 return
 
     def _produce(self, key: bytes, value: bytes) -> None:
@@ -731,15 +731,15 @@ class Chaos:
 
     # ---- the end
 
-    def finish(self) -> Counts:
-        """Lets the flow decide what is left, stops it, and compares."""
+    def finish(self, patience: float = 15.0) -> Counts:
+        """Lets the flow decide what is left, stops it, and compares; waits `patience` seconds for one that hangs."""
         counts = self.counts
         counts.transactions = self.feeder.finish()
         self.say(f"fed {counts.transactions}; waiting for the last decisions")
         self.cluster.go_on()
         self.wait_ready()
         last, since = -1, time.monotonic()
-        while time.monotonic() - since < 10:
+        while time.monotonic() - since < patience:
             now = self.written()
             if now >= counts.transactions:
                 break

@@ -1,0 +1,84 @@
+"""A short chaos run, and proof that its check bites: three faults put in on purpose must make it fail.
+
+The long run is `make chaos`.
+"""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import Chaos, Counts, run, train_model
+
+pytestmark = [pytest.mark.usefixtures("apache_kafka"), pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_model(tmp_path_factory.mktemp("chaos") / "model.pkl")
+
+
+def chaos(tmp_path: Path, model_file: Path, mutant: str | None, **environ: str) -> Chaos:
+    """One process of the flow, or of a flow with a fault."""
+    command = ["tests.mutants"] if mutant else ["dataflow.detect"]
+    fault = {"REDFLAG_MUTANT": mutant} if mutant else {}
+    made = Chaos(tmp_path, model_file, users=100, command=command, environ={**fault, **environ}, say=print)
+    made.cluster.go_on(1)
+    return made
+
+
+def sound(counts: Counts) -> bool:
+    return not (counts.lost or counts.doubled or counts.different or counts.states_different)
+
+
+def test_nothing_is_lost_doubled_or_different_whatever_is_killed(tmp_path: Path, model_file: Path) -> None:
+    with Chaos(tmp_path, model_file, seed=7, users=1000, say=print) as made:
+        counts = run(made, transactions=20_000, kills=6, broker_kills=2, away=0, freezes=1, stops=1)
+    assert not counts.failed(), counts
+    assert counts.transactions >= 20_000
+    assert counts.states == 1000
+    assert counts.kills >= 6
+    assert counts.broker_kills >= 2
+    assert counts.refusals >= 2
+
+
+@pytest.mark.parametrize("mutant", [None, "skip_list"])
+def test_a_sink_that_ignores_what_stands_there_is_caught(tmp_path: Path, model_file: Path, mutant: str | None) -> None:
+    """Killed with all decided and nothing of it in a snapshot, so that all of it is decided again."""
+    with chaos(tmp_path, model_file, mutant, RECOVERY_INTERVAL="600") as made:
+        made.feeder.release(1000, 0.2)
+        made.wait("the decisions", lambda: made.written() == 1000)
+        made.cluster.kill_all()
+        counts = made.finish(4)
+    assert counts.doubled == (1000 if mutant else 0)
+    assert sound(counts) is (mutant is None)
+    assert counts.failed() is (mutant is not None), counts
+
+
+@pytest.mark.parametrize("mutant", [None, "flush"])
+def test_a_snapshot_without_a_flush_is_caught(tmp_path: Path, model_file: Path, mutant: str | None) -> None:
+    """Killed after snapshots, in a producer that would send its records only much later if nobody asked it to."""
+    with chaos(tmp_path, model_file, mutant, KAFKA_CONFIG_LINGER_MS="60000") as made:
+        made.wait_ready()
+        made.feeder.release(500, 0.2)
+        time.sleep(4)
+        made.cluster.kill_all()
+        counts = made.finish(4)
+    assert (counts.lost > 0) is (mutant is not None), counts
+    assert sound(counts) is (mutant is None)
+    assert counts.failed() is (mutant is not None), counts
+
+
+@pytest.mark.parametrize("mutant", [None, "delivery_errors"])
+def test_a_sink_that_ignores_refused_records_is_caught(tmp_path: Path, model_file: Path, mutant: str | None) -> None:
+    with chaos(tmp_path, model_file, mutant) as made:
+        made.feeder.release(100, 0.1)
+        if mutant is None:
+            made.refuse()
+        else:
+            made.wait_ready()
+            made.feeder.release_large()
+        counts = made.finish(4)
+    assert counts.lost == (1 if mutant else 0), counts
+    assert (counts.refusals >= 2) is (mutant is None)
+    assert counts.failed() is (mutant is not None), counts
