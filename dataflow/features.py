@@ -5,9 +5,23 @@ parts, as the flow has two lanes: what the user's profile knows, then what the m
 on how partitions interleave; the user's do not.
 """
 
+from math import exp, sqrt
 from typing import Literal, NamedTuple
 
-from dataflow.profile import ANYONE, MerchantProfile, Population, UserProfile, fingerprint
+from dataflow.profile import (
+    ANYONE,
+    DAY,
+    HOUR,
+    KNOWN_DEVICES,
+    KNOWN_LOCATIONS,
+    KNOWN_MERCHANTS,
+    NONE,
+    MerchantProfile,
+    Population,
+    UserProfile,
+    expect,
+    fingerprint,
+)
 from dataflow.transaction import UNKNOWN, Transaction
 
 Facts = tuple[float | str | bool, ...]
@@ -98,29 +112,42 @@ FIELDS = USER_FIELDS + MERCHANT_FIELDS
 
 def user_facts(txn: Transaction, profile: UserProfile, population: Population = ANYONE) -> Facts:
     """The facts of a transaction and of its user as he was before it, in the order of `USER_FIELDS`."""
-    at, amount = txn.at, txn.amount
-    last, location = profile.last_location, txn.location
-    n1, s1 = profile.in_hour(at)
-    n24, s24, n7, s7, n30, s30 = profile.totals(at)
-    z, ratio, usual, to_largest, seen, age, unusual_day, unusual_fortnight, *feedback = profile.readings(
-        amount, at, population
-    )
-    pace = n30 / min(max(age, 1.0), 30.0)
-    km, centre, hop, speed = profile.moved(txn.latitude, txn.longitude, at)
+    at, amount, location, device = txn.at, txn.amount, txn.location, txn.device
+    last_at, last = profile.last_at, profile.last_location
+    n1, s1 = profile.in_hour(at) if at < last_at + HOUR else (0, 0.0)
+    (
+        seen, mean, squares, largest, first, unusual_day, unusual_fortnight,
+        _, n24, s24, n7, s7, n30, s30, _, _, _, _, _, _,
+    ) = profile.read(at)  # fmt: skip
+    usual, spread = expect(seen, mean, squares, population)
+    z, ratio = ((amount - usual) / spread, amount / usual) if spread > 0.0 else (0.0, 1.0)
+    if unusual_fortnight and at > last_at:
+        days = (at - last_at) / DAY
+        unusual_day *= exp(-days)
+        unusual_fortnight *= exp(-days / 14.0)
+    age = at / DAY - first if seen else 0.0
+    pace = n30 if age < 1.0 else n30 / age if age < 30.0 else n30 / 30.0  # a day
+    if txn.latitude is None or txn.longitude is None:
+        km = centre = hop = speed = 0.0
+    else:
+        km, centre, hop, speed = profile.moved(txn.latitude, txn.longitude, at)
+    frauds, days_since_fraud, card_frauds, days_since_card_fraud = profile.confirmed(at)
+    known = profile.known
+    devices, locations = known[KNOWN_DEVICES], known[KNOWN_LOCATIONS]
     return (
         amount,
         txn.user,
         txn.merchant,
         location,
-        txn.device,
+        device,
         txn.txn_type,
         txn.category or UNKNOWN,
         txn.ip or UNKNOWN,
         at,
         n1,
         last,
-        last not in ("", location) and location != UNKNOWN,
-        abs(at - profile.last_at),
+        last not in (location, "") and location != UNKNOWN,
+        abs(at - last_at),
         s1,
         n24,
         s24,
@@ -133,39 +160,52 @@ def user_facts(txn: Transaction, profile: UserProfile, population: Population = 
         s7 / n7 if n7 else 0.0,
         s30 / n30 if n30 else 0.0,
         z,
-        max(z, 0.0),
+        z if z > 0.0 else 0.0,
         ratio,
-        to_largest,
+        amount / largest if largest > 0.0 else 1.0,
         usual,
         seen,
-        (n24 - pace) / (pace + 1.0) ** 0.5,
+        (n24 - pace) / sqrt(pace + 1.0),
         unusual_day,
         unusual_fortnight,
         km,
         centre,
         hop,
         speed,
-        bool(profile.merchants) and fingerprint(txn.merchant) not in profile.merchants,
-        bool(profile.devices) and txn.device != UNKNOWN and fingerprint(txn.device) not in profile.devices,
-        bool(profile.locations) and location != UNKNOWN and fingerprint(location) not in profile.locations,
-        *feedback,
+        seen > 0.0 and fingerprint(txn.merchant) not in known[KNOWN_MERCHANTS],
+        device != UNKNOWN and fingerprint(device) not in devices and devices[-4:] != NONE,
+        location != UNKNOWN and fingerprint(location) not in locations and locations[-4:] != NONE,
+        frauds,
+        days_since_fraud,
+        card_frauds,
+        days_since_card_fraud,
     )
 
 
 def merchant_facts(txn: Transaction, profile: MerchantProfile, population: Population = ANYONE) -> Facts:
     """The facts of its merchant as it was before the transaction, in the order of `MERCHANT_FIELDS`."""
-    at = txn.at
-    n24, _, n7, _, n30, s30 = profile.totals(at)
-    z, ratio = profile.surprise(txn.amount, population)
-    labels1, frauds1, labels7, frauds7, labels30, frauds30 = profile.labels(at)
-    return (
+    at, amount = txn.at, txn.amount
+    (
+        seen, mean, squares, unusual,
+        _, n24, _, n7, _, n30, s30, _, _, _, _, _, _,
+    ) = profile.read(at)  # fmt: skip
+    usual, spread = expect(seen, mean, squares, population)
+    if unusual and at > profile.last_at:
+        unusual *= exp((profile.last_at - at) / (14.0 * DAY))
+    paid = (
         n24,
         n7,
         n30,
         s30 / n30 if n30 else 0.0,
-        z,
-        ratio,
-        profile.fading(at),
+        (amount - usual) / spread if spread > 0.0 else 0.0,
+        amount / usual if spread > 0.0 else 1.0,
+        unusual,
+    )
+    if not profile.labels_row:
+        return paid + _UNLABELLED
+    labels1, frauds1, labels7, frauds7, labels30, frauds30 = profile.labels(at)
+    return (
+        *paid,
         labels7,
         labels30,
         frauds1,
@@ -176,6 +216,9 @@ def merchant_facts(txn: Transaction, profile: MerchantProfile, population: Popul
         frauds30 / (labels30 + 1.0),
         *profile.compromise(at),
     )
+
+
+_UNLABELLED: Facts = (*(0.0,) * 8, *MerchantProfile().compromise(0.0))
 
 
 def facts(
