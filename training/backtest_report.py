@@ -347,7 +347,7 @@ def plots(report: Report) -> Iterator[tuple[str, bytes]]:
         shown = axes.imshow(overlap, cmap="Reds", vmin=0, vmax=1)
         axes.set_xticks(range(len(rules)), rules, rotation=45, ha="right")
         axes.set_yticks(range(len(rules)), rules)
-        figure.colorbar(shown, label="share of the row's, on which the column fires too")
+        figure.colorbar(shown, label="share of the row's transactions")
         yield "Overlap", _png(figure)
 
 

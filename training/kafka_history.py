@@ -74,7 +74,9 @@ class KafkaHistory:
             consumer.assign([TopicPartition(self.topic, part.number, part.start)])
             next_offset = part.start
             while next_offset < part.end:
-                messages = consumer.consume(1000, _SECONDS)
+                # consume() alone would wait until it has all it may take.
+                first = consumer.poll(_SECONDS)
+                messages = [first, *consumer.consume(1000, 0)] if first is not None else []
                 if not messages:
                     msg = f"{self.source}: partition {part.number} sends nothing for {_SECONDS:g} s: is the broker up?"
                     raise UserError(msg)

@@ -1,0 +1,400 @@
+"""The backtest decides as the live flow does, counts what it decides, and shows it safely."""
+
+import io
+import json
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from bytewax.testing import TestingSink, TestingSource, run_main
+from confluent_kafka import Producer
+
+from dataflow import kafka, lifecycle
+from dataflow.detect import Routed, build
+from dataflow.live_rules import LiveRules
+from dataflow.scoring import Model, load_model
+from dataflow.settings import Settings, UserError
+from dataflow.simulation import stream, to_json
+from tests.builders import DAY, HOUR, MINUTE, NOON, iso, message
+from tests.conftest import Broker
+from tests.reading import read_all
+from tests.test_rules import rule
+from training.backtest import main
+from training.backtest_report import Side, compare
+from training.backtest_run import FromFile, FromTopic, Tally, _Source, run
+from training.history import read_history
+from training.kafka_history import KafkaHistory, read_labels
+from training.train import main as train
+
+RULES = (
+    rule("high", "amount > 100", "High amount: {amount}", cooldown="2h")
+    + rule("change", "location_changed and seconds_since_last <= 86400", "From {last_location} to {location}")
+    + rule("often", "txn_per_hour >= 3", "{txn_per_hour} an hour", mode="shadow")
+    + rule("model", "model_anomaly", "Anomaly", cooldown="1d")
+)
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "fraud_model.pkl"
+    assert train(["--out", str(path), "--users", "100", "--days", "7", "--trees", "10"]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(model_file: Path) -> Model:
+    return load_model(model_file)
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Path:
+    path = tmp_path / "rules.toml"
+    path.write_text(RULES)
+    return path
+
+
+def live(values: list[bytes], rules: Path, model: Model) -> dict[int, dict[str, Any]]:
+    """What the live graph writes for messages, by their number."""
+    decisions: list[Routed] = []
+    source = TestingSource([message(value, offset=n) for n, value in enumerate(values)], 7)
+    sinks = TestingSink(decisions), TestingSink([]), TestingSink([])
+    run_main(build(source, TestingSource([]), *sinks, model, LiveRules(rules, 1e9), Settings()))
+    return {record.offset: json.loads(record.value or b"") for _, record in decisions}
+
+
+# -------------------------------------------------------------------------------------------------- as the live flow
+
+
+@pytest.fixture
+def settings(broker: Broker, topics: Callable[..., str]) -> Settings:
+    return Settings(
+        brokers=broker.bootstrap,
+        transactions_topic=topics("transactions"),
+        alerts_topic=topics("alerts"),
+        classified_topic=topics("classified"),
+        invalid_topic=topics("invalid"),
+        feedback_topic=topics("feedback"),
+        labels_topic=topics("labels"),
+        kafka_config={"fetch.wait.max.ms": "20"},
+    )
+
+
+def produce(settings: Settings, topic: str, messages: list[tuple[str, bytes]]) -> None:
+    producer = Producer({"bootstrap.servers": settings.brokers})
+    kafka.count_partitions(settings, topic)
+    for key, value in messages:
+        producer.produce(topic, key=key.encode(), value=value)
+    assert producer.flush(20) == 0
+
+
+def run_live(settings: Settings, rules: Path, model: Model, count: int) -> None:
+    """Runs the flow on Kafka until it has written so many records."""
+
+    def stop() -> None:
+        deadline = time.monotonic() + 60
+        while len(read_all(settings, outputs)) < count and time.monotonic() < deadline:
+            time.sleep(0.1)
+        lifecycle._stopping.set()
+
+    outputs = [settings.alerts_topic, settings.classified_topic, settings.invalid_topic]
+    lifecycle._stopping.clear()
+    watching = threading.Thread(target=stop)
+    watching.start()
+    topic = settings.transactions_topic
+    try:
+        run_main(
+            build(
+                kafka.KafkaSource(settings, topic),
+                kafka.KafkaSource(settings, settings.feedback_topic),
+                kafka.ExactlyOnceSink(settings, topic, (settings.alerts_topic, settings.classified_topic)),
+                kafka.ExactlyOnceSink(settings, topic, (settings.invalid_topic,)),
+                kafka.ExactlyOnceSink(settings, settings.feedback_topic, (settings.invalid_topic,)),
+                model,
+                LiveRules(rules, 1e9),
+                settings,
+            )
+        )
+    finally:
+        watching.join()
+        lifecycle._stopping.clear()
+
+
+def test_over_a_topic_the_decisions_are_those_of_the_live_flow_byte_for_byte(
+    settings: Settings, rules: Path, model: Model
+) -> None:
+    # At this rate event time passes quickly, so that all rules fire; one in ten has no id, three are no transactions.
+    past = list(islice(stream(seed=3, rate=0.002, start=datetime(2026, 3, 2, tzinfo=UTC)), 1500))
+    messages = []
+    for number, txn in enumerate(past):
+        fields = json.loads(to_json(txn)) | {"n": number}
+        if number % 10 == 0:
+            del fields["transaction_id"]
+        messages.append((txn.user, msgspec.json.encode(fields)))
+    messages += [("x", b"{}"), ("y", b"no"), ("z", b"")]
+    produce(settings, settings.transactions_topic, messages)
+    run_live(settings, rules, model, len(messages))
+    written = {
+        topic: sorted(m.value() for m in read_all(settings, [topic]))
+        for topic in (settings.alerts_topic, settings.classified_topic)
+    }
+    assert sum(map(len, written.values())) == 1500
+    out = [json.loads(value) for value in written[settings.alerts_topic]]
+    assert {name for o in out for name in o["rules"]} == {"high", "change", "model"}
+    assert any(o.get("suppressed") for o in out)
+
+    # The whole run: alerts as they stand in its spool.
+    history = KafkaHistory(settings.transactions_topic, settings)
+    spool = io.BytesIO()
+    tally = run(FromTopic(history), rules, model, settings, spool)
+    assert sorted(spool.getvalue().splitlines()) == written[settings.alerts_topic]
+    assert tally.decided.total == 1500
+    assert tally.alerts.total == len(out)
+    assert tally.suppressed == sum(o.get("suppressed", False) for o in out)
+    assert tally.invalid.total() == 3
+    assert history.progress == 1.0
+
+    # And its source in the graph: what is classified, too.
+    decisions: list[Routed] = []
+    sinks = TestingSink(decisions), TestingSink([]), TestingSink([])
+    source = _Source(FromTopic(history), lambda done: None)
+    run_main(build(source, TestingSource([]), *sinks, model, LiveRules(rules, 1e9), settings))
+    for topic, values in written.items():
+        assert sorted(record.value or b"" for _, record in decisions if record.topic == topic) == values
+
+
+def test_over_a_file_the_verdicts_are_those_of_the_live_flow(tmp_path: Path, rules: Path, model: Model) -> None:
+    past = list(islice(stream(seed=5, rate=0.002, start=datetime(2026, 3, 2, tzinfo=UTC)), 1000))
+    columns = [*json.loads(to_json(past[0]))]
+    lines = [",".join(columns)]
+    for txn in past:
+        fields = json.loads(to_json(txn))
+        lines.append(",".join(str(fields.get(column, "")) for column in columns))
+    (tmp_path / "past.csv").write_text("\n".join(lines))
+    expected = live([to_json(txn) for txn in past], rules, model)
+
+    decisions: list[Routed] = []
+    sinks = TestingSink(decisions), TestingSink([]), TestingSink([])
+    source = _Source(FromFile(read_history(tmp_path / "past.csv")), lambda done: None)
+    run_main(build(source, TestingSource([]), *sinks, model, LiveRules(rules, 1e9), Settings()))
+    found = {record.offset: json.loads(record.value or b"") for _, record in decisions}
+    different = [(expected[n], out) for n, out in found.items() if out != expected[n]]
+    assert different == []
+    assert len(found) == 1000
+    assert sum(o["fraudulent"] for o in found.values()) > 10
+
+
+def test_a_topic_can_be_read_from_an_offset_or_a_time(settings: Settings) -> None:
+    topic = settings.transactions_topic
+    produce(settings, topic, [(f"u{n}", b"%d" % n) for n in range(100)])
+    first = read_all(settings, [topic])
+    time.sleep(0.05)
+    middle = datetime.now(UTC)
+    time.sleep(0.05)
+    produce(settings, topic, [(f"u{n}", b"%d" % n) for n in range(100, 150)])
+
+    def values(where: str) -> list[int]:
+        return [int(m.value()) for m in KafkaHistory(where, settings)]
+
+    assert sorted(values(topic)) == list(range(150))
+    assert sorted(values(f"{topic}@{middle.isoformat()}")) == list(range(100, 150))
+    assert values(f"{topic}@2999-01-01") == []
+    assert len(values(f"{topic}@5")) == 150 - 5 * len({m.partition() for m in first})
+    stamps = [m.timestamp()[1] for m in KafkaHistory(topic, settings)]
+    assert stamps == sorted(stamps)
+
+
+def test_labels_come_from_a_topic(settings: Settings) -> None:
+    topic = settings.labels_topic
+    label = '{"transaction_id": "t%d", "fraud": %s, "scenario": "none"}'
+    produce(settings, topic, [("k", (label % (n, "true" if n % 3 == 0 else "false")).encode()) for n in range(9)])
+    assert read_labels(f"kafka:{topic}", settings) == {f"t{n}": n % 3 == 0 for n in range(9)}
+    produce(settings, topic, [("k", b"{}")])
+    with pytest.raises(UserError, match="not a label"):
+        read_labels(f"kafka:{topic}", settings)
+
+
+def test_a_topic_that_is_not_there_is_told_and_not_made(settings: Settings) -> None:
+    for _ in range(2):
+        with pytest.raises(UserError, match="there is no topic 'no-such-topic'"):
+            KafkaHistory("no-such-topic", settings)
+    with pytest.raises(UserError, match="an offset or an ISO 8601 time"):
+        KafkaHistory(f"{settings.transactions_topic}@yesterday", settings)
+
+
+# ---------------------------------------------------------------------------------------------------------- counting
+
+HEADER = "transaction_id,timestamp,user,merchant,amount,location,fraud"
+
+
+def csv(path: Path, *rows: tuple[float, str, float, str, str]) -> Path:
+    """Rows of seconds after noon, user, amount, location and truth."""
+    lines = [
+        f"t{n},{iso(NOON + at)},{user},Shop,{amount},{where},{truth}"
+        for n, (at, user, amount, where, truth) in enumerate(rows)
+    ]
+    path.write_text("\n".join([HEADER, *lines]) + "\n")
+    return path
+
+
+ROWS = (
+    (0.0, "ann", 50.0, "US", "0"),
+    (HOUR, "ann", 500.0, "US", "1"),
+    (HOUR + MINUTE, "ann", 600.0, "FR", "0"),
+    (2 * HOUR, "bob", 700.0, "US", ""),
+    (3 * DAY, "bob", 800.0, "US", "1"),
+    (3 * DAY + MINUTE, "bob", 900.0, "US", "1"),
+    (3 * DAY + 2 * MINUTE, "bob", 20.0, "US", "1"),
+)  # fmt: skip
+SMALL = (
+    rule("high", "amount > 400", "High", cooldown="10m")
+    + rule("change", "location_changed", "Change", mode="shadow")
+    + rule("huge", "amount > 850", "Huge", cooldown="10m")
+    + rule("never", "amount > 1e9", "Never")
+)
+
+
+def tally_of(path: Path, rules: Path, model: Model, **others: Any) -> Tally:
+    return run(FromFile(read_history(path)), rules, model, Settings(), io.BytesIO(), **others)
+
+
+def test_all_is_counted(tmp_path: Path, rules: Path, model: Model) -> None:
+    rules.write_text(SMALL)
+    tally = tally_of(csv(tmp_path / "past.csv", *ROWS), rules, model)
+    counts = {name: (c.fraud, c.genuine, c.unknown) for name, c in tally.fired.items()}
+    assert (tally.decided.fraud, tally.decided.genuine, tally.decided.unknown) == (4, 2, 1)
+    assert (tally.alerts.fraud, tally.alerts.genuine, tally.alerts.unknown) == (3, 1, 1)
+    assert counts == {"high": (3, 1, 1), "change": (0, 1, 0), "huge": (1, 0, 0)}
+    assert tally.alone == {"high": 4}
+    assert tally.pairs == {("change", "high"): 1, ("high", "huge"): 1}
+    assert tally.suppressed == 1
+    assert [tally.by_day[day] for day in sorted(tally.by_day)] == [[4, 3, 2], [3, 2, 2]]
+    assert tally.days == 4
+    assert tally.alerts.precision == 0.75
+
+
+def test_labels_of_another_file_replace_those_of_the_history(tmp_path: Path, rules: Path, model: Model) -> None:
+    rules.write_text(SMALL)
+    tally = tally_of(csv(tmp_path / "past.csv", *ROWS), rules, model, labels={"t0": True, "t1": False})
+    assert (tally.decided.fraud, tally.decided.genuine, tally.decided.unknown) == (1, 1, 5)
+    assert (tally.alerts.fraud, tally.alerts.genuine, tally.alerts.unknown) == (0, 1, 4)
+
+
+def test_a_warm_up_fills_profiles_and_is_not_counted(tmp_path: Path, rules: Path, model: Model) -> None:
+    rules.write_text(rule("known", "history >= 1"))
+    path = csv(tmp_path / "past.csv", *ROWS)
+    cold = tally_of(path, rules, model)
+    warm = tally_of(path, rules, model, warm_up_days=1.0)
+    assert (cold.decided.total, cold.alerts.total) == (7, 5)
+    assert (warm.warm_up, warm.decided.total, warm.alerts.total) == (4, 3, 3)
+
+
+def test_what_is_added_and_dropped_is_told_apart(tmp_path: Path, rules: Path, model: Model) -> None:
+    path = csv(tmp_path / "past.csv", *ROWS)
+    sides = []
+    for name, text in (("new", rule("over", "amount > 600")), ("old", rule("under", "amount < 750 and amount > 100"))):
+        rules.write_text(text)
+        spool = tmp_path / name
+        with spool.open("wb") as file:
+            tally = run(FromFile(read_history(path)), rules, model, Settings(), file)
+        sides.append(Side(name, LiveRules(rules, 1.0).current(), tally, spool))
+    difference = compare(*sides)
+    assert difference.kept == 1
+    assert (difference.added.all.fraud, difference.added.all.total) == (2, 2)
+    assert (difference.dropped.all.fraud, difference.dropped.all.genuine) == (1, 1)
+    assert {alert.transaction_id for alert, _ in difference.added.examples} == {"t4", "t5"}
+    assert {(alert.transaction_id, truth) for alert, truth in difference.dropped.examples} == {
+        ("t1", True),
+        ("t2", False),
+    }
+    assert difference.added.by_rule.keys() == {"over"}
+
+
+def test_a_wrong_row_ends_it_with_its_line(tmp_path: Path, rules: Path, model: Model) -> None:
+    path = csv(tmp_path / "past.csv", *ROWS)
+    path.write_text(path.read_text() + "t9,never,ann,Shop,5,US,0\n")
+    with pytest.raises(UserError, match=r"past.csv, line 9: timestamp 'never'"):
+        tally_of(path, rules, model)
+
+
+# ------------------------------------------------------------------------------------------------------ command line
+
+
+def test_the_report_names_rules_and_examples_and_escapes_all(
+    tmp_path: Path, rules: Path, model_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = "<script>alert(1)</script>[red]\x1b[31m"
+    rules.write_text(SMALL + rule("shop", "amount > 800", "At {merchant}"))
+    old = tmp_path / "old.toml"
+    old.write_text(rule("high", "amount > 10000") + rule("small", "amount < 100", "Small at {merchant}"))
+    path = csv(tmp_path / "past.csv", *ROWS)
+    path.write_text(path.read_text().replace("Shop", hostile))
+    page = tmp_path / "out.html"
+    arguments = ["--history", str(path), "--model", str(model_file), "--html", str(page)]
+    assert main(["--rules", str(rules), "--against", str(old), *arguments]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    for words in ("Never fired: never", "it adds", "it drops", "Examples of what it drops", "alerts a day", "recall"):
+        assert words in captured.out
+    assert "\x1b[31m" not in captured.out
+
+    html = page.read_text()
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;[red]" in html
+    assert html.count("data:image/png;base64,") == 4
+    assert "http" not in html.replace("http-equiv", "")
+
+
+def test_without_labels_it_says_that_there_is_no_precision(
+    tmp_path: Path, rules: Path, model_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "past.csv"
+    path.write_text("timestamp,user,merchant,amount\n2026-03-02T12:00:00Z,ann,Shop,500\n")
+    assert main(["--rules", str(rules), "--history", str(path), "--model", str(model_file)]) == 0
+    assert "no precision and no recall" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "--rules"),
+        (["--rules", "none.toml"], "No such file"),
+        (["--rules", "{rules}", "--history", "none.csv"], "none.csv"),
+        (["--rules", "{rules}", "--history", "none.txt"], "none.txt"),
+        (["--rules", "{rules}", "--history", "{empty}"], "holds no transaction"),
+        (["--rules", "{rules}", "--history", "{past}", "--warm-up", "99"], "beyond a warm-up of 99 days"),
+        (["--rules", "{rules}", "--history", "{past}", "--labels", "none.csv"], "cannot read the labels none.csv"),
+        (["--rules", "{rules}", "--history", "{past}", "--labels", "{empty}"], "no column fraud, transaction_id"),
+        (["--rules", "{rules}", "--history", "{past}", "--labels", "{labels}"], "line 2: fraud is 'maybe'"),
+        (["--rules", "{rules}", "--history", "{past}", "--model", "none.pkl"], "no model at none.pkl"),
+        (["--rules", "{rules}", "--history", "{past}", "--users", "5"], "--users: is for a simulated history"),
+        (["--rules", "{rules}", "--users", "-5"], "'-5' is no whole number"),
+        (["--rules", "{rules}", "--days", "nan"], "'nan' is no number"),
+        (["--rules", "{rules}", "--html", "no/such/out.html"], "no folder no/such"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_status_2(
+    tmp_path: Path,
+    rules: Path,
+    model_file: Path,
+    arguments: list[str],
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MODEL_FILE", str(model_file))
+    names = {"rules": rules, "past": csv(tmp_path / "past.csv", *ROWS)}
+    names["empty"], names["labels"] = tmp_path / "empty.csv", tmp_path / "labels.csv"
+    names["empty"].write_text("timestamp,user,merchant,amount\n")
+    names["labels"].write_text("transaction_id,fraud\nt1,maybe\n")
+    assert main([argument.format(**names) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("redflag: ")
+    assert says in line
