@@ -82,16 +82,28 @@ def stop_gracefully(stop_timeout_seconds: float) -> None:
         )
         os._exit(1)
 
-    def stop(signum: int, frame: FrameType | None) -> None:
-        if _stopping.is_set():
-            os._exit(128 + signum)
-        _stopping.set()
-        timer = threading.Timer(stop_timeout_seconds, give_up)
-        timer.daemon = True
-        timer.start()
+    def listen() -> None:
+        while True:
+            (signum,) = os.read(listening, 1)
+            if _stopping.is_set():
+                os._exit(128 + signum)
+            _stopping.set()
+            timer = threading.Timer(stop_timeout_seconds, give_up)
+            timer.daemon = True
+            timer.start()
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    # Python runs a handler in the main thread, between bytecodes: not while that waits for a broker inside a client.
+    # The number of the signal is written to the pipe at once, and a thread of its own reads it.
+    listening, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, _heard)
+    signal.signal(signal.SIGINT, _heard)
+    threading.Thread(target=listen, name="redflag-signals", daemon=True).start()
+
+
+def _heard(signum: int, frame: FrameType | None) -> None:
+    """What is to be done is done by the thread that listens."""
 
 
 def calm_collector() -> None:
