@@ -10,7 +10,7 @@ COMPOSE ?= docker compose
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help run test check train generate detect up down logs clean
+.PHONY: help run test chaos check train generate detect up down logs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ run: $(VENV)/.run $(MODEL) ## broker, generator and detector, with alerts as the
 
 test: $(VENV)/.dev check ## lint, types, and all tests, on a real Apache Kafka where there is Java 17 and Maven
 	$(BIN)/python -m pytest
+
+chaos: $(VENV)/.dev ## kill flow and broker in every way, and look for what is lost, doubled or different (CHAOS="--seed 2")
+	@$(BIN)/python -m tests.chaos $(CHAOS)
 
 check: $(VENV)/.dev ## lint and types only
 	$(BIN)/ruff format --check .

@@ -151,7 +151,7 @@ class Counts:
     states: int = 0
     states_different: int = 0
     merchant_totals_different: int = 0
-    out_of_order: int = 0  # for information: within an output partition, behind one that came later
+    out_of_order: int = 0  # for information: behind a later transaction of the same user, in the same topic
     seconds: float = 0.0
 
     def failed(self) -> bool:
@@ -793,7 +793,7 @@ def tally(
     """Counts what is lost, doubled and different, and tells of each."""
     times: Counter[Place] = Counter()
     sources = {(m.partition(), m.offset()): m for m in given}
-    newest: dict[tuple[str, int], int] = {}
+    newest: dict[tuple[str, bytes | None], int] = {}
     anyone = next(iter(by_version.values()))
     for message in found:
         headers = dict(message.headers() or ())
@@ -820,7 +820,7 @@ def tally(
                 f"{message.topic()}[{message.partition()}]@{message.offset()} at {message.timestamp()[1]}: "
                 f"{(message.value() or b'')[:1000]!r} instead of {str(outputs.get(place))[:1000]}"
             )
-        where = message.topic(), message.partition()
+        where = message.topic(), message.key()
         counts.out_of_order += place[1] < newest.get(where, -1)
         newest[where] = max(place[1], newest.get(where, -1))
     for message in found:
