@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
+from confluent_kafka import Producer
 from prometheus_client import REGISTRY
 
 from dataflow.detect import Routed, build
@@ -18,6 +21,8 @@ from dataflow.live_rules import LiveRules
 from dataflow.scoring import Model, load_model
 from dataflow.settings import Settings, UserError
 from tests.builders import MINUTE, NOON, message, raw
+from tests.conftest import Broker
+from tests.reading import read_all
 from tests.test_rules import row, rule
 from training.train import main as train
 
@@ -371,3 +376,70 @@ def test_within_a_cooldown_an_alert_is_marked_and_still_an_alert(running: Runnin
     assert [d.get("suppressed") for d in decisions] == [None, True, None, True, None, True, None, None]
     assert all(d["reason"] == ["High"] for d in decisions if d.get("suppressed"))
     assert metric("alerts_suppressed_total") - counted == 3
+
+
+# ------------------------------------------------------------------------------------------------------- in a process
+
+
+def test_a_change_at_5000_a_second_loses_nothing_and_switches_once_a_partition(
+    broker: Broker, topics: Callable[..., str], tmp_path: Path
+) -> None:
+    names = {name: topics(name) for name in ("transactions", "alerts", "classified", "invalid", "labels", "feedback")}
+    path, rules = tmp_path / "fraud_model.pkl", tmp_path / "rules.toml"
+    assert train(["--out", str(path), "--users", "100", "--days", "7", "--trees", "10"]) == 0
+    rules.write_text(HIGH)
+    environ = {
+        **os.environ,
+        "KAFKA_BROKERS": broker.bootstrap,
+        **{f"{name.upper()}_TOPIC": topic for name, topic in names.items()},
+        "MODEL_FILE": str(path),
+        "RULES_FILE": str(rules),
+        "RULES_CHECK_SECONDS": "0.2",
+        "RECOVERY_DIR": str(tmp_path / "recovery"),
+        "RECOVERY_INTERVAL": "1",
+    }
+    log = tmp_path / "log"
+    with log.open("w") as stderr:
+        detector = subprocess.Popen([sys.executable, "-m", "dataflow.detect"], env=environ, stderr=stderr)
+    try:
+        await_line(log, "redflag: reading")
+        count = 25_000
+        changes = {5_000: HIGH + LOW, 11_000: "[[rule]\n", 17_000: LOW}
+        producer = Producer({"bootstrap.servers": broker.bootstrap})
+        begin = time.monotonic()
+        for n in range(count):
+            if n in changes:
+                rules.write_text(changes[n])
+            producer.produce(
+                names["transactions"], key=b"u%d" % (n % 500), value=raw(f"u{n % 500}", amount=n % 600 + 0.5)
+            )
+            if n % 50 == 0:
+                producer.poll(0)
+                time.sleep(max(0.0, begin + n / 5000 - time.monotonic()))
+        assert producer.flush(20) == 0
+        settings = Settings(brokers=broker.bootstrap)
+        outputs = [names["alerts"], names["classified"], names["invalid"]]
+        deadline = time.monotonic() + 60
+        while len(messages := read_all(settings, outputs)) < count:
+            assert time.monotonic() < deadline, f"{len(messages)} of {count}"
+    finally:
+        detector.terminate()
+        assert detector.wait(30) == 0
+    assert len(messages) == count
+    versions: dict[int, list[tuple[int, str]]] = {}
+    for found in messages:
+        headers = dict(found.headers())
+        decided = int(headers["source_offset"]), json.loads(found.value())["ruleset_version"]
+        versions.setdefault(int(headers["source_partition"]), []).append(decided)
+    in_order = [[version for _, version in sorted(decided)] for decided in versions.values()]
+    assert all(len(set(offsets)) == len(offsets) for offsets in ([o for o, _ in d] for d in versions.values()))
+    assert [sum(a != b for a, b in pairwise(each)) for each in in_order] == [2] * len(in_order)
+    assert len({version for each in in_order for version in each}) == 3
+    assert log.read_text().count("the changed rules are not used") == 1
+
+
+def await_line(log: Path, beginning: str) -> None:
+    deadline = time.monotonic() + 60
+    while not any(line.startswith(beginning) for line in log.read_text().splitlines()):
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
