@@ -1,0 +1,566 @@
+"""The profiles against plain recounts of everything that came before, at every prefix."""
+
+import copy
+import math
+import pickle
+import random
+import subprocess
+import sys
+from collections.abc import Iterable
+from struct import Struct
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from dataflow.profile import (
+    CLIP,
+    EARTH_KM,
+    LABELLED,
+    LATE,
+    MAX_AMOUNT,
+    MAX_PER_HOUR,
+    MEMORY,
+    NEVER,
+    RECENT,
+    RUN_GAP,
+    RUN_LIFE,
+    RUN_OVER,
+    MerchantProfile,
+    Population,
+    UserProfile,
+    excess,
+    fingerprint,
+    kilometres,
+)
+from dataflow.transaction import Transaction
+from tests.builders import DAY, HOUR, MINUTE, NOON
+from tests.builders import txn as parsed
+
+SINGLE = 1e-6  # what sums in floats of 32 bits may be off by, relatively, when hundreds are added up
+TYPICAL = parsed()
+_names = iter(range(10**9))
+
+
+def txn(at: float = NOON, amount: float = 25.0, name: str | None = None, **others: Any) -> Transaction:
+    """A transaction with a name of its own; without a detour over JSON, as these tests make very many."""
+    name = name or f"n{next(_names)}"
+    return msgspec.structs.replace(TYPICAL, at=at, amount=amount, transaction_id=name, **others)
+
+
+def fed(events: Iterable[Transaction]) -> UserProfile:
+    profile = UserProfile()
+    for each in events:
+        profile.update(each)
+    return profile
+
+
+def size(profile: UserProfile | MerchantProfile) -> int:
+    """Bytes in memory of the object and of what it holds, as if it shared nothing."""
+    held = (getattr(profile, name) for name in profile.__slots__)
+    return sys.getsizeof(profile) + sum(sys.getsizeof(each) for each in held if each is not None)
+
+
+# Gaps in whole seconds, so that the edges of windows and buckets are hit, not just passed near.
+gaps = st.sampled_from([0, 0, 1, 59, 1800, 3599, 3600, 3601, 7199, 7200, 7201]) | st.integers(0, 40 * 86_400)
+amounts = st.floats(0, 5000).map(lambda amount: round(amount, 2))
+
+
+@st.composite
+def streams(draw: st.DrawFn, latest: float = LATE) -> list[Transaction]:
+    """Transactions of one user, some of them late by up to `latest` seconds."""
+    at, events = NOON + draw(st.integers(0, 6 * 86_400)), []
+    for gap, late, amount in draw(st.lists(st.tuples(gaps, st.integers(0, int(latest)), amounts), max_size=40)):
+        at += gap
+        events.append(txn(at - late * draw(st.sampled_from([0, 0, 1])), amount))
+    return events
+
+
+@given(streams())
+def test_the_hour_equals_a_recount_at_every_prefix_late_events_included(events: list[Transaction]) -> None:
+    profile = UserProfile()
+    for number, each in enumerate(events):
+        before = [past.amount for past in events[:number] if each.at - HOUR < past.at <= each.at]
+        assert profile.per_hour(each.at) == len(before)
+        assert profile.in_hour(each.at) == (len(before), pytest.approx(sum(before), rel=1e-12))
+        profile.update(each)
+
+
+def test_the_hour_is_open_at_its_beginning_and_closed_at_its_end() -> None:
+    profile = fed([txn(NOON), txn(NOON + 10)])
+    assert [profile.per_hour(NOON + s) for s in (-1, 0, 9, 10, 3599, 3600, 3609, 3610)] == [0, 1, 1, 2, 2, 1, 1, 0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_hour_of_a_busy_user_is_exact_up_to_its_limit_and_counts_as_the_limit_beyond(seed: int) -> None:
+    rng, profile, past = random.Random(seed), UserProfile(), list[Transaction]()
+    at = NOON
+    for number in range(4000):
+        at += 1.0 if 1500 < number < 3000 else 9.0
+        each = txn(at - rng.choice((0, 0, 0, rng.randrange(3600))), rng.uniform(0, 100))
+        if number % 7 == 0:
+            hour = [p.amount for p in past[-3700:] if each.at - HOUR < p.at <= each.at]
+            count, total = profile.in_hour(each.at)
+            if number < 1700:  # all of the last two hours fit
+                assert (count, total) == (len(hour), pytest.approx(sum(hour)))
+            else:
+                assert count <= min(len(hour), MAX_PER_HOUR)
+        profile.update(each)
+        past.append(each)
+    assert profile.hour is not None
+    assert len(profile.hour) <= 2 * MAX_PER_HOUR
+    last = fed(txn(NOON + n, 1.0) for n in range(3000))
+    assert last.in_hour(NOON + 3000) == (MAX_PER_HOUR, MAX_PER_HOUR)
+
+
+def check_windows(found: Any, past: list[tuple[float, float]], newest: float) -> None:
+    """Counts and sums of 24 h, 7 d, 30 d against (time, amount) of all that came."""
+    for i, (width, buckets) in enumerate(((4 * HOUR, 6), (DAY, 7), (5 * DAY, 6))):
+        live = [amount for at, amount in past if at // width > newest // width - buckets]
+        assert found[2 * i] == len(live)
+        assert found[2 * i + 1] == pytest.approx(sum(live), rel=SINGLE, abs=1e-4)
+        whole, least = newest - buckets * width, newest - (buckets - 1) * width  # what the facts' docs promise
+        assert sum(at > least for at, _ in past) <= found[2 * i] <= sum(at > whole for at, _ in past)
+
+
+@given(streams(latest=35 * DAY))
+def test_windows_equal_a_recount_at_every_prefix_however_late_events_are(events: list[Transaction]) -> None:
+    user, merchant = UserProfile(), MerchantProfile()
+    past: list[tuple[float, float]] = []
+    newest = -math.inf
+    for each in events:
+        newest = max(newest, each.at)
+        check_windows(user.totals(each.at), past, newest)
+        check_windows(merchant.totals(each.at), past, newest)
+        user.update(each)
+        merchant.update(each, 0.0)
+        past.append((each.at, each.amount))
+        assert user.last_at == merchant.last_at == newest
+
+
+def test_no_rounding_error_outlives_its_bucket() -> None:
+    profile = fed([txn(NOON, 1e15), *(txn(NOON + n * HOUR, 0.01) for n in range(1, 60 * 24))])
+    assert profile.totals(NOON + 60 * 24 * HOUR)[1] == pytest.approx(0.01 * profile.totals(0.0)[0], rel=SINGLE)
+
+
+def test_a_merchant_counts_beyond_what_32_bits_can() -> None:
+    merchant = MerchantProfile()
+    merchant.update(txn(NOON, 10.0), 0.0)
+    row = merchant.read(NOON)
+    merchant.row = Struct("<17d").pack(*row[:5], *(2.0**26 for _ in row[5:]))  # 67 million
+    merchant.update(txn(NOON, 10.0), 0.0)
+    assert merchant.totals(NOON) == (2.0**26 + 1, 2.0**26 + 10) * 3
+
+
+steady = st.lists(st.floats(30, 50), min_size=1, max_size=60)  # no amount is clipped: 50 < 30 + 3 * 0.5 * 30
+
+
+@given(steady, st.sampled_from([0.0, 40.0]))
+def test_mean_and_spread_equal_numpy_at_every_prefix(paid: list[float], usual: float) -> None:
+    profile, merchant, population = UserProfile(), MerchantProfile(), Population(usual, 0.5)
+    for n in range(len(paid)):
+        mean = np.mean(paid[:n]) if n else 0.0
+        if usual:
+            mean = (usual + n * mean) / (n + 1)
+        variance = (3 * (0.5 * mean) ** 2 + (n * np.var(paid[:n]) if n else 0.0)) / (3 + n) * (1 + 1 / (n + 1))
+        assert profile.typical(population) == pytest.approx((mean, math.sqrt(variance)), rel=1e-4)
+        if variance:
+            surprise = pytest.approx(((paid[n] - mean) / math.sqrt(variance), paid[n] / mean), rel=1e-3, abs=1e-4)
+            assert profile.surprise(paid[n], population) == surprise
+            assert merchant.surprise(paid[n], population) == surprise
+        else:
+            assert profile.surprise(paid[n], population) == merchant.surprise(paid[n], population) == (0.0, 1.0)
+        profile.update(txn(NOON + n * MINUTE, paid[n]), population)
+        merchant.update(txn(NOON + n * MINUTE, paid[n]), 0.0, population)
+
+
+def test_one_extreme_amount_moves_the_mean_no_further_than_its_clip() -> None:
+    profile = fed(txn(NOON + n, 40.0 + n % 3) for n in range(50))
+    mean, spread = profile.typical()
+    profile.update(txn(NOON + 60, 1e9))
+    assert profile.typical()[0] == pytest.approx(mean + CLIP * spread / 51, rel=1e-4)
+
+
+def test_mean_and_spread_follow_a_user_whose_ways_change() -> None:
+    profile = fed(txn(NOON + n, amount) for n, amount in enumerate([40.0] * 500 + [80.0] * int(5 * MEMORY)))
+    mean, spread = profile.typical()
+    assert mean == pytest.approx(80.0, rel=0.02)
+    assert spread < 0.15 * mean
+
+
+@given(streams(latest=3 * DAY))
+@settings(max_examples=50)
+def test_excess_fades_as_the_sum_of_what_each_amount_left(events: list[Transaction]) -> None:
+    profile, left, newest = UserProfile(), list[tuple[float, float]](), -math.inf
+    for each in events:
+        z, _ = profile.surprise(each.amount)
+        profile.update(each)
+        left.append((each.at, excess(z)))
+        newest = max(newest, each.at)
+        day, fortnight = profile.read(newest)[5:7]
+        assert day == pytest.approx(sum(e * math.exp((t - newest) / DAY) for t, e in left), rel=1e-4, abs=1e-6)
+        expected = sum(e * math.exp((t - newest) / (14 * DAY)) for t, e in left)
+        assert fortnight == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+# Places.
+
+latitudes, longitudes = st.floats(-90, 90), st.floats(-180, 180)
+
+
+@given(latitudes, longitudes, latitudes, longitudes)
+@example(90.0, 0.0, -90.0, 0.0)
+@example(0.0, -180.0, 0.0, 180.0)
+@example(0.0, 0.0, 0.0, 180.0)
+def test_kilometres_equal_the_angle_between_vectors(a: float, b: float, c: float, d: float) -> None:
+    def on_sphere(lat: float, lon: float) -> Any:
+        lat, lon = np.radians(lat), np.radians(lon)
+        return np.array([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
+
+    x, y = on_sphere(a, b), on_sphere(c, d)
+    angle = math.atan2(np.linalg.norm(np.cross(x, y)), float(x @ y))
+    assert kilometres(a, b, c, d) == pytest.approx(EARTH_KM * angle, rel=1e-6, abs=1e-3)
+    assert 0.0 <= kilometres(a, b, c, d) <= math.pi * EARTH_KM + 1e-6
+
+
+def at_place(lat: float, lon: float, at: float = NOON) -> Transaction:
+    return txn(at, latitude=lat, longitude=lon)
+
+
+@given(st.lists(st.tuples(st.floats(48.05, 48.1), st.floats(11.5, 11.6)), min_size=1, max_size=30))
+def test_the_centre_of_a_city_is_the_mean_of_its_places(places: list[tuple[float, float]]) -> None:
+    profile = UserProfile()
+    for n, (lat, lon) in enumerate(places):
+        if n:
+            north, east = np.mean(places[:n], axis=0)
+            km, _, hop, speed = profile.moved(lat, lon, NOON + n * HOUR)
+            assert km == pytest.approx(kilometres(float(north), float(east), lat, lon), abs=0.01)
+            assert hop == pytest.approx(kilometres(*places[n - 1], lat, lon), abs=0.01)
+            assert speed == pytest.approx(hop)
+        else:
+            assert profile.moved(lat, lon, NOON) == (0.0, 0.0, 0.0, 0.0)
+        profile.update(at_place(lat, lon, NOON + n * HOUR))
+
+
+def test_across_the_date_line_is_near() -> None:
+    profile = UserProfile()
+    for n in range(40):
+        lon = 179.95 if n % 2 else -179.95
+        if n:
+            assert profile.moved(-18.0, lon, NOON + n * HOUR)[0] < 12
+        profile.update(at_place(-18.0, lon, NOON + n * HOUR))
+
+
+def test_one_far_journey_does_not_move_the_centre_far() -> None:
+    profile = fed(at_place(48.0, 11.5, NOON + n * HOUR) for n in range(20))
+    km, ratio, hop, speed = profile.moved(-33.9, 151.2, NOON + 20 * HOUR)
+    assert km == hop == pytest.approx(16_300, rel=0.01)
+    assert speed == pytest.approx(hop)
+    assert ratio > 1000
+    profile.update(at_place(-33.9, 151.2, NOON + 20 * HOUR))
+    assert profile.moved(48.0, 11.5, NOON + 40 * HOUR)[0] < 5
+
+
+def test_within_a_minute_speed_is_reckoned_over_a_minute() -> None:
+    _, _, hop, speed = fed([at_place(48.0, 11.5)]).moved(49.0, 11.5, NOON + 1)
+    assert speed == pytest.approx(60 * hop)
+
+
+@given(st.lists(st.tuples(latitudes, longitudes, st.booleans()), max_size=30))
+@example([(90.0, 0.0, False), (-90.0, 180.0, False), (90.0, -180.0, True), (-90.0, 0.0, False)] * 5)
+def test_wherever_a_user_goes_distances_are_finite_and_the_centre_stays_on_earth(
+    places: list[tuple[float, float, bool]],
+) -> None:
+    profile = UserProfile()
+    for n, (lat, lon, late) in enumerate(places):
+        moved = profile.moved(lat, lon, NOON + n)
+        assert all(math.isfinite(each) and each >= 0.0 for each in moved)
+        profile.update(at_place(lat, lon, NOON + n - 5.0 * late))
+        _, _, north, east, _, roam = np.frombuffer(profile.place, "<f4")
+        assert -90 <= north <= 90
+        assert -180 <= east <= 180
+        assert roam >= 0
+
+
+# Repeats, lateness, labels.
+
+
+@given(streams(latest=DAY), st.data())
+def test_a_repeat_changes_nothing_be_it_later_or_of_another_amount(
+    events: list[Transaction], data: st.DataObject
+) -> None:
+    profile = fed(events)
+    for each in events[-RECENT:]:
+        before = pickle.dumps(profile)
+        at = each.at - data.draw(st.integers(0, 40)) * HOUR
+        assert not profile.update(msgspec.structs.replace(each, at=at, amount=1e6, merchant="another"))
+        assert pickle.dumps(profile) == before
+
+
+def test_a_repeat_after_more_than_are_remembered_counts_again() -> None:
+    profile = fed([txn(name="first"), *(txn(NOON + n) for n in range(RECENT))])
+    assert profile.update(txn(name="first"))
+
+
+def test_names_that_differ_in_one_byte_are_not_repeats() -> None:
+    profile = UserProfile()
+    for n in range(2000):
+        assert profile.update(txn(NOON + n, name=f"a{n:04}"))
+        assert profile.update(txn(NOON + n, name=f"b{n:04}"))
+
+
+def test_a_late_event_counts_and_moves_nothing_back() -> None:
+    profile = fed([txn(NOON, location="US", latitude=48.0, longitude=11.5)])
+    profile.update(txn(NOON - 10 * MINUTE, location="FR", latitude=40.0, longitude=0.0))
+    assert (profile.last_at, profile.last_location) == (NOON, "US")
+    assert profile.moved(48.0, 11.5, NOON + HOUR)[2] == pytest.approx(0.0, abs=1e-3)
+    assert profile.per_hour(NOON) == profile.totals(NOON)[0] == 2
+
+
+def test_a_label_counts_once_and_its_contradiction_beside_it() -> None:
+    profile = fed([txn(name="a")])
+    assert profile.learn("a", NOON, True) is False
+    before = pickle.dumps(profile)
+    assert profile.learn("a", NOON, True) is None
+    assert pickle.dumps(profile) == before
+    assert profile.learn("a", NOON, False) is False
+    assert profile.confirmed(NOON + 2 * DAY) == (1.0, pytest.approx(2.0, abs=0.01), 0.0, NEVER)
+
+
+def test_repeated_labels_are_known_as_far_as_they_are_remembered() -> None:
+    profile = UserProfile()
+    names = [f"t{n}" for n in range(LABELLED)]
+    assert all(profile.learn(name, NOON, True) is False for name in names)
+    assert all(profile.learn(name, NOON, True) is None for name in names)
+    assert profile.confirmed(NOON)[0] == LABELLED
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), st.booleans()), max_size=30))
+def test_frauds_equal_a_recount_in_whatever_order_labels_come(labels: list[tuple[int, bool]]) -> None:
+    profile = UserProfile()
+    for n, (day, fraud) in enumerate(labels):
+        profile.learn(f"label {n}", NOON + day * DAY, fraud)
+    days = [day for day, fraud in labels if fraud]
+    count, since, *_ = profile.confirmed(NOON + 400 * DAY)
+    assert count == len(days)
+    assert since == pytest.approx(min(400 - max(days), NEVER) if days else NEVER, abs=0.01)
+
+
+def test_a_fraud_that_its_amount_explains_is_the_cards_and_others_are_the_merchants() -> None:
+    profile = fed(txn(NOON + n * HOUR, 20.0 + n % 5, f"ordinary {n}") for n in range(20))
+    profile.update(txn(NOON + DAY, 500.0, "large"))
+    assert profile.learn("large", NOON + DAY, True) is True
+    assert profile.learn("ordinary 3", NOON + 3 * HOUR, True) is False
+    frauds, since, card_frauds, card_since = profile.confirmed(NOON + 3 * DAY)
+    assert (frauds, card_frauds) == (2.0, 1.0)
+    assert since == card_since == pytest.approx(2.0, abs=0.01)
+
+
+# Bounds, copies, versions.
+
+HOSTILE = ("\x00", "\U0001f480" * 256, "a" * 256, "a,b\n\"'", "ﷺ" * 200, "unknown ", "\u202e")
+
+
+def test_a_user_stays_small_whatever_comes_and_however_much() -> None:
+    profile = UserProfile()
+    for n in range(100_000):
+        name = f"{HOSTILE[n % len(HOSTILE)]}{n}"[-256:]
+        each = txn(NOON + 600.0 * n, 10.0 ** (n % 300), name, merchant=name, device=name, location=name)
+        profile.update(msgspec.structs.replace(each, latitude=n % 90, longitude=n % 180))
+        if n % 3 == 0:
+            profile.learn(name, each.at, n % 2 == 0)
+        if n % 1000 == 999:
+            assert size(profile) <= 1500 + sys.getsizeof(profile.hour) + sys.getsizeof(profile.last_location)
+            assert sys.getsizeof(profile.hour) < 600
+    assert len(pickle.dumps(profile)) < 1000 + 4 * 256
+
+
+def test_a_user_with_a_thousand_transactions_an_hour_stays_within_the_hours_limit() -> None:
+    profile = fed(txn(NOON + n / 10) for n in range(100_000))
+    assert size(profile) < 1500 + 1.2 * 16 * MAX_PER_HOUR
+
+
+def test_an_ordinary_user_takes_less_than_a_kilobyte_and_a_merchant_too() -> None:
+    profile, merchant = UserProfile(), MerchantProfile()
+    for n in range(500):
+        each = at_place(48.0 + n % 7 / 100, 11.5, NOON + n * 7 * HOUR)
+        each = msgspec.structs.replace(each, merchant=f"m{n % 20}", device=f"d{n % 5}", location=f"l{n % 5}")
+        profile.update(each)
+        merchant.update(each, 0.0)
+        profile.learn(each.transaction_id or "", each.at, n % 50 == 0)
+        merchant.learn(each.at, each.at + DAY, n % 50 == 0, False)
+    assert size(profile) < 1000
+    assert size(merchant) < 1000
+
+
+def test_a_merchant_stays_as_small_as_it_was() -> None:
+    merchant = MerchantProfile()
+    for n in range(20_000):
+        merchant.update(txn(NOON + n * MINUTE, 1e308), 1e308)
+        merchant.learn(NOON + n * MINUTE, NOON + n * MINUTE, n % 3 == 0, n % 2 == 0)
+    assert size(merchant) < 1000
+
+
+def busy() -> tuple[UserProfile, MerchantProfile]:
+    rng, user, merchant = random.Random(1), UserProfile(), MerchantProfile()
+    for n in range(300):
+        at = NOON + n * 20 * MINUTE - rng.choice((0, 0, rng.randrange(50_000)))
+        each = txn(at, rng.lognormvariate(3, 1), f"b{n}", merchant=f"m{n % 9}", latitude=n % 5, longitude=n % 7)
+        user.update(each)
+        merchant.update(each, rng.gauss(0, 3))
+        if n % 4 == 0:
+            merchant.learn(at, at + DAY, n % 8 == 0, bool(user.learn(f"b{n}", at, n % 8 == 0)))
+    return user, merchant
+
+
+def state(profile: UserProfile | MerchantProfile) -> Any:
+    return profile.__reduce__()
+
+
+@pytest.mark.parametrize("change", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
+def test_copies_are_equal_go_on_alike_and_are_apart(change: Any) -> None:
+    for original, fresh in zip(busy(), (UserProfile(), MerchantProfile()), strict=True):
+        for profile in (original, fresh):
+            twin = change(profile)
+            assert state(twin) == state(profile)
+            before = state(profile)
+            more = [txn(NOON + n * 1000.0, 30.0, f"more {n}", latitude=1.0, longitude=1.0) for n in range(200)]
+            others = (0.0,) if isinstance(profile, MerchantProfile) else ()
+            for each in more:
+                twin.update(each, *others)
+            if isinstance(twin, UserProfile):
+                twin.learn("more 1", NOON, True)
+            else:
+                twin.learn(NOON, NOON, True, False)
+            assert state(profile) == before
+            for each in more:
+                profile.update(each, *others)  # type: ignore[call-arg]
+            if isinstance(profile, UserProfile):
+                profile.learn("more 1", NOON, True)
+            else:
+                profile.learn(NOON, NOON, True, False)
+            assert state(profile) == state(twin)
+
+
+@pytest.mark.parametrize("kind", [UserProfile, MerchantProfile])
+def test_state_of_another_version_is_refused(kind: Any) -> None:
+    restore, (version, *held) = state(kind())
+    assert state(restore(version, *held)) == state(kind())
+    with pytest.raises(ValueError, match=f"version {version + 1}, but this is version {version}"):
+        restore(version + 1, *held)
+
+
+def test_what_is_remembered_of_names_is_the_same_in_every_process() -> None:
+    assert fingerprint("123456789") == 0xCBF43926.to_bytes(4, "little")  # the check value of CRC-32
+    code = "import pickle, sys; from tests.test_profile import busy;sys.stdout.write(pickle.dumps(busy()).hex())"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60,
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": "."},
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert found == {pickle.dumps(busy()).hex()}
+
+
+@pytest.mark.parametrize("amount", [0.0, 5e-324, 1e-30, MAX_AMOUNT, 1e300, 1.7e308])
+def test_no_amount_breaks_a_profile(amount: float) -> None:
+    user, merchant = UserProfile(), MerchantProfile()
+    for n in range(400):
+        user.update(txn(NOON + n * HOUR, amount))
+        merchant.update(txn(NOON + n * HOUR, amount), 0.0)
+    for profile in (user, merchant):
+        assert all(math.isfinite(each) for each in profile.read(NOON))
+        assert all(math.isfinite(each) for each in profile.totals(NOON))
+    user.update(txn(NOON + 401 * HOUR, 10.0))
+    assert math.isfinite(user.typical()[1])
+
+
+@pytest.mark.parametrize("at", [-62_135_596_800.0, -1.0, 0.0, 253_402_300_799.0])
+def test_no_time_that_a_datetime_can_hold_breaks_a_profile(at: float) -> None:
+    user, merchant = UserProfile(), MerchantProfile()
+    assert user.totals(at) == merchant.totals(at) == (0.0,) * 6
+    assert user.update(txn(at))
+    merchant.update(txn(at), 0.0)
+    assert user.totals(at) == merchant.totals(at) == (1.0, 25.0) * 3
+    assert user.per_hour(at) == 1
+
+
+# Merchants and feedback.
+
+
+@given(st.lists(st.tuples(gaps, st.booleans(), st.booleans()), max_size=40))
+def test_labels_equal_a_recount_at_every_prefix(labels: list[tuple[int, bool, bool]]) -> None:
+    merchant, past, at, newest = MerchantProfile(), list[tuple[float, float]](), NOON, -math.inf
+    assert merchant.labels(NOON) == (0.0,) * 6
+    for gap, late, fraud in labels:
+        at += gap
+        came = at - 9 * HOUR * late
+        newest = max(newest, came)
+        merchant.learn(came - DAY, came, fraud, False)
+        past.append((came, float(fraud)))
+        check_windows(merchant.labels(newest), past, newest)
+
+
+def recounted(labels: list[tuple[float, bool, bool]], now: float) -> float:
+    """The risk by its definition, of labels (day, fraud, explained) that come in the order of their transactions."""
+    run: list[tuple[float, bool]] = []
+    for day, fraud, explained in labels:
+        if fraud and not explained:
+            frauds = sum(f for _, f in run)
+            since = len(run) - max((n + 1 for n, (_, f) in enumerate(run) if f), default=0)
+            between = len(run) - frauds - since
+            last = max((d for d, f in run if f), default=-math.inf)
+            share = (frauds + 0.5) / (frauds + between + 1)
+            if not frauds or (1 - share) ** since < RUN_OVER or day - last > RUN_GAP:
+                run = []
+            run.append((day, True))
+        elif not fraud and run:
+            run.append((day, False))
+    if not run:
+        return 0.0
+    frauds = sum(f for _, f in run)
+    since = len(run) - max(n + 1 for n, (_, f) in enumerate(run) if f)
+    between = len(run) - frauds - since
+    alive = (1 - (frauds + 0.5) / (frauds + between + 1)) ** since
+    return frauds / (frauds + between + 0.5) * alive * math.exp(-(now - run[0][0]) / RUN_LIFE)
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.booleans(), st.booleans()), max_size=40))
+def test_the_chance_of_a_compromise_equals_its_definition_at_every_prefix(steps: list[tuple[int, bool, bool]]) -> None:
+    merchant, labels, day = MerchantProfile(), list[tuple[float, bool, bool]](), NOON / DAY
+    for gap, fraud, explained in steps:
+        day += gap
+        merchant.learn(day * DAY, (day + 7) * DAY, fraud, explained)
+        labels.append((day, fraud, explained))
+        found = merchant.compromise((day + 1) * DAY)
+        assert found.risk == pytest.approx(recounted(labels, day + 1), rel=1e-3, abs=1e-9)
+        assert 0.0 <= found.risk <= 1.0
+
+
+def test_labels_out_of_order_count_on_their_own_side_of_the_run() -> None:
+    merchant = MerchantProfile()
+    for day, fraud in ((10, True), (12, True), (11, False), (13, False), (9, False), (14, True)):
+        merchant.learn(NOON + day * DAY, NOON + 20 * DAY, fraud, False)
+    found = merchant.compromise(NOON + 20 * DAY)
+    assert (found.frauds, found.genuine, found.genuine_since) == (3.0, 2.0, 0.0)
+    assert (found.days, found.days_since_fraud, found.days_since_genuine) == pytest.approx((10, 6, 7), abs=0.01)
+
+
+def test_a_fraud_that_its_amount_explains_does_not_speak_against_the_merchant() -> None:
+    merchant = MerchantProfile()
+    merchant.learn(NOON, NOON + DAY, True, True)
+    assert merchant.compromise(NOON + DAY).risk == 0.0
+    merchant.learn(NOON, NOON + DAY, True, False)
+    assert 0.5 < merchant.compromise(NOON + DAY).risk < 1.0
+
+
+def test_without_labels_nothing_speaks_against_a_merchant() -> None:
+    merchant = MerchantProfile()
+    merchant.update(txn(), 9.0)
+    assert merchant.compromise(NOON) == (0.0, NEVER, 0.0, 0.0, 0.0, NEVER, NEVER)
+    merchant.learn(NOON, NOON + DAY, False, False)
+    assert merchant.compromise(NOON + DAY) == (0.0, NEVER, 0.0, 0.0, 0.0, NEVER, pytest.approx(1.0, abs=0.01))
