@@ -7,11 +7,12 @@ a division by zero is not a number, and with what is not a number every comparis
 """
 
 import ast
+import contextlib
 import difflib
 import io
 import math
+import re
 import tokenize
-import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -108,26 +109,27 @@ def compile_condition(text: str, fields: Mapping[str, Kind], lists: Collection[s
 
 
 def _parse(line: str, indent: int) -> ast.expr:
+    # First, as Python's parser takes a wrong escape with a warning, and a filter for it would be the whole process's.
+    with contextlib.suppress(SyntaxError, tokenize.TokenError):  # which the parser tells better
+        for token in tokenize.generate_tokens(io.StringIO(line).readline):
+            column = indent + token.start[1] + 1
+            if token.type == tokenize.COMMENT:  # it would hide all that follows, on the next line too
+                msg = "a condition holds no comment: write it above the rule"
+                raise RuleError(msg, column)
+            if token.type == tokenize.STRING and _WRONG_ESCAPE.match(token.string):
+                msg = f"not a condition: {token.string[:40]} has a backslash that stands for nothing: write it twice"
+                raise RuleError(msg, column)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a wrong escape in a text: an error here, not a line on stderr
-            tree = ast.parse(line, mode="eval").body
-            comments = [
-                token
-                for token in tokenize.generate_tokens(io.StringIO(line).readline)
-                if token.type == tokenize.COMMENT
-            ]
-    except (SyntaxError, SyntaxWarning, DeprecationWarning) as error:
-        what = error.msg if isinstance(error, SyntaxError) else str(error)
-        msg = f"not a condition: {what}"
-        raise RuleError(msg, indent + max((isinstance(error, SyntaxError) and error.offset) or 1, 1)) from None
-    except (ValueError, MemoryError, RecursionError, tokenize.TokenError):
+        return ast.parse(line, mode="eval").body
+    except SyntaxError as error:
+        msg = f"not a condition: {error.msg}"
+        raise RuleError(msg, indent + max(error.offset or 1, 1)) from None
+    except (ValueError, MemoryError, RecursionError):
         msg = "not a condition: it cannot be parsed"
         raise RuleError(msg) from None
-    if comments:  # it would hide all that follows, on the next line too
-        msg = "a condition holds no comment: write it above the rule"
-        raise RuleError(msg, indent + comments[0].start[1] + 1)
-    return tree
+
+
+_WRONG_ESCAPE = re.compile(r"""['"](?:[^\\]|\\[\\'"abfnrtv0-7xuUN])*\\[^\\'"abfnrtv0-7xuUN]""", re.DOTALL)
 
 
 def _compile(tree: ast.expr, fields: Mapping[str, Kind], lists: Collection[str]) -> Compiled:
