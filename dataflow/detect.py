@@ -25,7 +25,7 @@ from dataflow.feedback import Feedback, parse_feedback
 from dataflow.kafka import ExactlyOnceSink, KafkaSource, Record, partition_key
 from dataflow.live_rules import LiveRules
 from dataflow.profile import MerchantProfile, UserProfile
-from dataflow.scoring import Model, load_model
+from dataflow.scoring import Scorer, load_model
 from dataflow.settings import Settings, UserError
 from dataflow.transaction import Rejection, Transaction, parse
 
@@ -43,7 +43,7 @@ def build(
     decisions_sink: Sink[Routed],
     invalid_sink: Sink[Routed],
     invalid_feedback_sink: Sink[Routed],
-    model: Model,
+    model: Scorer,
     rules: LiveRules,
     settings: Settings,
 ) -> Dataflow:
@@ -173,7 +173,7 @@ def suppress_repeats(recent: RecentAlerts | None, decision: Decision) -> tuple[R
 class Steps:
     """The steps that need the model, the rules or a topic's name; each takes a batch, as Bytewax hands it over."""
 
-    def __init__(self, model: Model, rules: LiveRules, settings: Settings):
+    def __init__(self, model: Scorer, rules: LiveRules, settings: Settings):
         self._model = model
         self._rules = rules
         self._population = model.population

@@ -11,20 +11,27 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from dataflow.features import FIELDS, Facts
-from dataflow.profile import ANYONE
+from dataflow.profile import ANYONE, Population
 from dataflow.settings import UserError
 
 FORMAT = 1
 """Of the metadata; another number is refused."""
 
 ISOLATION_FOREST = "isolation_forest"
+TIERS = [
+    [ISOLATION_FOREST],
+    [ISOLATION_FOREST, "evidence"],
+    [ISOLATION_FOREST, "evidence", "feedback"],
+    [ISOLATION_FOREST, "evidence", "feedback", "supervised"],
+]
+"""What a model may be made of: see `dataflow.tiers`. The first is scikit-learn's forest and nothing else."""
 _TRAIN = "train one with `make train` (python -m training.train)"
 _AGAIN = "train again with `make train` (python -m training.train)"
 
@@ -112,15 +119,10 @@ class Model:
         self.features = tuple(metadata.features)
         self.version = metadata.fingerprint[:12]
         self.population = ANYONE
-        self.threshold = -float(forest.offset_)  # a risk above it is an anomaly
         self.rows = Columns(metadata.features)  # facts, one tuple a transaction, to the rows that `score` takes
-        # What a row's depths would sum to if every tree isolated it after the average number of splits.
-        self._average = len(trees) * float(average_path_length(np.array([forest.max_samples_]))[0])
-        # T leaves summed in float32, in whatever order, are off by at most T * 2^-24 of their sum; times the largest
-        # slope of a risk by its exponent, ln(2) * x * 2^-x <= 0.37, that is how far a risk can be off.
-        self._uncertain = 0.5 * len(trees) * 2.0**-24
-        self._exact_depths = _ExactSum(trees)
-        self._run = _session([tree_ensemble(trees, "rows", "depths")], len(self.features), ["depths"]).run
+        self._isolation = IsolationScores(forest, trees)
+        self.threshold = self._isolation.threshold  # a risk above it is an anomaly
+        self._run = run_trees([tree_ensemble(trees, "rows", "depths")], len(self.features), ["depths"])
 
     def score(self, rows: Rows) -> tuple[Floats, Bools]:
         """Scores rows of shape (n, len(features)), float32, n >= 0; gives (risk, anomaly), each of shape (n,).
@@ -131,25 +133,49 @@ class Model:
         """
         if not len(rows):
             return np.empty(0), np.empty(0, np.bool_)
-        depths = self._run(["depths"], {"rows": rows})[0][:, 0].astype(np.float64)
-        risk: Floats = np.exp2(depths / -self._average)
+        return self._isolation.of(self._run(["depths"], {"rows": rows})[0][:, 0], rows)
+
+
+class IsolationScores:
+    """An Isolation Forest's verdicts from the depths that its trees, as an ONNX node, add up to."""
+
+    def __init__(self, forest: Any, trees: "Sequence[Tree]"):
+        self.threshold = -float(forest.offset_)
+        # What a row's depths would sum to if every tree isolated it after the average number of splits.
+        self._average = len(trees) * float(average_path_length(np.array([forest.max_samples_]))[0])
+        # T leaves summed in float32, in whatever order, are off by at most T * 2^-24 of their sum; times the largest
+        # slope of a risk by its exponent, ln(2) * x * 2^-x <= 0.37, that is how far a risk can be off.
+        self.uncertain = 0.5 * len(trees) * 2.0**-24
+        self._exact_depths = _ExactSum(trees)
+
+    def of(self, depths: NDArray[Any], rows: Rows) -> tuple[Floats, Bools]:
+        """Risk and anomaly of each of the rows."""
+        risk: Floats = np.exp2(depths.astype(np.float64) / -self._average)
         anomaly: Bools = risk > self.threshold
         # The threshold is a quantile of training scores, so it is quite common to score exactly that; on which side
         # such a row falls must not hang on float32.
-        close = np.flatnonzero(np.abs(risk - self.threshold) <= self._uncertain)
+        close = np.flatnonzero(np.abs(risk - self.threshold) <= self.uncertain)
         if len(close):
-            exact = self._risk(rows[close])
+            # Bit for bit as scikit-learn computes it, at 50 µs a row.
+            exact: Floats = 2 ** (-np.divide(self._exact_depths(rows[close]), self._average))
             risk[close] = exact
             anomaly[close] = exact - self.threshold > 0
         return risk, anomaly
 
-    def _risk(self, rows: Rows) -> Floats:
-        """The risk bit for bit as scikit-learn computes it, at 50 µs a row."""
-        exact: Floats = 2 ** (-np.divide(self._exact_depths(rows), self._average))
-        return exact
+
+class Scorer(Protocol):
+    """What the flow asks of a model, whatever its tiers."""
+
+    version: str
+    population: Population
+    rows: Columns
+
+    def score(self, rows: Rows) -> tuple[Floats, Bools]:
+        """Risk, 0 to 1, and whether the Isolation Forest calls it an anomaly, for each row."""
+        ...
 
 
-def load_model(path: Path) -> Model:
+def load_model(path: Path) -> Scorer:
     """Loads and compiles the model at `path`; its metadata is the JSON beside it.
 
     Unpickling runs code, so nothing is unpickled before the pickle's digest, the feature names and the version of
@@ -174,17 +200,32 @@ def load_model(path: Path) -> Model:
         msg = f"{path} was trained with scikit-learn {trained}, here is {here}: install that version, or {_AGAIN}"
         raise UserError(msg)
     try:
-        forest = joblib.load(io.BytesIO(pickled))
+        artifact = joblib.load(io.BytesIO(pickled))
+        if metadata.tiers != [ISOLATION_FOREST]:
+            return _tiered(path, metadata, artifact)
+        forest = artifact
         if forest.n_features_in_ != len(metadata.features):
             msg = f"it has {forest.n_features_in_}"
             raise ValueError(msg)
         model = Model(metadata, forest)
         same = agrees(model, forest)
+    except UserError:
+        raise
     except Exception as error:
         msg = f"{path} holds no Isolation Forest of {len(metadata.features)} features ({_line(error)}): {_AGAIN}"
         raise UserError(msg) from error
     if not same:
         msg = f"{path}: compiled, it scores otherwise than in scikit-learn {here}, so it is of no use: {_AGAIN}"
+        raise UserError(msg)
+    return model
+
+
+def _tiered(path: Path, metadata: Metadata, artifact: Any) -> Scorer:
+    from dataflow.tiers import TieredModel
+
+    model = TieredModel(metadata, artifact)
+    if not model.agrees(artifact):
+        msg = f"{path}: compiled, it scores otherwise than in scikit-learn, so it is of no use: {_AGAIN}"
         raise UserError(msg)
     return model
 
@@ -319,8 +360,8 @@ class _ExactSum:
         return total
 
 
-def _session(nodes: Sequence[Any], width: int, outputs: Sequence[str]) -> Any:
-    """An ONNX Runtime session that reads `rows` (n, width) and runs on the calling thread alone."""
+def run_trees(nodes: Sequence[Any], width: int, outputs: Sequence[str]) -> Any:
+    """The `run` of an ONNX Runtime session that reads `rows` (n, width); it runs on the calling thread alone."""
     # ONNX Runtime reports its use to its maker, unless it was told not to before it is imported.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
@@ -341,21 +382,26 @@ def _session(nodes: Sequence[Any], width: int, outputs: Sequence[str]) -> Any:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run
 
 
-def agrees(model: Model, forest: Any) -> bool:
-    """Whether the compiled model is the forest: tried on rows that lie at split values, and one float32 above."""
+def rows_at_splits(trees: Sequence[Tree], width: int) -> Rows:
+    """Rows that lie at split values of the trees, and one float32 above: where a wrong rounding shows."""
     random = np.random.default_rng(0)
-    rows = np.zeros((64, len(model.features)), np.float32)
-    splits = [tree for tree in isolation_trees(forest) if len(tree.left) > 1]
+    rows = np.zeros((64, width), np.float32)
+    splits = [tree for tree in trees if len(tree.left) > 1]
     for row in rows:
         for tree in random.choice(len(splits), size=min(len(splits), 4)) if splits else ():
             node = random.choice(np.flatnonzero(splits[tree].left >= 0))
             row[splits[tree].feature[node]] = round_down(splits[tree].threshold[node])
-    rows = np.concatenate([rows, np.nextafter(rows, np.float32(np.inf))])
+    return np.concatenate([rows, np.nextafter(rows, np.float32(np.inf))])
+
+
+def agrees(model: Model, forest: Any) -> bool:
+    """Whether the compiled model is the forest."""
+    rows = rows_at_splits(isolation_trees(forest), len(model.features))
     risk, anomaly = model.score(rows)
-    close = bool(np.all(np.abs(risk + forest.score_samples(rows)) <= model._uncertain))
+    close = bool(np.all(np.abs(risk + forest.score_samples(rows)) <= model._isolation.uncertain))
     return close and np.array_equal(anomaly, forest.predict(rows) == -1)
 
 
@@ -381,11 +427,11 @@ def _read_metadata(path: Path, beside: Path) -> Metadata:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         msg = f"{beside} is not the metadata of a model ({_line(error)}): {_AGAIN}"
         raise UserError(msg) from None
-    if metadata.format != FORMAT or metadata.tiers != [ISOLATION_FOREST]:
+    if metadata.format != FORMAT or metadata.tiers not in TIERS:
         kind = f"format {metadata.format}, tiers {metadata.tiers}"
         msg = f"{beside} describes a model of another kind ({kind}) than this program knows: {_AGAIN}"
         raise UserError(msg)
-    numbers = {field.name for field in FIELDS if field.kind == "number"}
+    numbers = {field.name for field in FIELDS if field.kind != "text"}
     strange = [name for name in metadata.features if name not in numbers]
     if strange or not metadata.features:
         named = f"the feature {strange[0]!r}, which is no number" if strange else "no feature"

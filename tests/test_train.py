@@ -49,7 +49,9 @@ def test_the_simulated_history_makes_a_model_that_loads_and_tells_what_it_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = trained(tmp_path, *SMALL, "--seed", "3")
-    assert "20 trees on amount, txn_per_hour" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "20 isolation trees" in said
+    assert "amount, txn_per_hour" in said
     model = load_model(out)
     meta = json.loads(out.with_suffix(".json").read_text())
     assert meta["features"] == list(model.features) == ["amount", "txn_per_hour"]

@@ -15,7 +15,7 @@ from bytewax.testing import TestingSource, run_main
 
 from dataflow.detect import Routed, build
 from dataflow.live_rules import LiveRules
-from dataflow.scoring import Model
+from dataflow.scoring import Scorer
 from dataflow.settings import Settings
 from dataflow.transaction import Transaction, event_time
 from training.history import DAY, History
@@ -211,7 +211,7 @@ class FromTopic:
 def run(
     messages: Messages,
     rules: Path,
-    model: Model,
+    model: Scorer,
     settings: Settings,
     spool: IO[bytes],
     *,

@@ -12,17 +12,18 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 import msgspec
 
-from dataflow.features import Facts, facts
-from dataflow.profile import UserProfile
+from dataflow.features import USER_FIELDS, Facts, merchant_facts, user_facts
+from dataflow.profile import ANYONE, MerchantProfile, Population, UserProfile
 from dataflow.settings import UserError
 from dataflow.simulation import DEFAULT_START, history
 from dataflow.transaction import UNKNOWN, Transaction, event_time
 
 DAY = 86_400.0
+AMOUNT_Z = [field.name for field in USER_FIELDS].index("amount_z")
 CHUNK = 100_000
 """Rows held in memory at once where a file must be sorted, about 100 MB."""
 
@@ -88,16 +89,52 @@ def read_history(
     return _filed(path)
 
 
-def replay(past: Iterable[Past]) -> Iterator[tuple[Past, Facts]]:
-    """Each transaction with the facts that the flow would have had: of the profile as it was before."""
-    profiles: dict[str, UserProfile] = {}
-    for each in past:
+LabelTime = Callable[[Past], float | None]
+"""When the label of a transaction comes, in seconds since 1970 UTC; None where it never does."""
+
+
+def after(delay: float) -> LabelTime:
+    """Labels that come so many seconds after their transactions, where these are known at all."""
+    return lambda past: None if past.fraud is None else past.transaction.at + delay
+
+
+def replay(
+    past: Iterable[Past], population: Population = ANYONE, label_time: LabelTime | None = None
+) -> Iterator[tuple[Past, Facts]]:
+    """Each transaction with the facts that the flow would have had: of the profiles as they were before.
+
+    A label counts from its `label_time` on, and before the transaction of that very time; without that, none does.
+    """
+    users: dict[str, UserProfile] = {}
+    merchants: dict[str, MerchantProfile] = {}
+    pending: list[tuple[float, int, Past]] = []
+    for number, each in enumerate(past):
         txn = each.transaction
-        profile = profiles.get(txn.user)
-        if profile is None:
-            profile = profiles[txn.user] = UserProfile()
-        yield each, facts(txn, profile)
-        profile.update(txn)
+        while pending and pending[0][0] <= txn.at:
+            labelled_at, _, known = heapq.heappop(pending)
+            _learn(users, merchants, known, labelled_at)
+        user = users.get(txn.user)
+        if user is None:
+            user = users[txn.user] = UserProfile()
+        merchant = merchants.get(txn.merchant)
+        if merchant is None:
+            merchant = merchants[txn.merchant] = MerchantProfile()
+        known_of_user = user_facts(txn, user, population)
+        yield each, known_of_user + merchant_facts(txn, merchant, population)
+        if user.update(txn, population):
+            merchant.update(txn, cast(float, known_of_user[AMOUNT_Z]), population)
+        if label_time is not None and (comes := label_time(each)) is not None:
+            heapq.heappush(pending, (comes, number, each))
+
+
+def _learn(
+    users: dict[str, UserProfile], merchants: dict[str, MerchantProfile], known: Past, labelled_at: float
+) -> None:
+    txn = known.transaction
+    fraud = bool(known.fraud)
+    explained = users[txn.user].learn(cast(str, txn.transaction_id), txn.at, fraud)
+    if explained is not None:
+        merchants[txn.merchant].learn(txn.at, labelled_at, fraud, explained)
 
 
 def _simulated(seed: int, users: int, days: float, start: datetime, population: str) -> History:

@@ -26,9 +26,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from dataflow.features import FIELDS
+from dataflow.profile import ANYONE, Population
 from dataflow.scoring import (
     FORMAT,
     ISOLATION_FOREST,
+    TIERS,
     Bools,
     Columns,
     Floats,
@@ -41,11 +43,16 @@ from dataflow.scoring import (
 )
 from dataflow.settings import UserError
 from dataflow.simulation import POPULATIONS
-from training.history import History, read_history, replay
+from dataflow.tiers import FEEDBACK, SUPERVISED, TieredModel, needed
+from training.history import DAY, History, LabelTime, Past, after, read_history, replay
+from training.tiers import FOREST_FEATURES, MAX_SAMPLES, SUPERVISED_FEATURES, TooFewLabelsError, all_tiers, population
+from training.tiers import TREES as TIER_TREES
+from training.tiers import fit as fit_tiers
 
 FEATURES = ("amount", "txn_per_hour")
 USERS, DAYS, SEED = 2_000, 14.0, 42  # of the simulated history: 84,000 transactions
-TREES = 100
+TIER_DAYS = 28.0  # of a model of several tiers: labels come a week late
+TREES = 100  # of a forest alone
 CONTAMINATION = 0.01  # the share of the history that the threshold calls anomalous
 BATCH = 4_096  # transactions that become rows at a time
 
@@ -69,6 +76,8 @@ class Options(NamedTuple):
     users: int
     days: float
     population: str
+    tiers: list[str]
+    label_delay: float  # seconds
 
 
 class Replayed(NamedTuple):
@@ -77,6 +86,7 @@ class Replayed(NamedTuple):
     rows: Rows  # (n, features), finite but for NaN
     fraud: Bools  # (n,)
     labelled: Bools  # (n,), whether `fraud` is known
+    times: Floats  # (n,), event times, ascending
     window: Window
 
 
@@ -112,44 +122,99 @@ def train(history: History, options: Options, console: Console) -> Metadata:
     """
     import joblib
 
+    tiered = options.tiers != [ISOLATION_FOREST]
+    features = needed(options.tiers, FOREST_FEATURES, SUPERVISED_FEATURES) if tiered else options.features
     with _progress(console) as progress:
-        replayed = collect(history, options.features, progress)
-        task = progress.add_task(f"fit {options.trees} trees", total=None)
-        forest = fit(replayed.rows, options)
+        among_all = ANYONE
+        if tiered:
+            task = progress.add_task("learn what amounts are like", total=1.0)
+            among_all = population(_watched(history, lambda done: progress.update(task, completed=done)))
+        replayed = collect(history, features, progress, among_all, after(options.label_delay) if tiered else None)
+        task = progress.add_task("fit", total=None)
+        artifact: Any
+        if tiered:
+            # What the last days' labels will say is not known yet.
+            in_time = replayed.labelled & (replayed.times + options.label_delay <= replayed.times[-1])
+            names = list(features)
+            try:
+                artifact = fit_tiers(
+                    options.tiers, replayed.rows, names, replayed.fraud, in_time, among_all, options.seed,
+                    options.contamination,
+                )  # fmt: skip
+            except TooFewLabelsError as error:
+                msg = f"--tiers {SUPERVISED}: {error}: take a longer history, or --tiers feedback"
+                raise UserError(msg) from None
+            features = needed(options.tiers, FOREST_FEATURES, SUPERVISED_FEATURES)
+            replayed = replayed._replace(
+                rows=np.ascontiguousarray(replayed.rows[:, [names.index(f) for f in features]])
+            )
+        else:
+            artifact = fit(replayed.rows, options)
         buffer = io.BytesIO()
-        joblib.dump(forest, buffer)
-        metadata = describe(buffer.getvalue(), options, replayed.window)
+        joblib.dump(artifact, buffer)
+        metadata = describe(buffer.getvalue(), options, replayed.window, features)
         progress.update(task, total=1, completed=1)
 
         task = progress.add_task("score the history", total=len(replayed.rows))
-        model = Model(metadata, forest)
-        if not agrees(model, forest):
-            msg = "compiled, the forest scores otherwise than in scikit-learn, so nothing was written: report this"
+        model = TieredModel(metadata, artifact) if tiered else Model(metadata, artifact)
+        if not (model.agrees(artifact) if isinstance(model, TieredModel) else agrees(model, artifact)):
+            msg = "compiled, the model scores otherwise than in scikit-learn, so nothing was written: report this"
             raise UserError(msg)
-        risks = []
+        blocks: list[dict[str, Floats]] = []
         for begin in range(0, len(replayed.rows), BATCH):
-            risk, _ = model.score(replayed.rows[begin : begin + BATCH])
-            risks.append(risk)
-            progress.advance(task, len(risk))
-        risk = np.concatenate(risks)
-        metadata = msgspec.structs.replace(metadata, metrics=measure(risk, model.threshold, replayed))
+            rows = replayed.rows[begin : begin + BATCH]
+            tiers = model.tiers(rows) if isinstance(model, TieredModel) else {ISOLATION_FOREST: model.score(rows)[0]}
+            blocks.append(tiers)
+            progress.advance(task, len(rows))
+        risks = {tier: np.concatenate([block[tier] for block in blocks]) for tier in blocks[0]}
+        risk = risks[ISOLATION_FOREST]
+        metrics = measure(risk, model.threshold, replayed)
+        if tiered:
+            metrics["tiers"] = {tier: rank(values, replayed) for tier, values in risks.items()}
+        metadata = msgspec.structs.replace(metadata, metrics=metrics)
         progress.add_task("write", total=1, completed=1)
         write(options.out, buffer.getvalue(), metadata, picture(risk, model.threshold, replayed))
     return metadata
 
 
-def collect(history: History, features: Sequence[str], progress: Progress) -> Replayed:
+def _watched(history: History, tell: Callable[[float], None]) -> Iterator[Past]:
+    for number, past in enumerate(history):
+        if number % BATCH == 0:
+            tell(history.progress)
+        yield past
+
+
+def rank(risk: Floats, replayed: Replayed) -> dict[str, float]:
+    """How well a tier ranks the labelled transactions; empty where the labels are all of one kind."""
+    known, fraud = risk[replayed.labelled], replayed.fraud[replayed.labelled]
+    if not 0 < fraud.sum() < len(fraud):
+        return {}
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    return {
+        "average_precision": float(average_precision_score(fraud, known)),
+        "roc_auc": float(roc_auc_score(fraud, known)),
+    }
+
+
+def collect(
+    history: History,
+    features: Sequence[str],
+    progress: Progress,
+    among_all: Population = ANYONE,
+    label_time: LabelTime | None = None,
+) -> Replayed:
     """Replays the history and keeps the model's columns: 4 bytes a value, whatever the history's length."""
     columns = Columns(features)
     task = progress.add_task("replay the history", total=1.0)
     blocks: list[Rows] = []
     truth: list[bytes] = []
     times: list[float] = []
-    replaying = replay(history)
+    replaying = replay(history, among_all, label_time)
     while batch := list(islice(replaying, BATCH)):
         blocks.append(columns([facts for _, facts in batch]))
         truth.append(bytes(2 if past.fraud is None else past.fraud for past, _ in batch))
-        times = [*times[:1], batch[0][0].transaction.at, batch[-1][0].transaction.at]
+        times += [past.transaction.at for past, _ in batch]
         progress.update(task, completed=history.progress)
     progress.update(task, completed=1.0)
     count = sum(map(len, blocks))
@@ -158,7 +223,7 @@ def collect(history: History, features: Sequence[str], progress: Progress) -> Re
         raise UserError(msg)
     fraud = np.frombuffer(b"".join(truth), np.uint8)
     window = Window(source=history.source, first=_iso(times[0]), last=_iso(times[-1]), rows=count)
-    return Replayed(bounded(np.concatenate(blocks), features), fraud == 1, fraud < 2, window)
+    return Replayed(bounded(np.concatenate(blocks), features), fraud == 1, fraud < 2, np.array(times), window)
 
 
 def bounded(rows: Rows, features: Sequence[str]) -> Rows:
@@ -186,22 +251,33 @@ def fit(rows: Rows, options: Options) -> Any:
     return forest.fit(rows)
 
 
-def describe(pickled: bytes, options: Options, window: Window) -> Metadata:
+def describe(pickled: bytes, options: Options, window: Window, features: Sequence[str]) -> Metadata:
     """The metadata of a pickled forest, without metrics."""
     sha256 = hashlib.sha256(pickled).hexdigest()
     return Metadata(
         format=FORMAT,
-        tiers=[ISOLATION_FOREST],
-        features=list(options.features),
+        tiers=options.tiers,
+        features=list(features),
         sha256=sha256,
-        fingerprint=fingerprint([ISOLATION_FOREST], options.features, sha256),
+        fingerprint=fingerprint(options.tiers, features, sha256),
         versions={"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
         window=window,
-        hyperparameters={"trees": options.trees, "contamination": options.contamination, "max_samples": "auto"},
+        hyperparameters=_hyperparameters(options),
         seed=options.seed,
         metrics={},
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _hyperparameters(options: Options) -> dict[str, Any]:
+    if options.tiers == [ISOLATION_FOREST]:
+        return {"trees": options.trees, "contamination": options.contamination, "max_samples": "auto"}
+    return {
+        "trees": TIER_TREES,
+        "contamination": options.contamination,
+        "max_samples": MAX_SAMPLES,
+        "label_delay_days": options.label_delay / DAY,
+    }
 
 
 def measure(risk: Floats, threshold: float, replayed: Replayed) -> dict[str, Any]:
@@ -287,8 +363,9 @@ def summary(out: Path, metadata: Metadata) -> str:
     """What was trained, for people."""
     window, metrics = metadata.window, metadata.metrics
     lines = [
-        f"{out}: {metadata.hyperparameters['trees']} trees on {', '.join(metadata.features)}; version "
+        f"{out}: {', '.join(metadata.tiers)}; {metadata.hyperparameters['trees']} isolation trees; version "
         f"{metadata.fingerprint[:12]}",
+        f"  features   {', '.join(metadata.features)}",
         f"  history    {window.rows:,} transactions, {window.first[:10]} to {window.last[:10]} ({window.source})",
         f"  threshold  {metrics['threshold']:.4f}, {metrics['share_flagged']:.2%} of the history above it",
     ]
@@ -297,6 +374,11 @@ def summary(out: Path, metadata: Metadata) -> str:
             f"  labels     fraud {labelled['fraud_share']:.2%}; on the training window itself: average precision "
             f"{labelled['average_precision']:.3f}, ROC AUC {labelled['roc_auc']:.3f}"
         )
+    for tier, ranking in metrics.get("tiers", {}).items():
+        if ranking:
+            lines.append(
+                f"  {tier:<16} average precision {ranking['average_precision']:.3f}, ROC AUC {ranking['roc_auc']:.3f}"
+            )
     return "\n".join([*lines, f"  beside it  {out.with_suffix('.json').name}, {out.with_suffix('.png').name}"])
 
 
@@ -309,7 +391,7 @@ def parse(argv: Sequence[str] | None) -> Options:
     parser = _Parser(prog="python -m training.train", description="Train the model that the flow scores with.")
     parser.add_argument("--history", type=Path, metavar="FILE", help="a .csv, .csv.gz or .parquet; else simulated")
     parser.add_argument("--out", type=Path, default=Path("fraud_model.pkl"), metavar="FILE", help="default %(default)s")
-    parser.add_argument("--trees", type=_whole(1, 10_000), default=TREES, metavar="N", help="default %(default)s")
+    parser.add_argument("--trees", type=_whole(1, 10_000), metavar="N", help=f"default {TREES}")
     parser.add_argument(
         "--contamination",
         type=_contamination,
@@ -317,9 +399,7 @@ def parse(argv: Sequence[str] | None) -> Options:
         metavar="SHARE",
         help="share of the history above the threshold, up to 0.5, or auto; default %(default)s",
     )
-    parser.add_argument(
-        "--features", type=_features, default=FEATURES, metavar="A,B", help=f"default {','.join(FEATURES)}"
-    )
+    parser.add_argument("--features", type=_features, metavar="A,B", help=f"default {','.join(FEATURES)}")
     parser.add_argument("--seed", type=_whole(0, 2**32 - 1), default=SEED, metavar="N", help="default %(default)s")
     simulated = parser.add_argument_group("simulated history")
     simulated.add_argument("--population", choices=POPULATIONS, help=f"default {POPULATIONS[0]}")
@@ -327,7 +407,26 @@ def parse(argv: Sequence[str] | None) -> Options:
         "--users", type=_whole(1, 10_000_000), metavar="N", help=f"default {USERS}; tutorial {TUTORIAL_USERS}"
     )
     simulated.add_argument("--days", type=_days, metavar="N", help=f"default {DAYS:g}; tutorial {TUTORIAL_DAYS:g}")
+    parser.add_argument(
+        "--tiers",
+        choices=[tiers[-1] for tiers in TIERS],
+        help="the last tier of the model; default: feedback, where nothing is fitted to labels, or, with --features, "
+        "--trees or the tutorial's population, isolation_forest",
+    )
+    parser.add_argument(
+        "--label-delay",
+        type=_delay,
+        default=7 * DAY,
+        metavar="7d",
+        help="how long after its transaction a label comes; default 7d",
+    )
     given = parser.parse_args(argv)
+    plain = given.features is not None or given.population == "tutorial" or given.trees is not None
+    last = given.tiers or (ISOLATION_FOREST if plain else FEEDBACK)
+    if last != ISOLATION_FOREST and (given.features is not None or given.trees is not None):
+        parser.error(
+            "argument --tiers: --features and --trees are for isolation_forest alone, the others fix their own"
+        )
     if given.history is not None:
         for name in ("population", "users", "days"):
             if getattr(given, name) is not None:
@@ -339,13 +438,16 @@ def parse(argv: Sequence[str] | None) -> Options:
     return Options(
         history=given.history,
         out=given.out,
-        trees=given.trees,
+        trees=given.trees or TREES,
         contamination=given.contamination,
-        features=given.features,
+        features=given.features or FEATURES,
         seed=given.seed,
         users=given.users or (USERS if given.population != "tutorial" else TUTORIAL_USERS),
-        days=given.days or (DAYS if given.population != "tutorial" else TUTORIAL_DAYS),
+        days=given.days
+        or (TUTORIAL_DAYS if given.population == "tutorial" else TIER_DAYS if last == SUPERVISED else DAYS),
         population=given.population or POPULATIONS[0],
+        tiers=all_tiers(last),
+        label_delay=given.label_delay,
     )
 
 
@@ -353,6 +455,14 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         msg = f"{message} (python -m training.train --help lists them all)"
         raise UserError(msg)
+
+
+def _delay(text: str) -> float:
+    match = re.fullmatch(r"(\d{1,4}(?:\.\d{1,3})?)([hd])", text)
+    if match is None:
+        msg = f"{text!r} is no time such as 12h or 7d"
+        raise argparse.ArgumentTypeError(msg)
+    return float(match[1]) * (DAY if match[2] == "d" else 3600.0)
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:

@@ -1,0 +1,227 @@
+"""A model of several tiers and one score in 0 to 1: rarity, feedback, and what was learned from labels.
+
+Tier 1, `evidence`, needs no labels: the Isolation Forest, and graded rules that say how rare a value is. Tier 2,
+`feedback`, adds what confirmed frauds say of the merchant. Nothing in these two is fitted to labels: pieces of
+evidence are combined by noisy-OR, 1 - product of (1 - weight x evidence). Tier 3, `supervised`, is the mean of the
+probabilities of a random forest and of gradient boosting. All trees are nodes of one ONNX graph.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataflow.profile import Population
+from dataflow.scoring import (
+    Bools,
+    Columns,
+    Floats,
+    IsolationScores,
+    Metadata,
+    Rows,
+    Tree,
+    isolation_trees,
+    rows_at_splits,
+    run_trees,
+    tree_ensemble,
+)
+
+EVIDENCE, FEEDBACK, SUPERVISED = "evidence", "feedback", "supervised"
+
+GRADED = ("amount", "amount_z", "txn_per_hour", "speed")
+"""The facts whose rarity is evidence by itself, each with the weight `RARE_WEIGHT`."""
+COMPROMISED = "merchant_compromised"
+FOREST_WEIGHT, RARE_WEIGHT, COMPROMISED_WEIGHT = 0.9, 0.3, 0.97
+RISK_WEIGHT = 0.02
+"""Of the forest's raw risk: it orders those of whom nothing else can be said."""
+RARE_FROM, RARE_TO = 1.5, 3.5
+"""Powers of ten: a value is no evidence where 1 in 32 reach it in training, and full evidence where 1 in 3,000 do."""
+
+
+class Tail:
+    """How rare a value is, by the largest values of the training window: nothing in it is in the data's own units."""
+
+    def __init__(self, largest: NDArray[Any], count: int):
+        """`largest`: ascending, at least all those that one in 32 reach; `count`: of the training window."""
+        self.largest = np.asarray(largest, np.float64)
+        self.count = count
+
+    @classmethod
+    def of(cls, values: NDArray[Any]) -> "Tail":
+        """The tail of a training window's values."""
+        ordered = np.sort(np.asarray(values, np.float64))
+        keep = int(len(ordered) * 10.0**-RARE_FROM) + 1
+        return cls(ordered[-keep:], len(ordered))
+
+    def evidence(self, values: NDArray[Any]) -> Floats:
+        """0 to 1 for each value: -log10 of the share that reaches it, from `RARE_FROM` to `RARE_TO`."""
+        reach = len(self.largest) - np.searchsorted(self.largest, values, side="left")
+        rarity = -np.log10((reach + 1.0) / (self.count + 1.0))
+        rarity = np.where(values < self.largest[0], 0.0, rarity)  # what lies before the tail is common
+        graded: Floats = np.clip((rarity - RARE_FROM) / (RARE_TO - RARE_FROM), 0.0, 1.0)
+        return graded
+
+
+class TieredModel:
+    """A model of several tiers, ready to score; `artifact` is what `training.tiers.fit` makes and the pickle holds."""
+
+    def __init__(self, metadata: Metadata, artifact: dict[str, Any]):
+        self.metadata = metadata
+        self.features = tuple(metadata.features)
+        self.version = metadata.fingerprint[:12]
+        self.population = Population(*artifact["population"])
+        self.rows = Columns(self.features)
+        columns = {name: column for column, name in enumerate(self.features)}
+        forest_columns = np.array([columns[name] for name in artifact["forest_features"]])
+        trees = [remapped(tree, forest_columns) for tree in isolation_trees(artifact["forest"])]
+        self._isolation = IsolationScores(artifact["forest"], trees)
+        self.threshold = self._isolation.threshold
+        self._forest_tail = Tail(*artifact["forest_tail"])
+        self._tails = [(columns[name], Tail(*artifact["tails"][name])) for name in GRADED]
+        self._compromised = columns[COMPROMISED] if FEEDBACK in metadata.tiers else -1
+        nodes = [tree_ensemble(trees, "rows", "depths")]
+        self._outputs = ["depths"]
+        self._supervised = SUPERVISED in metadata.tiers
+        self.importance: dict[str, float] = {}  # of each fact to the random forest
+        if self._supervised:
+            supervised = np.array([columns[name] for name in artifact["supervised_features"]])
+            forest = artifact["random_forest"]
+            nodes.append(tree_ensemble([remapped(t, supervised) for t in forest_trees(forest)], "rows", "votes"))
+            nodes.append(
+                tree_ensemble([remapped(t, supervised) for t in boosting_trees(artifact["boosting"])], "rows", "odds")
+            )
+            self._votes = float(len(forest.estimators_))
+            self._baseline = float(np.ravel(artifact["boosting"]._baseline_prediction)[0])
+            self._outputs += ["votes", "odds"]
+            self.importance = dict(
+                zip(artifact["supervised_features"], map(float, forest.feature_importances_), strict=True)
+            )
+        self._run = run_trees(nodes, len(self.features), self._outputs)
+
+    def score(self, rows: Rows) -> tuple[Floats, Bools]:
+        """Scores rows of shape (n, len(features)), float32, n >= 0; gives (risk, anomaly), each of shape (n,).
+
+        risk: 0 to 1, of the highest tier. anomaly: exactly the Isolation Forest's `predict(rows) == -1`. No value
+        raises, and a row's score does not depend on the batch that it is in.
+        """
+        if not len(rows):
+            return np.empty(0), np.empty(0, np.bool_)
+        found = self._run(self._outputs, {"rows": rows})
+        isolation, anomaly = self._isolation.of(found[0][:, 0], rows)
+        if self._supervised:
+            return self._supervised_risk(found[1][:, 0], found[2][:, 0]), anomaly
+        return self.graded(isolation, rows, feedback=self._compromised >= 0), anomaly
+
+    def tiers(self, rows: Rows) -> dict[str, Floats]:
+        """The risk of each tier by itself, to compare them; the forest's own under `isolation_forest`."""
+        found = self._run(self._outputs, {"rows": rows})
+        isolation, _ = self._isolation.of(found[0][:, 0], rows)
+        risks = {"isolation_forest": isolation, EVIDENCE: self.graded(isolation, rows, feedback=False)}
+        if self._compromised >= 0:
+            risks[FEEDBACK] = self.graded(isolation, rows, feedback=True)
+        if self._supervised:
+            risks[SUPERVISED] = self._supervised_risk(found[1][:, 0], found[2][:, 0])
+        return risks
+
+    def agrees(self, artifact: dict[str, Any]) -> bool:
+        """Whether what was compiled are the models of the artifact, tried on rows at their split values."""
+
+        def picked(rows: Rows, names: Sequence[str]) -> Rows:
+            return rows[:, [self.features.index(name) for name in names]]
+
+        def close(ours: NDArray[Any], theirs: NDArray[Any]) -> bool:
+            return bool(np.all(np.abs(ours - theirs) <= 1e-5))
+
+        forest = artifact["forest"]
+        columns = np.array([self.features.index(name) for name in artifact["forest_features"]])
+        rows = rows_at_splits([remapped(tree, columns) for tree in isolation_trees(forest)], len(self.features))
+        _, anomaly = self.score(rows)
+        if not np.array_equal(anomaly, forest.predict(picked(rows, artifact["forest_features"])) == -1):
+            return False
+        if not self._supervised:
+            return True
+        names = artifact["supervised_features"]
+        columns = np.array([self.features.index(name) for name in names])
+        for key, trees in (("random_forest", forest_trees), ("boosting", boosting_trees)):
+            model = artifact[key]
+            rows = rows_at_splits([remapped(tree, columns) for tree in trees(model)], len(self.features))
+            found = self._run(self._outputs, {"rows": rows})
+            if key == "random_forest":
+                ours = found[1][:, 0] / self._votes
+            else:
+                ours = 1.0 / (1.0 + np.exp(-(found[2][:, 0].astype(np.float64) + self._baseline)))
+            if not close(ours, model.predict_proba(picked(rows, names))[:, 1]):
+                return False
+        return True
+
+    def graded(self, isolation: Floats, rows: Rows, feedback: bool) -> Floats:
+        """Noisy-OR of the evidence: of the forest, of rarity, and with `feedback` of the merchant's frauds."""
+        doubt = (1.0 - FOREST_WEIGHT * self._forest_tail.evidence(isolation)) * (1.0 - RISK_WEIGHT * isolation)
+        for column, tail in self._tails:
+            doubt *= 1.0 - RARE_WEIGHT * tail.evidence(rows[:, column])
+        if feedback:
+            doubt *= 1.0 - COMPROMISED_WEIGHT * rows[:, self._compromised].astype(np.float64)
+        risk: Floats = 1.0 - doubt
+        return risk
+
+    def _supervised_risk(self, votes: NDArray[Any], odds: NDArray[Any]) -> Floats:
+        boosted = 1.0 / (1.0 + np.exp(-(odds.astype(np.float64) + self._baseline)))
+        risk: Floats = (np.clip(votes.astype(np.float64) / self._votes, 0.0, 1.0) + boosted) / 2.0
+        return risk
+
+
+def remapped(tree: Tree, columns: NDArray[Any]) -> Tree:
+    """The tree with its features as columns of the whole row."""
+    return tree._replace(feature=columns[np.where(tree.left < 0, 0, tree.feature)])
+
+
+def forest_trees(forest: Any) -> list[Tree]:
+    """The trees of a fitted `RandomForestClassifier` of two classes; a leaf's value is its share of frauds."""
+    if list(forest.classes_) != [0, 1]:
+        msg = f"a random forest of the classes {list(forest.classes_)}, not of 0 and 1"
+        raise ValueError(msg)
+    trees = []
+    for estimator in forest.estimators_:
+        tree = estimator.tree_
+        votes = tree.value[:, 0, :]
+        trees.append(
+            Tree(
+                feature=np.where(tree.children_left < 0, 0, tree.feature),
+                threshold=tree.threshold,
+                left=tree.children_left,
+                right=tree.children_right,
+                nan_left=tree.missing_go_to_left.astype(np.bool_),
+                value=votes[:, 1] / votes.sum(axis=1),
+            )
+        )
+    return trees
+
+
+def boosting_trees(boosting: Any) -> list[Tree]:
+    """The trees of a fitted `HistGradientBoostingClassifier` of two classes; their leaves add up to the log odds."""
+    trees = []
+    for (predictor,) in boosting._predictors:
+        nodes = predictor.nodes
+        leaf = nodes["is_leaf"].astype(np.bool_)
+        trees.append(
+            Tree(
+                feature=np.where(leaf, 0, nodes["feature_idx"]),
+                threshold=nodes["num_threshold"],
+                left=np.where(leaf, -1, nodes["left"].astype(np.int64)),
+                right=np.where(leaf, -1, nodes["right"].astype(np.int64)),
+                nan_left=nodes["missing_go_to_left"].astype(np.bool_),
+                value=nodes["value"],
+            )
+        )
+    return trees
+
+
+def needed(tiers: Sequence[str], forest: Sequence[str], supervised: Sequence[str]) -> list[str]:
+    """The features that a model of these tiers reads, each once, in a fixed order."""
+    names = [*forest, *GRADED]
+    if FEEDBACK in tiers:
+        names.append(COMPROMISED)
+    if SUPERVISED in tiers:
+        names += supervised
+    return list(dict.fromkeys(names))

@@ -1,0 +1,186 @@
+"""The tiers of a model: compiled they are scikit-learn's, and the live flow and training see the same facts."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+from bytewax.testing import TestingSink, TestingSource, run_main
+
+from dataflow.detect import Routed, build
+from dataflow.features import FIELDS
+from dataflow.live_rules import LiveRules
+from dataflow.profile import Population
+from dataflow.rules import load_rules
+from dataflow.scoring import load_model
+from dataflow.settings import Settings, UserError
+from dataflow.simulation import history, to_json
+from dataflow.tiers import Tail, TieredModel
+from dataflow.transaction import Transaction, parse
+from tests.builders import message
+from training.history import Past, after, read_history, replay
+from training.tiers import population
+from training.train import main as train
+
+DAY = 86_400.0
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "fraud_model.pkl"
+    arguments = ["--tiers", "supervised", "--label-delay", "3d", "--users", "400", "--days", "21"]
+    assert train([*arguments, "--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(model_file: Path) -> TieredModel:
+    loaded = load_model(model_file)
+    assert isinstance(loaded, TieredModel)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def rows(model: TieredModel) -> np.ndarray:
+    past = read_history(None, seed=9, users=150, days=14)
+    return model.rows([facts for _, facts in replay(past, model.population, after(3 * DAY))])
+
+
+def picked(model: TieredModel, rows: np.ndarray, names: list[str]) -> np.ndarray:
+    return rows[:, [model.features.index(name) for name in names]]
+
+
+def test_the_compiled_tiers_are_scikit_learns(model_file: Path, model: TieredModel, rows: np.ndarray) -> None:
+    artifact = joblib.load(model_file)
+    finite = np.nan_to_num(rows, posinf=1e9)
+    names = artifact["supervised_features"]
+    forest = artifact["random_forest"].predict_proba(picked(model, finite, names))[:, 1]
+    boosted = artifact["boosting"].predict_proba(picked(model, finite, names))[:, 1]
+    risk, anomaly = model.score(rows)
+    assert np.abs(risk - (forest + boosted) / 2).max() < 1e-5
+    isolation = artifact["forest"]
+    assert np.array_equal(anomaly, isolation.predict(picked(model, finite, artifact["forest_features"])) == -1)
+    assert risk.min() >= 0.0
+    assert risk.max() <= 1.0
+    assert model.agrees(artifact)
+
+
+def test_a_score_does_not_depend_on_its_batch(model: TieredModel, rows: np.ndarray) -> None:
+    rows = rows[:1000]
+    together, _ = model.score(rows)
+    for size in (1, 7, 128):
+        apart = np.concatenate([model.score(rows[begin : begin + size])[0] for begin in range(0, 1000, size)])
+        assert np.array_equal(apart, together)
+    tiers = model.tiers(rows)
+    for name in tiers:
+        one = np.concatenate([model.tiers(rows[n : n + 1])[name] for n in range(200)])
+        assert np.array_equal(one, tiers[name][:200])
+
+
+def test_each_tier_adds_to_the_one_before(model: TieredModel, rows: np.ndarray) -> None:
+    tiers = model.tiers(rows)
+    assert list(tiers) == ["isolation_forest", "evidence", "feedback", "supervised"]
+    assert np.all(tiers["feedback"] >= tiers["evidence"] - 1e-12)
+    for risk in tiers.values():
+        assert 0.0 <= risk.min() <= risk.max() <= 1.0
+
+
+def test_rarity_is_graded_by_the_share_of_the_training_window_that_reaches_it() -> None:
+    tail = Tail.of(np.arange(100_000.0))
+    assert tail.evidence(np.array([0.0, 50_000.0, 96_000.0])).tolist() == [0.0, 0.0, 0.0]
+    graded = tail.evidence(np.array([97_500.0, 99_000.0, 99_900.0, 99_999.0, 1e12]))
+    assert np.all(np.diff(graded) >= 0)
+    assert graded[1] == pytest.approx((2.0 - 1.5) / 2.0, abs=1e-3)  # one in a hundred
+    assert graded[-1] == 1.0
+    scaled = Tail.of(np.arange(100_000.0) * 7).evidence(np.array([99_000.0 * 7]))
+    assert scaled[0] == graded[1]  # the unit does not matter
+
+
+def test_the_population_is_the_median_users(model: TieredModel) -> None:
+    def paid(user: str, *amounts: float) -> Iterator[Past]:
+        for amount in amounts:
+            yield Past(Transaction(user=user, amount=amount, location="US", device="d", merchant="m", txn_type="t",
+                                   timestamp="", transaction_id="x"), None, "")  # fmt: skip
+
+    past = [*paid("a", *[10.0] * 5, *[20.0] * 5), *paid("b", *[100.0] * 10), *paid("c", 1e9)]
+    found = population(past)
+    mean, spread = np.median([15.0, 100.0]), np.median([np.std([10.0] * 5 + [20.0] * 5, ddof=1) / 15.0, 0.0])
+    assert found == Population(pytest.approx(mean), pytest.approx(spread))
+    assert model.population.amount > 0
+    assert population([]) == Population()
+
+
+def test_too_few_labels_are_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--tiers", "supervised", "--users", "20", "--days", "10", "--out", str(tmp_path / "m.pkl")]
+    assert train(arguments) == 2
+    assert "frauds among" in capsys.readouterr().err
+    assert not (tmp_path / "m.pkl").exists()
+
+
+def test_a_tampered_tiered_model_is_refused(model_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "fraud_model.pkl"
+    path.write_bytes(model_file.read_bytes() + b"x")
+    path.with_suffix(".json").write_bytes(model_file.with_suffix(".json").read_bytes())
+    with pytest.raises(UserError, match="SHA-256 differs"):
+        load_model(path)
+
+
+def test_the_live_flow_sees_the_very_facts_that_training_replays(model: TieredModel) -> None:
+    """Training = serving: number by number, with feedback in between, from the messages' own bytes."""
+    simulated = list(history(4, 60, 12, datetime(2026, 3, 1, tzinfo=UTC)))
+    delay = 2 * DAY
+    values = [to_json(each) for each in simulated]
+    parsed = [parse(value, None, "transactions", 0, n, 0) for n, value in enumerate(values)]
+    past = [
+        Past(txn, each.fraud, "") for txn, each in zip(parsed, simulated, strict=True) if isinstance(txn, Transaction)
+    ]
+    expected = [facts for _, facts in replay(past, model.population, after(delay))]
+
+    # One source for both kinds of event, in the order of their times, so that the interleaving is that of the replay.
+    labels = [
+        (each.at + delay, -1, json.dumps({
+            "transaction_id": each.transaction_id, "user": each.user, "merchant": each.merchant,
+            "timestamp": each.timestamp, "fraud": each.fraud,
+            "labelled_at": datetime.fromtimestamp(each.at + delay, UTC).isoformat(),
+        }).encode())
+        for each in simulated
+    ]  # fmt: skip
+    events = sorted([*((each.at, n, values[n]) for n, each in enumerate(simulated)), *labels], key=lambda e: e[:2])
+    seen = Recorder(model)
+    settings = Settings()
+    decisions: list[Routed] = []
+    feed, label_feed = [], []
+    # Bytewax reads its sources in turn, one item each: a tombstone (to be rejected) keeps the other one in step.
+    for _, number, value in events:
+        feed.append(message(value if number >= 0 else None))
+        label_feed.append(message(value if number < 0 else None))
+    sinks = TestingSink(decisions), TestingSink([]), TestingSink([])
+    rules = LiveRules(settings.rules_file, check_every=1.0)
+    run_main(build(TestingSource(feed, 1), TestingSource(label_feed, 1), *sinks, seen, rules, settings))
+    assert len(seen.facts) == len(expected)
+    for number, (live, replayed) in enumerate(zip(seen.facts, expected, strict=True)):
+        for field, ours, theirs in zip(FIELDS, live, replayed, strict=True):
+            assert repr(ours) == repr(theirs), (number, field.name)
+    assert any(row[[f.name for f in FIELDS].index("merchant_frauds_week")] for row in seen.facts)
+    assert len(decisions) == len(expected)
+    assert load_rules(settings.rules_file).version == rules.current().version
+
+
+class Recorder:
+    """A model that keeps the facts that the flow hands to it."""
+
+    def __init__(self, model: TieredModel):
+        self._model = model
+        self.version = model.version
+        self.population = model.population
+        self.facts: list[tuple] = []
+
+    def rows(self, batch: list[tuple]) -> np.ndarray:
+        self.facts += batch
+        return self._model.rows(batch)
+
+    def score(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self._model.score(rows)

@@ -1,0 +1,433 @@
+"""Measures detection: trains on what was known at a moment, and decides what came after, with labels that come late.
+
+`python -m training.evaluate --history FILE --label-delay 7d --train-from A --test-from B --test-until C --out DIR`
+writes scores.csv, metrics.json and report.html. With `--weeks N` the test window is N weeks, and the model is trained
+anew for each, as the "Reproducible Machine Learning for Credit Card Fraud Detection" handbook does.
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import msgspec
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from dataflow.features import Facts
+from dataflow.profile import Population
+from dataflow.rules import RuleSet, load_rules
+from dataflow.scoring import Bools, Columns, Floats, Metadata, Rows, Window
+from dataflow.settings import Settings, UserError
+from dataflow.tiers import COMPROMISED, GRADED, SUPERVISED, TieredModel
+from dataflow.transaction import event_time
+from training.history import DAY, History, LabelTime, Past, after, read_history, replay
+from training.measures import Measures, measure
+from training.report import write_report
+from training.tiers import (
+    FOREST_FEATURES,
+    SUPERVISED_FEATURES,
+    TooFewLabelsError,
+    all_tiers,
+    fit,
+    population,
+)
+
+BATCH = 4096
+CARDS_DAYS = 7
+"""The handbook's training window: cards defrauded in it, as far as known, are not tested, however long we train."""
+FEATURES = list(dict.fromkeys([*FOREST_FEATURES, *GRADED, COMPROMISED, *SUPERVISED_FEATURES]))
+
+
+class Options(NamedTuple):
+    """What the command line says; times in seconds since 1970 UTC."""
+
+    history: Path
+    labels: Path | None
+    delay: float
+    train_from: float
+    test_from: float
+    test_until: float
+    weeks: int
+    seeds: list[int]
+    tiers: list[str]
+    keep_known_cards: bool
+    out: Path
+
+
+class Replayed(NamedTuple):
+    """The history as facts, one row a transaction, and what is known of each and from when on."""
+
+    ids: list[str]
+    users: "np.ndarray[Any, np.dtype[np.int32]]"  # numbered in the order in which they first came
+    at: Floats
+    rows: Rows  # (n, len(FEATURES))
+    fraud: Bools
+    labelled: Bools
+    label_at: Floats  # infinite where no label ever comes
+    scenario: list[str]
+    tested: dict[int, Facts]  # of the rows from the start of the test on, for the rules
+
+
+class Result(NamedTuple):
+    """One model on one test window."""
+
+    week: str
+    seed: int
+    measures: dict[str, Measures]  # of each tier
+    risk: dict[str, Floats]
+    chosen: "np.ndarray[Any, np.dtype[np.int64]]"  # the rows of the window
+    model: TieredModel
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluates as the command line says; returns the exit status, 2 for a user's mistake."""
+    try:
+        options = parse(argv)
+        run(options, Console(stderr=True))
+    except UserError as error:
+        print(f"redflag: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(options: Options, console: Console) -> None:
+    """Replays the history once, trains and tests each week and seed, and writes the three files."""
+    history = read_history(options.history)
+    labels = read_labels(options.labels) if options.labels is not None else None
+    label_time: LabelTime = (
+        after(options.delay) if labels is None else lambda past: labels.get(past.transaction.transaction_id or "")
+    )
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=console
+    ) as progress:
+        task = progress.add_task("learn what amounts are like", total=1.0)
+        among_all = population(_between(history, options.train_from, options.test_from, progress, task))
+        progress.update(task, completed=1.0)
+        replayed = collect(history, options, among_all, label_time, progress)
+        results = []
+        windows = _windows(options)
+        task = progress.add_task("train and test", total=len(windows) * len(options.seeds))
+        for begin, end in windows:
+            for seed in options.seeds:
+                results.append(train_and_test(replayed, options, among_all, begin, end, seed))
+                progress.advance(task)
+    options.out.mkdir(parents=True, exist_ok=True)
+    rules = load_rules(Settings().rules_file)
+    write_scores(options.out / "scores.csv", replayed, results, options, rules)
+    metrics = summarise(options, results)
+    (options.out / "metrics.json").write_bytes(
+        msgspec.json.format(msgspec.json.encode(metrics, order="sorted"), indent=2) + b"\n"
+    )
+    write_report(options.out / "report.html", metrics, [(r.measures, r.week, r.seed) for r in results])
+    Console().print(table(metrics))
+
+
+def collect(
+    history: History, options: Options, among_all: Population, label_time: LabelTime, progress: Progress
+) -> Replayed:
+    """Replays the history up to the end of the test, and keeps the models' columns."""
+    columns = Columns(FEATURES)
+    task = progress.add_task("replay the history", total=1.0)
+    numbers: dict[str, int] = {}
+    ids: list[str] = []
+    users, at, scenario = [], [], []
+    blocks, truth, label_at = [], [], []
+    tested: dict[int, Facts] = {}
+
+    def until() -> Iterator[Past]:
+        for past in history:
+            if past.transaction.at >= options.test_until:
+                return
+            yield past
+
+    replaying = replay(until(), among_all, label_time)
+    while batch := list(islice(replaying, BATCH)):
+        blocks.append(columns([facts for _, facts in batch]))
+        for past, facts in batch:
+            txn = past.transaction
+            if txn.at >= options.test_from:
+                tested[len(ids)] = facts
+            ids.append(txn.transaction_id or "")
+            users.append(numbers.setdefault(txn.user, len(numbers)))
+            at.append(txn.at)
+            truth.append(2 if past.fraud is None else int(past.fraud))
+            comes = label_time(past)
+            label_at.append(np.inf if comes is None else comes)
+            scenario.append(past.scenario)
+        progress.update(task, completed=history.progress)
+    progress.update(task, completed=1.0)
+    if not blocks:
+        msg = f"{options.history} has no transaction before {_day(options.test_until)}"
+        raise UserError(msg)
+    rows = np.concatenate(blocks)
+    rows[np.isinf(rows)] = np.float32(30 * DAY)  # "seconds since the last", where there was none
+    known = np.array(truth, np.int8)
+    return Replayed(
+        ids=ids,
+        users=np.array(users, np.int32),
+        at=np.array(at),
+        rows=rows,
+        fraud=known == 1,
+        labelled=known < 2,
+        label_at=np.array(label_at),
+        scenario=scenario,
+        tested=tested,
+    )
+
+
+def train_and_test(
+    replayed: Replayed, options: Options, among_all: Population, begin: float, end: float, seed: int
+) -> Result:
+    """Trains on what was known at `begin`, and scores what lies between `begin` and `end`.
+
+    Raises:
+        UserError: the window holds too little to train on or to test.
+    """
+    at = replayed.at
+    shift = begin - options.test_from  # each week is trained on a window of the same length before it
+    window = (at >= options.train_from + shift) & (at < begin)
+    in_time = replayed.labelled & (replayed.label_at <= begin)
+    try:
+        rows = np.ascontiguousarray(replayed.rows[window])
+        artifact = fit(
+            options.tiers, rows, FEATURES, replayed.fraud[window], in_time[window], among_all, seed, 0.01, jobs=2
+        )
+    except (TooFewLabelsError, ValueError) as error:
+        msg = f"cannot train for the window from {_day(begin)}: {error}"
+        raise UserError(msg) from error
+    # Cards known as compromised by then are not tested: they would be blocked. The handbook removes those that the
+    # training knew, and day by day those that became known since.
+    test = (at >= begin) & (at < end) & replayed.labelled
+    if not options.keep_known_cards:
+        test &= ~known_cards(replayed, begin - options.delay - CARDS_DAYS * DAY, begin, end)
+    chosen = np.flatnonzero(test)
+    if not replayed.fraud[chosen].any() or replayed.fraud[chosen].all():
+        msg = f"the test window from {_day(begin)} needs both fraud and genuine transactions"
+        raise UserError(msg)
+    model = TieredModel(_metadata(options, seed, begin), artifact)
+    risk: dict[str, list[Floats]] = {}
+    for start in range(0, len(chosen), BATCH):
+        part = np.ascontiguousarray(replayed.rows[chosen[start : start + BATCH]])
+        for tier, values in model.tiers(part).items():
+            risk.setdefault(tier, []).append(values)
+    risks = {tier: np.concatenate(values) for tier, values in risk.items()}
+    scenario = [replayed.scenario[n] for n in chosen]
+    measures = {
+        tier: measure(values, replayed.fraud[chosen], at[chosen], replayed.users[chosen], scenario)
+        for tier, values in risks.items()
+    }
+    return Result(_day(begin), seed, measures, risks, chosen, model)
+
+
+def known_cards(replayed: Replayed, since: float, begin: float, end: float) -> Bools:
+    """Transactions of users of whom a fraud since `since` was known at the start of the transaction's day."""
+    first_known = np.full(int(replayed.users.max()) + 1, np.inf)
+    frauds = replayed.fraud & (replayed.at >= since) & (replayed.at < end) & np.isfinite(replayed.label_at)
+    np.minimum.at(first_known, replayed.users[frauds], replayed.label_at[frauds])
+    day = begin + (replayed.at - begin) // DAY * DAY
+    known: Bools = first_known[replayed.users] <= day
+    return known
+
+
+def write_scores(path: Path, replayed: Replayed, results: list[Result], options: Options, rules: RuleSet) -> None:
+    """One line a tested transaction: its score and the decision of the first seed's model with the rules in use."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("transaction_id", "score", "fraudulent", "reason"))
+        for result in results:
+            if result.seed != options.seeds[0]:
+                continue
+            for begin in range(0, len(result.chosen), BATCH):
+                chosen = result.chosen[begin : begin + BATCH]
+                risks, anomalies = result.model.score(np.ascontiguousarray(replayed.rows[chosen]))
+                rows = [
+                    (*replayed.tested[row], anomaly, risk)
+                    for row, anomaly, risk in zip(chosen.tolist(), anomalies.tolist(), risks.tolist(), strict=True)
+                ]
+                for row, risk, outcome in zip(chosen.tolist(), risks.tolist(), rules.evaluate(rows), strict=True):
+                    score = round(1.0 - outcome.doubt * (1.0 - risk), 6)
+                    reason = " | ".join(outcome.reasons)
+                    writer.writerow((replayed.ids[row], score, int(outcome.fraudulent), reason))
+
+
+def summarise(options: Options, results: list[Result]) -> dict[str, Any]:
+    """The figures of each tier: mean and spread over weeks and seeds, and each by itself."""
+    tiers = {}
+    for tier in results[0].measures:
+        figures = [result.measures[tier].figures for result in results]
+        tiers[tier] = {
+            name: {
+                "mean": float(np.mean([each[name] for each in figures])),
+                "std": float(np.std([each[name] for each in figures])),
+            }
+            for name in figures[0]
+        }
+    return {
+        "history": options.history.name,
+        "train_from": _day(options.train_from),
+        "test_from": _day(options.test_from),
+        "test_until": _day(options.test_until),
+        "label_delay_days": options.delay / DAY,
+        "weeks": options.weeks,
+        "seeds": options.seeds,
+        "known_cards_removed": not options.keep_known_cards,
+        "tiers": tiers,
+        "runs": [
+            {"week": result.week, "seed": result.seed, "tier": tier, **measures.figures}
+            for result in results
+            for tier, measures in result.measures.items()
+        ],
+        "by_scenario": {tier: results[0].measures[tier].by_scenario for tier in results[0].measures},
+        "importance": importance(results[0].model),
+    }
+
+
+def importance(model: TieredModel) -> dict[str, float]:
+    """How much each fact matters to the random forest of the supervised tier; empty without one."""
+    return dict(sorted(model.importance.items(), key=lambda item: -item[1]))
+
+
+def table(metrics: dict[str, Any]) -> Table:
+    """The figures for people."""
+    found = Table(
+        title=f"{metrics['history']}: {metrics['test_from']} to {metrics['test_until']}", title_justify="left"
+    )
+    names = ("average_precision", "roc_auc", "card_precision_100", "recall_at_0.001", "recall_at_0.01", "alerts_a_day")
+    for column in ("tier", *names):
+        found.add_column(column)
+    for tier, figures in metrics["tiers"].items():
+        found.add_row(tier, *(f"{figures[n]['mean']:.3f} ± {figures[n]['std']:.3f}" for n in names))
+    return found
+
+
+def read_labels(path: Path) -> dict[str, float]:
+    """When each label came, by transaction_id; what is not in the file is not known.
+
+    Raises:
+        UserError: it cannot be read, or a line of it is wrong.
+    """
+    labels = {}
+    try:
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            missing = {"transaction_id", "labelled_at"} - set(reader.fieldnames or ())
+            if missing:
+                msg = f"{path}: the column {min(missing)!r} is missing: it takes transaction_id, fraud, labelled_at"
+                raise UserError(msg)
+            for line, row in enumerate(reader, 2):
+                try:
+                    labels[row["transaction_id"]] = event_time(row["labelled_at"])
+                except (ValueError, OverflowError) as error:
+                    msg = f"{path}, line {line}: labelled_at is no ISO 8601 time"
+                    raise UserError(msg) from error
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{path}: cannot be read ({error})"
+        raise UserError(msg) from error
+    return labels
+
+
+def parse(argv: Sequence[str] | None) -> Options:
+    """Reads the command line.
+
+    Raises:
+        UserError: an argument is wrong.
+    """
+    parser = _Parser(prog="python -m training.evaluate", description="Measure detection on a labelled history.")
+    parser.add_argument("--history", type=Path, required=True, metavar="FILE", help="a .csv, .csv.gz or .parquet")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="transaction_id, labelled_at; others are not known")
+    parser.add_argument("--label-delay", type=_days, default=7 * DAY, metavar="7d", help="default 7d")
+    parser.add_argument("--train-from", type=_moment, required=True, metavar="A")
+    parser.add_argument("--test-from", type=_moment, required=True, metavar="B")
+    parser.add_argument("--test-until", type=_moment, required=True, metavar="C")
+    parser.add_argument("--weeks", type=int, default=1, metavar="N", help="parts of the test window, each trained for")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="N", help="default 1 2 3")
+    parser.add_argument("--tiers", choices=all_tiers(SUPERVISED)[1:], default=SUPERVISED, help="the last tier")
+    parser.add_argument("--keep-known-cards", action="store_true", help="test cards known as compromised, too")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    given = parser.parse_args(argv)
+    if not given.train_from < given.test_from < given.test_until:
+        parser.error("--train-from must lie before --test-from, and that before --test-until")
+    if given.weeks < 1:
+        parser.error("argument --weeks: it takes a whole number from 1")
+    return Options(
+        given.history,
+        given.labels,
+        given.label_delay,
+        given.train_from,
+        given.test_from,
+        given.test_until,
+        given.weeks,
+        given.seeds,
+        all_tiers(given.tiers),
+        given.keep_known_cards,
+        given.out,
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        msg = f"{message} (python -m training.evaluate --help lists them all)"
+        raise UserError(msg)
+
+
+def _moment(text: str) -> float:
+    try:
+        return event_time(text)
+    except (ValueError, OverflowError):
+        msg = f"{text!r} is no ISO 8601 time"
+        raise argparse.ArgumentTypeError(msg) from None
+
+
+def _days(text: str) -> float:
+    number = text.removesuffix("d")
+    if not text.endswith("d") or not number.replace(".", "", 1).isdigit():
+        msg = f"{text!r} is no number of days such as 7d"
+        raise argparse.ArgumentTypeError(msg)
+    return float(number) * DAY
+
+
+def _windows(options: Options) -> list[tuple[float, float]]:
+    length = (options.test_until - options.test_from) / options.weeks
+    return [(options.test_from + n * length, options.test_from + (n + 1) * length) for n in range(options.weeks)]
+
+
+def _between(history: History, begin: float, end: float, progress: Progress, task: Any) -> Iterator[Past]:
+    for number, past in enumerate(history):
+        if number % BATCH == 0:
+            progress.update(task, completed=history.progress)
+        if past.transaction.at >= end:
+            return
+        if past.transaction.at >= begin:
+            yield past
+
+
+def _metadata(options: Options, seed: int, begin: float) -> Metadata:
+    window = Window(source=options.history.name, first=_day(options.train_from), last=_day(begin), rows=0)
+    return Metadata(
+        format=1,
+        tiers=options.tiers,
+        features=FEATURES,
+        sha256="",
+        fingerprint="evaluation",
+        versions={},
+        window=window,
+        hyperparameters={},
+        seed=seed,
+        metrics={},
+        created_at="",
+    )
+
+
+def _day(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).date().isoformat()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""How well scores rank fraud: the figures of the evaluation."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dataflow.scoring import Bools, Floats
+
+DAY = 86_400.0
+FALSE_POSITIVE_RATES = (0.001, 0.005, 0.01, 0.05)
+ALERT_RATE = 0.01  # false positive rate at which alerts a day and time to detect are told
+TOP = 100
+
+
+class Measures(NamedTuple):
+    """Of one model on one window."""
+
+    figures: dict[str, float]
+    by_scenario: dict[str, dict[str, float]]  # recall at `ALERT_RATE`, share of users caught, days to detect
+    precision_recall: list[tuple[float, float]]  # (recall, precision)
+    roc: list[tuple[float, float]]  # (false positive rate, recall)
+    calibration: list[tuple[float, float, int]]  # (mean score, share of fraud, count)
+
+
+def measure(risk: Floats, fraud: Bools, at: Floats, users: "np.ndarray[Any, Any]", scenario: Sequence[str]) -> Measures:
+    """All figures of one model on one window; arrays of shape (n,), both kinds among `fraud`."""
+    from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+
+    rate, recall, thresholds = roc_curve(fraud, risk)
+    figures = {
+        "average_precision": float(average_precision_score(fraud, risk)),
+        "roc_auc": float(roc_auc_score(fraud, risk)),
+        "card_precision_100": card_precision(risk, fraud, at, users, TOP),
+        "fraud_share": float(fraud.mean()),
+        "transactions": float(len(fraud)),
+    }
+    for wanted in FALSE_POSITIVE_RATES:
+        figures[f"recall_at_{wanted:g}"] = float(np.interp(wanted, rate, recall))
+    cut = thresholds[np.searchsorted(rate, ALERT_RATE, side="right") - 1]
+    alerted = risk >= cut
+    days = max((at.max() - at.min()) / DAY, 1.0)
+    figures["alerts_a_day"] = float(alerted.sum() / days)
+    caught, waited = time_to_detect(alerted, fraud, at, users)
+    figures["users_caught"] = caught
+    figures["days_to_detect"] = waited
+    kinds = np.array(scenario, object)
+    by_scenario = {}
+    for kind in sorted({name for name, bad in zip(scenario, fraud, strict=True) if bad and name}):
+        mine = fraud & (kinds == kind)
+        share, wait = time_to_detect(alerted, mine, at, users)
+        by_scenario[kind] = {
+            "frauds": float(mine.sum()),
+            "recall": float(alerted[mine].mean()),
+            "users_caught": share,
+            "days_to_detect": wait,
+        }
+    precision, reached, _ = precision_recall_curve(fraud, risk)
+    return Measures(
+        figures, by_scenario, _thin(reached[::-1], precision[::-1]), _thin(rate, recall), calibration(risk, fraud)
+    )
+
+
+def card_precision(risk: Floats, fraud: Bools, at: Floats, users: "np.ndarray[Any, Any]", top: int) -> float:
+    """The handbook's card precision top-k: share of frauds among the k riskiest users of a day, mean over the days.
+
+    A user counts by his riskiest transaction of the day, and no more once he was found.
+    """
+    day = (at // DAY).astype(np.int64)
+    found: set[int] = set()
+    shares = []
+    for each in np.unique(day):
+        here = np.flatnonzero(day == each)
+        riskiest: dict[int, float] = {}
+        bad: set[int] = set()
+        for row in here:
+            user = int(users[row])
+            if user in found:
+                continue
+            riskiest[user] = max(riskiest.get(user, -1.0), float(risk[row]))
+            if fraud[row]:
+                bad.add(user)
+        ranked = sorted(riskiest, key=lambda user: -riskiest[user])[:top]
+        hits = [user for user in ranked if user in bad]
+        found.update(hits)
+        shares.append(len(hits) / top)
+    return float(np.mean(shares))
+
+
+def time_to_detect(alerted: Bools, fraud: Bools, at: Floats, users: "np.ndarray[Any, Any]") -> tuple[float, float]:
+    """Share of the defrauded users of whom a fraud was alerted, and the mean days from the first fraud to that."""
+    first: dict[int, float] = {}
+    caught: dict[int, float] = {}
+    for row in np.flatnonzero(fraud):
+        user = int(users[row])
+        first.setdefault(user, float(at[row]))
+        if alerted[row]:
+            caught.setdefault(user, float(at[row]))
+    if not caught:
+        return 0.0, float("nan")
+    return len(caught) / len(first), float(np.mean([(caught[user] - first[user]) / DAY for user in caught]))
+
+
+def calibration(risk: Floats, fraud: Bools, bins: int = 10) -> list[tuple[float, float, int]]:
+    """Mean score, share of fraud and count in each tenth of the scale."""
+    place = np.minimum((risk * bins).astype(int), bins - 1)
+    return [
+        (float(risk[place == n].mean()), float(fraud[place == n].mean()), int((place == n).sum()))
+        for n in range(bins)
+        if (place == n).any()
+    ]
+
+
+def _thin(x: Floats, y: Floats, points: int = 300) -> list[tuple[float, float]]:
+    step = np.unique(np.linspace(0, len(x) - 1, points).astype(int))
+    return [(float(x[n]), float(y[n])) for n in step]

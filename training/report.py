@@ -1,0 +1,129 @@
+"""The evaluation as a page: one file, nothing loaded from anywhere, everything escaped."""
+
+import base64
+import html
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from training.measures import Measures
+
+Run = tuple[dict[str, Measures], str, int]  # measures of each tier, week, seed
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1f2933 }
+table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .25rem .75rem; text-align: right }
+th:first-child, td:first-child { text-align: left } tr:nth-child(even) { background: #f5f7fa }
+img { max-width: 100% } h2 { margin-top: 2.5rem }
+"""
+
+
+def write_report(path: Path, metrics: dict[str, Any], runs: Sequence[Run]) -> None:
+    """Writes the page: the tiers side by side, curves, calibration, scenarios, what matters, each run."""
+    measures = runs[0][0]
+    figures = (
+        *("average_precision", "roc_auc", "card_precision_100"),
+        *("recall_at_0.001", "recall_at_0.005", "recall_at_0.01", "recall_at_0.05"),
+        *("alerts_a_day", "users_caught", "days_to_detect"),
+    )
+    parts = [
+        f"<h1>Redflag on {_text(metrics['history'])}</h1>",
+        f"<p>Tested from {_text(metrics['test_from'])} to {_text(metrics['test_until'])} in {metrics['weeks']} "
+        "windows, each with a model trained on the time before it; labels come "
+        f"{metrics['label_delay_days']:g} days after their transactions; seeds {_text(metrics['seeds'])}. "
+        "Mean ± standard deviation over windows and seeds.</p>",
+        "<h2>The tiers side by side</h2>",
+        _table(
+            ("figure", *metrics["tiers"]),
+            [(name, *(_spread(tier[name]) for tier in metrics["tiers"].values())) for name in figures],
+        ),
+        "<p>card_precision_100 is the handbook's card precision top 100; recall_at_x is at a false positive rate of x; "
+        "alerts a day, users caught and days to detect are at 1 % false positives.</p>",
+        "<h2>Precision and recall; ROC</h2>",
+        _picture(_curves(measures)),
+        "<h2>Calibration</h2>",
+        _picture(_calibrations(measures)),
+        "<h2>By scenario</h2>",
+    ]
+    for tier, scenarios in metrics["by_scenario"].items():
+        if scenarios:
+            names = ("frauds", "recall", "users_caught", "days_to_detect")
+            parts.append(f"<h3>{_text(tier)}</h3>")
+            parts.append(
+                _table(
+                    ("scenario", *names), [(kind, *(_number(row[n]) for n in names)) for kind, row in scenarios.items()]
+                )
+            )
+    if metrics["importance"]:
+        parts.append("<h2>Which facts matter to the supervised tier</h2>")
+        parts.append(_table(("fact", "importance"), [(k, _number(v)) for k, v in metrics["importance"].items()]))
+    parts.append("<h2>Each window and seed</h2>")
+    shown = ("average_precision", "roc_auc", "card_precision_100")
+    parts.append(
+        _table(
+            ("window", "seed", "tier", *shown),
+            [(run["week"], run["seed"], run["tier"], *(_number(run[n]) for n in shown)) for run in metrics["runs"]],
+        )
+    )
+    page = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Redflag: evaluation</title><style>{STYLE}</style>'
+    )
+    path.write_text(page + "\n".join(parts) + "</html>\n")
+
+
+def _curves(measures: dict[str, Measures]) -> Any:
+    figure, (left, right) = _figure(2)
+    for tier, each in measures.items():
+        left.plot(*zip(*each.precision_recall, strict=True), label=tier)
+        right.plot(*zip(*each.roc, strict=True), label=tier)
+    left.set(xlabel="recall", ylabel="precision")
+    right.set(xlabel="false positive rate", ylabel="recall", xscale="log", xlim=(1e-4, 1))
+    left.legend(frameon=False)
+    return figure
+
+
+def _calibrations(measures: dict[str, Measures]) -> Any:
+    figure, (axes,) = _figure(1)
+    axes.plot((0, 1), (0, 1), color="#9aa5b1", linestyle="--")
+    for tier, each in measures.items():
+        axes.plot([c[0] for c in each.calibration], [c[1] for c in each.calibration], marker="o", label=tier)
+    axes.set(xlabel="mean score", ylabel="share of fraud")
+    axes.legend(frameon=False)
+    return figure
+
+
+def _figure(columns: int) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5 * columns, 4), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, columns, squeeze=False)[0]
+
+
+def _picture(figure: Any) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+
+
+def _table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+    top = "".join(f"<th>{_text(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{top}</tr>{body}</table>"
+
+
+def _spread(figure: dict[str, float]) -> str:
+    return f"{_number(figure['mean'])} ± {_number(figure['std'])}"
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))
