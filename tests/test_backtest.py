@@ -294,6 +294,21 @@ def test_a_warm_up_fills_profiles_and_is_not_counted(tmp_path: Path, rules: Path
     assert (warm.warm_up, warm.decided.total, warm.alerts.total) == (4, 3, 3)
 
 
+def test_labels_come_back_as_feedback_after_their_delay(tmp_path: Path, rules: Path, model: Model) -> None:
+    rules.write_text(rule("again", "confirmed_frauds >= 1", "{confirmed_frauds} confirmed"))
+    truths = ["1" if n == 0 else "0" for n in range(6000)]
+    rows = [(n * 60.0, "ann", 10.0, "US", truth) for n, truth in enumerate(truths)]
+    history = read_history(csv(tmp_path / "past.csv", *rows))
+    assert run(FromFile(history), rules, model, Settings(), io.BytesIO()).alerts.total == 0
+    spool = io.BytesIO()
+    tally = run(FromFile(history, 1000 * MINUTE), rules, model, Settings(), spool)
+    first = json.loads(spool.getvalue().splitlines()[0])
+    # Within a batch or two after the label came.
+    assert 1000 < int(first["transaction_id"][1:]) <= 3000
+    assert tally.alerts.total == 6000 - int(first["transaction_id"][1:])
+    assert tally.invalid.total() == 0
+
+
 def test_what_is_added_and_dropped_is_told_apart(tmp_path: Path, rules: Path, model: Model) -> None:
     path = csv(tmp_path / "past.csv", *ROWS)
     sides = []
@@ -375,6 +390,8 @@ def test_without_labels_it_says_that_there_is_no_precision(
         (["--rules", "{rules}", "--history", "{past}", "--users", "5"], "--users: is for a simulated history"),
         (["--rules", "{rules}", "--users", "-5"], "'-5' is no whole number"),
         (["--rules", "{rules}", "--days", "nan"], "'nan' is no number"),
+        (["--rules", "{rules}", "--history", "kafka:t", "--labels-after", "1"], "--labels-after: is for a file"),
+        (["--rules", "{rules}", "--history", "{past}", "--feedback", "kafka:f"], "--history must name a topic"),
         (["--rules", "{rules}", "--html", "no/such/out.html"], "no folder no/such"),
     ],
 )

@@ -22,7 +22,7 @@ from dataflow.rules import RuleSet, load_rules
 from dataflow.settings import Settings, UserError
 from training.backtest_report import Report, Side, compare, show, to_html
 from training.backtest_run import FromFile, FromTopic, Messages, Tally, run
-from training.history import read_history
+from training.history import DAY, read_history
 from training.kafka_history import PREFIX, KafkaHistory, read_labels
 
 USERS, DAYS, SEED = 2_000, 14.0, 42  # of the simulated history: 84,000 transactions
@@ -39,6 +39,8 @@ class Options(NamedTuple):
     labels: str | None
     html: Path | None
     warm_up: float  # days
+    labels_after: float | None  # days until the history's own labels come back as feedback; None: they do not
+    feedback: str | None  # a topic of it
     users: int
     days: float
     seed: int
@@ -96,9 +98,12 @@ def open_history(options: Options) -> Messages:
         UserError: it cannot be read.
     """
     if options.history is not None and options.history.startswith(PREFIX):
-        return FromTopic(KafkaHistory(options.history.removeprefix(PREFIX), options.settings))
+        where = None if options.feedback is None else options.feedback.removeprefix(PREFIX)
+        feedback = () if where is None else KafkaHistory(where, options.settings)
+        return FromTopic(KafkaHistory(options.history.removeprefix(PREFIX), options.settings), feedback)
     path = None if options.history is None else Path(options.history)
-    return FromFile(read_history(path, seed=options.seed, users=options.users, days=options.days))
+    delay = None if options.labels_after is None else options.labels_after * DAY
+    return FromFile(read_history(path, seed=options.seed, users=options.users, days=options.days), delay)
 
 
 def run_one(options: Options, rules: Path, spool: Path, done: Any) -> Tally:
@@ -220,6 +225,13 @@ def parse(argv: Sequence[str] | None) -> Options:
         metavar="DAYS",
         help="of the history fill profiles only; default 0",
     )
+    parser.add_argument(
+        "--labels-after",
+        type=_number(0, 3660),
+        metavar="DAYS",
+        help="a file's own labels come back as feedback so long after their transactions; else there is no feedback",
+    )
+    parser.add_argument("--feedback", metavar="kafka:TOPIC", help="feedback as it came, for a history on a topic")
     simulated = parser.add_argument_group("simulated history")
     simulated.add_argument("--users", type=_whole, metavar="N", help=f"default {USERS}")
     simulated.add_argument("--days", type=_number(0.001, 3660), metavar="N", help=f"default {DAYS:g}")
@@ -229,6 +241,11 @@ def parse(argv: Sequence[str] | None) -> Options:
         for name in ("users", "days", "seed"):
             if getattr(given, name) is not None:
                 parser.error(f"argument --{name}: is for a simulated history, and --history names one")
+    topic = given.history is not None and given.history.startswith(PREFIX)
+    if given.labels_after is not None and topic:
+        parser.error("argument --labels-after: is for a file; name the topic of the feedback with --feedback")
+    if given.feedback is not None and not (topic and given.feedback.startswith(PREFIX)):
+        parser.error("argument --feedback: takes kafka:TOPIC, and --history must name a topic, too")
     if given.html is not None and not given.html.parent.is_dir():
         parser.error(f"argument --html: there is no folder {given.html.parent}")
     return Options(
@@ -239,6 +256,8 @@ def parse(argv: Sequence[str] | None) -> Options:
         labels=given.labels,
         html=given.html,
         warm_up=given.warm_up,
+        labels_after=given.labels_after,
+        feedback=given.feedback,
         users=given.users or USERS,
         days=given.days or DAYS,
         seed=SEED if given.seed is None else given.seed,

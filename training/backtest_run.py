@@ -1,7 +1,7 @@
 """History through the detection flow's own graph, with a history for its source and a tally for its sink."""
 
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, date, datetime
 from itertools import combinations, islice
@@ -11,7 +11,7 @@ from typing import IO, Any, Protocol
 import msgspec
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
-from bytewax.testing import TestingSource, run_main
+from bytewax.testing import run_main
 
 from dataflow.detect import Routed, build
 from dataflow.live_rules import LiveRules
@@ -153,6 +153,35 @@ class PastMessage:
         return 1, int(self._txn.at * 1000)
 
 
+class PastFeedback(PastMessage):
+    """What is known of a transaction as a message of feedback; its Kafka timestamp is when it comes."""
+
+    __slots__ = ("fraud", "labelled_at")
+
+    def __init__(self, txn: Transaction, offset: int, fraud: bool, delay: float):
+        super().__init__(txn, offset)
+        self.fraud = fraud
+        self.labelled_at = txn.at + delay
+
+    def value(self) -> bytes:
+        """The JSON object."""
+        txn = self._txn
+        return _encode(
+            {
+                "transaction_id": txn.transaction_id,
+                "user": txn.user,
+                "merchant": txn.merchant,
+                "timestamp": txn.timestamp,
+                "fraud": self.fraud,
+                "labelled_at": datetime.fromtimestamp(self.labelled_at, UTC).isoformat(),
+            }
+        )
+
+    def timestamp(self) -> tuple[int, int]:
+        """Its kind, the creation, and milliseconds since 1970."""
+        return 1, int(self.labelled_at * 1000)
+
+
 _encode = msgspec.json.encode
 _decode = msgspec.json.Decoder(_Written).decode
 
@@ -169,14 +198,22 @@ class Messages(Protocol):
 
     def __iter__(self) -> Iterator[Any]: ...
 
+    def feedback(self, now: float) -> list[Any]:
+        """Messages of the feedback that has come by `now`, seconds since 1970, and was not handed out yet."""
+
 
 class FromFile:
-    """A file's or the simulation's transactions as messages."""
+    """A file's or the simulation's transactions as messages.
 
-    def __init__(self, history: History):
+    What is known of a transaction comes back as feedback `label_delay` seconds after it; with None, nothing does.
+    """
+
+    def __init__(self, history: History, label_delay: float | None = None):
         self.source = history.source
         self.truths = array("b")  # by offset: a byte a transaction
         self._history = history
+        self._label_delay = label_delay
+        self._labels: deque[PastFeedback] = deque()  # those still to come, in their order
 
     @property
     def progress(self) -> float:
@@ -185,19 +222,31 @@ class FromFile:
 
     def __iter__(self) -> Iterator[PastMessage]:
         del self.truths[:]
+        self._labels.clear()
         for offset, past in enumerate(self._history):
             self.truths.append(-1 if past.fraud is None else past.fraud)
             yield PastMessage(past.transaction, offset)
+            if self._label_delay is not None and past.fraud is not None:
+                self._labels.append(PastFeedback(past.transaction, offset, past.fraud, self._label_delay))
+
+    def feedback(self, now: float) -> list["PastFeedback"]:
+        """The feedback that has come by `now`."""
+        labels, due = self._labels, []
+        while labels and labels[0].labelled_at <= now:
+            due.append(labels.popleft())
+        return due
 
 
 class FromTopic:
     """A topic's messages as they are."""
 
-    def __init__(self, history: KafkaHistory):
+    def __init__(self, history: KafkaHistory, feedback: Iterable[Any] = ()):
         self.source = history.source
         self.topic = history.topic
         self.truths = array("b")
         self._history = history
+        self._feedback = iter(feedback)  # by Kafka timestamp
+        self._next: Any = None
 
     @property
     def progress(self) -> float:
@@ -206,6 +255,17 @@ class FromTopic:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._history)
+
+    def feedback(self, now: float) -> list[Any]:
+        """The feedback that has come by `now`."""
+        due = []
+        while (label := self._next or next(self._feedback, None)) is not None:
+            self._next = label
+            if label.timestamp()[1] > now * 1000:
+                break
+            due.append(label)
+            self._next = None
+        return due
 
 
 def run(
@@ -231,7 +291,7 @@ def run(
     source = _Source(messages, progress)
     sink = _Sink(_Counting(tally, spool, messages, labels, warm_up_days * DAY))
     refused = _Sink(_refusals(tally))
-    flow = build(source, TestingSource([]), sink, refused, refused, model, live, settings)
+    flow = build(source, _FeedbackSource(source), sink, refused, refused, model, live, settings)
     run_main(flow)  # type: ignore[no-untyped-call]
     if source.error is not None:
         raise source.error
@@ -315,6 +375,8 @@ class _Source(FixedPartitionedSource[Any, None]):
         self.messages = messages
         self.report = progress
         self.error: Exception | None = None
+        self.now = float("-inf")  # Kafka timestamp of the last message handed out, seconds since 1970
+        self.ended = False
 
     def list_parts(self) -> list[str]:
         return ["history"]
@@ -333,11 +395,43 @@ class _SourcePart(StatefulSourcePartition[Any, None]):
             batch = list(islice(self._messages, BATCH))
         except Exception as error:  # Bytewax would make a panic of many lines of it
             self._source.error = error
-            raise StopIteration from None
+            batch = []
         if not batch:
+            self._source.ended = True
             raise StopIteration
+        self._source.now = batch[-1].timestamp()[1] / 1000
         self._source.report(self._source.messages.progress)
         return batch
+
+    def snapshot(self) -> None:
+        return None
+
+
+class _FeedbackSource(FixedPartitionedSource[Any, None]):
+    """The feedback as it came between the transactions: a batch of these later at the latest, as in a running flow."""
+
+    def __init__(self, transactions: _Source):
+        self.transactions = transactions
+
+    def list_parts(self) -> list[str]:
+        return ["feedback"]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> "_FeedbackPart":
+        return _FeedbackPart(self.transactions)
+
+
+class _FeedbackPart(StatefulSourcePartition[Any, None]):
+    def __init__(self, transactions: _Source):
+        self._transactions = transactions
+
+    def next_batch(self) -> Iterable[Any]:
+        if self._transactions.ended:
+            raise StopIteration
+        try:
+            return self._transactions.messages.feedback(self._transactions.now)
+        except Exception as error:
+            self._transactions.error = error
+            raise StopIteration from None
 
     def snapshot(self) -> None:
         return None
