@@ -94,6 +94,11 @@ def test_the_hour_is_open_at_its_beginning_and_closed_at_its_end() -> None:
     assert [profile.per_hour(NOON + s) for s in (-1, 0, 9, 10, 3599, 3600, 3609, 3610)] == [0, 1, 1, 2, 2, 1, 1, 0]
 
 
+def test_an_event_later_than_that_still_counts_in_the_hour_of_one_that_is_less_late() -> None:
+    profile = fed([txn(NOON), txn(NOON - 90 * MINUTE), txn(NOON - 2 * HOUR)])
+    assert profile.per_hour(NOON - 45 * MINUTE) == 1
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_hour_of_a_busy_user_is_exact_up_to_its_limit_and_counts_as_the_limit_beyond(seed: int) -> None:
     rng, profile, past = random.Random(seed), UserProfile(), list[Transaction]()
