@@ -731,7 +731,7 @@ class Chaos:
 
     # ---- the end
 
-    def finish(self, patience: float = 15.0) -> Counts:
+    def finish(self, patience: float = STUCK_SECONDS) -> Counts:
         """Lets the flow decide what is left, stops it, and compares; waits `patience` seconds for one that hangs."""
         counts = self.counts
         counts.transactions = self.feeder.finish()
@@ -739,12 +739,14 @@ class Chaos:
         self.cluster.go_on()
         self.wait_ready()
         last, since = -1, time.monotonic()
-        while time.monotonic() - since < patience:
+        while last < counts.transactions:
             now = self.written()
-            if now >= counts.transactions:
-                break
-            if now != last:
+            if now > last:
                 last, since = now, time.monotonic()
+            if time.monotonic() - since > patience:
+                counts.stuck += 1
+                self.say(f"STUCK: {last} of {counts.transactions} written, and no more for {patience:g} s")
+                break
             time.sleep(0.1)
         time.sleep(1.5)
         self._stop()
