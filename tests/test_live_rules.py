@@ -403,19 +403,24 @@ def test_a_change_at_5000_a_second_loses_nothing_and_switches_once_a_partition(
         detector = subprocess.Popen([sys.executable, "-m", "dataflow.detect"], env=environ, stderr=stderr)
     try:
         await_line(log, "redflag: reading")
-        count = 25_000
-        changes = {5_000: HIGH + LOW, 11_000: "[[rule]\n", 17_000: LOW}
+        changes = [HIGH + LOW, "[[rule]\n", LOW]
         producer = Producer({"bootstrap.servers": broker.bootstrap})
-        begin = time.monotonic()
-        for n in range(count):
-            if n in changes:
-                rules.write_text(changes[n])
-            producer.produce(
-                names["transactions"], key=b"u%d" % (n % 500), value=raw(f"u{n % 500}", amount=n % 600 + 0.5)
-            )
-            if n % 50 == 0:
+        begin, count, written, until = time.monotonic(), 0, 0, 5000
+        while count < until:
+            value = raw(f"u{count % 500}", amount=count % 600 + 0.5)
+            producer.produce(names["transactions"], key=b"u%d" % (count % 500), value=value)
+            count += 1
+            if count % 50 == 0:
                 producer.poll(0)
-                time.sleep(max(0.0, begin + n / 5000 - time.monotonic()))
+                time.sleep(max(0.0, begin + count / 5000 - time.monotonic()))
+            if count == until and told(log) == written:  # the last change was noticed under load: now the next one
+                if written < len(changes):
+                    rules.write_text(changes[written])
+                    written += 1
+                    until += 5000
+            elif count == until:
+                until += 1000
+                assert count < 200_000, log.read_text()
         assert producer.flush(20) == 0
         settings = Settings(brokers=broker.bootstrap)
         outputs = [names["alerts"], names["classified"], names["invalid"]]
@@ -436,6 +441,11 @@ def test_a_change_at_5000_a_second_loses_nothing_and_switches_once_a_partition(
     assert [sum(a != b for a, b in pairwise(each)) for each in in_order] == [2] * len(in_order)
     assert len({version for each in in_order for version in each}) == 3
     assert log.read_text().count("the changed rules are not used") == 1
+
+
+def told(log: Path) -> int:
+    """How many changes the flow has taken or refused."""
+    return sum("redflag: rules " in line or "are not used" in line for line in log.read_text().splitlines())
 
 
 def await_line(log: Path, beginning: str) -> None:
