@@ -182,11 +182,18 @@ def test_mean_and_spread_equal_numpy_at_every_prefix(paid: list[float], usual: f
         merchant.update(txn(NOON + n * MINUTE, paid[n]), 0.0, population)
 
 
-def test_one_extreme_amount_moves_the_mean_no_further_than_its_clip() -> None:
+@pytest.mark.parametrize("spreads", [CLIP + 1, 1e9])
+def test_an_extreme_amount_moves_the_mean_no_further_than_its_clip(spreads: float) -> None:
     profile = fed(txn(NOON + n, 40.0 + n % 3) for n in range(50))
     mean, spread = profile.typical()
-    profile.update(txn(NOON + 60, 1e9))
-    assert profile.typical()[0] == pytest.approx(mean + CLIP * spread / 51, rel=1e-4)
+    profile.update(txn(NOON + 60, mean + spreads * spread))
+    assert profile.typical()[0] == pytest.approx(mean + CLIP * spread / 51, rel=1e-5)
+
+
+def test_beyond_its_memory_a_mean_forgets_as_much_as_it_learns() -> None:
+    profile = fed(txn(NOON + n, 40.0) for n in range(int(2 * MEMORY)))
+    profile.update(txn(NOON + 1000, 41.0))
+    assert profile.typical()[0] == pytest.approx(40.0 + 1.0 / MEMORY, abs=1e-5)
 
 
 def test_mean_and_spread_follow_a_user_whose_ways_change() -> None:
@@ -315,6 +322,11 @@ def test_names_that_differ_in_one_byte_are_not_repeats() -> None:
     for n in range(2000):
         assert profile.update(txn(NOON + n, name=f"a{n:04}"))
         assert profile.update(txn(NOON + n, name=f"b{n:04}"))
+
+
+def test_names_of_one_crc_are_not_repeats() -> None:
+    assert fingerprint("plumless") == fingerprint("buckeroo")
+    assert fed([txn(name="plumless")]).update(txn(name="buckeroo"))
 
 
 def test_a_late_event_counts_and_moves_nothing_back() -> None:
