@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from bytewax.recovery import init_db_dir
 
-from dataflow import lifecycle, profile
+from dataflow import cooldown, lifecycle, profile
 from dataflow.settings import Settings, UserError
 
 MANIFEST = "redflag.json"
@@ -53,7 +53,7 @@ def identity(settings: Settings) -> dict[str, Any]:
     """What recovery data belongs to: the flow, the version of its state, its topics."""
     return {
         "flow": "detect",
-        "state_version": profile.VERSION,
+        "state_version": [profile.VERSION, cooldown.VERSION],
         "source": settings.transactions_topic,
         "outputs": [settings.alerts_topic, settings.classified_topic, settings.invalid_topic],
     }
