@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import Chaos, Counts, run, train_model
+from tests.chaos import STUCK_SECONDS, Chaos, Counts, run, train_model
 
 pytestmark = [pytest.mark.usefixtures("apache_kafka"), pytest.mark.timeout(600)]
 
@@ -49,7 +49,7 @@ def test_a_sink_that_ignores_what_stands_there_is_caught(tmp_path: Path, model_f
         made.feeder.release(1000, 0.2)
         made.wait("the decisions", lambda: made.written() == 1000)
         made.cluster.kill_all()
-        counts = made.finish(4)
+        counts = made.finish(8 if mutant else STUCK_SECONDS)
     assert counts.doubled == (1000 if mutant else 0)
     assert sound(counts) is (mutant is None)
     assert counts.failed() is (mutant is not None), counts
@@ -63,7 +63,7 @@ def test_a_snapshot_without_a_flush_is_caught(tmp_path: Path, model_file: Path, 
         made.feeder.release(500, 0.2)
         time.sleep(4)
         made.cluster.kill_all()
-        counts = made.finish(4)
+        counts = made.finish(8 if mutant else STUCK_SECONDS)
     assert (counts.lost > 0) is (mutant is not None), counts
     assert sound(counts) is (mutant is None)
     assert counts.failed() is (mutant is not None), counts
@@ -78,7 +78,7 @@ def test_a_sink_that_ignores_refused_records_is_caught(tmp_path: Path, model_fil
         else:
             made.wait_ready()
             made.feeder.release_large()
-        counts = made.finish(4)
+        counts = made.finish(8 if mutant else STUCK_SECONDS)
     assert counts.lost == (1 if mutant else 0), counts
     assert (counts.refusals >= 2) is (mutant is None)
     assert counts.failed() is (mutant is not None), counts
