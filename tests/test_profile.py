@@ -146,6 +146,17 @@ def test_windows_equal_a_recount_at_every_prefix_however_late_events_are(events:
         assert user.last_at == merchant.last_at == newest
 
 
+@pytest.mark.parametrize("buckets_late", range(0, 190, 7))
+@pytest.mark.parametrize("first", [0, 1, 17])
+def test_an_event_counts_in_its_own_bucket_however_late_it_is(buckets_late: int, first: int) -> None:
+    newest = NOON + first * 4 * HOUR
+    for buckets in range(buckets_late, buckets_late + 7):
+        late = newest - buckets * 4 * HOUR
+        profile = fed([txn(newest, 1.0), txn(late, 2.0)])
+        for now in (newest, newest + 4 * HOUR, newest + 3 * DAY, newest + 20 * DAY):
+            check_windows(profile.totals(now), [(newest, 1.0), (late, 2.0)], now)
+
+
 def test_no_rounding_error_outlives_its_bucket() -> None:
     profile = fed([txn(NOON, 1e15), *(txn(NOON + n * HOUR, 0.01) for n in range(1, 60 * 24))])
     assert profile.totals(NOON + 60 * 24 * HOUR)[1] == pytest.approx(0.01 * profile.totals(0.0)[0], rel=SINGLE)
