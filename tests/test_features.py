@@ -6,13 +6,16 @@ import pickle
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataflow.features import FIELDS, MERCHANT_FIELDS, USER_FIELDS, Facts, facts, merchant_facts, user_facts
 from dataflow.profile import MERCHANTS, NEVER, PLACES, MerchantProfile, Population, UserProfile
 from dataflow.transaction import UNKNOWN, Transaction
 from tests.builders import DAY, HOUR, MINUTE, NOON, txn
+
+settings.register_profile("busy machine", deadline=None)
+settings.load_profile("busy machine")
 
 NAMES = [field.name for field in FIELDS]
 

@@ -4,12 +4,15 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataflow.feedback import Feedback, parse_feedback
 from dataflow.transaction import Rejection
 from tests.builders import DAY, NOON, iso
+
+settings.register_profile("busy machine", deadline=None)
+settings.load_profile("busy machine")
 
 LABEL: dict[str, Any] = {
     "transaction_id": "t1",

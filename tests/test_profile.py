@@ -40,6 +40,9 @@ from dataflow.transaction import Transaction
 from tests.builders import DAY, HOUR, MINUTE, NOON
 from tests.builders import txn as parsed
 
+settings.register_profile("busy machine", deadline=None)
+settings.load_profile("busy machine")
+
 SINGLE = 1e-6  # what sums in floats of 32 bits may be off by, relatively, when hundreds are added up
 TYPICAL = parsed()
 _names = iter(range(10**9))
