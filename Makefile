@@ -10,7 +10,7 @@ COMPOSE ?= docker compose
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help run test chaos check train generate detect up down logs clean
+.PHONY: help run test chaos bench profile check train generate detect up down logs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,11 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
+.venv-bench/.peers: $(VENV)/.python benchmarks/requirements.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	@touch $@
+
 $(MODEL): | $(VENV)/.run
 	$(BIN)/python -m training.train --out $(MODEL)
 
@@ -39,6 +44,12 @@ test: $(VENV)/.dev check ## lint, types, and all tests, on a real Apache Kafka w
 
 chaos: $(VENV)/.dev ## kill flow and broker in every way, and look for what is lost, doubled or different (CHAOS="--seed 2")
 	@$(BIN)/python -m tests.chaos $(CHAOS)
+
+bench: $(VENV)/.dev .venv-bench/.peers ## ours, peers, the tutorial and the limit in one run, on a real Apache Kafka (BENCH="--count 30000")
+	$(BIN)/python -m benchmarks.throughput $(BENCH)
+
+profile: $(VENV)/.dev $(MODEL) ## where a transaction's microseconds go, step by step
+	$(BIN)/python -m benchmarks.flow_profile --model $(MODEL) $(PROFILE)
 
 check: $(VENV)/.dev ## lint and types only
 	$(BIN)/ruff format --check .

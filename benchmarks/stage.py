@@ -1,0 +1,181 @@
+"""What every benchmark needs: models, transactions on a topic, jobs as processes, and how much CPU they take."""
+
+import contextlib
+import io
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import joblib
+from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from dataflow.scoring import IsolationScores, isolation_trees, tree_ensemble
+from dataflow.simulation import history, to_json
+from tests.kafka_server import create_topics
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PEERS = ROOT / ".venv-bench" / "bin" / "python"
+PARTITIONS = 4
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on, and how busy it was with other work."""
+    said = Path("/proc/cpuinfo").read_text()
+    cpu = next((line.split(":")[1].strip() for line in said.splitlines() if line.startswith("model name")), "unknown")
+    libraries = ("bytewax", "confluent-kafka", "onnxruntime", "msgspec", "scikit-learn", "pandas")
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit.stdout.strip(), "cpu": cpu,
+        "cores": os.cpu_count(), "load_before": os.getloadavg(), "system": platform.system() + " " + platform.release(),
+        "python": platform.python_version(), "versions": {name: version(name) for name in libraries},
+    }  # fmt: skip
+
+
+def train(path: Path, *options: str) -> Path:
+    subprocess.run(
+        [sys.executable, "-m", "training.train", "--out", str(path), *options],
+        cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    return path
+
+
+def write_forest(pickle: Path, onnx: Path) -> None:
+    """The two-feature forest as ONNX, for jobs that do not import ours."""
+    from onnx import TensorProto, helper
+
+    forest = joblib.load(io.BytesIO(pickle.read_bytes()))
+    trees = isolation_trees(forest)
+    tensor = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [tree_ensemble(trees, "rows", "depths")], "forest",
+        [tensor("rows", TensorProto.FLOAT, [None, 2])], [tensor("depths", TensorProto.FLOAT, [None, 1])],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
+    onnx.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())
+    scores = IsolationScores(forest, trees)
+    known = {"average": scores._average, "threshold": scores.threshold}
+    Path(f"{onnx}.json").write_text(json.dumps(known))
+
+
+def transactions(count: int, users: int = 5000) -> list[tuple[bytes, bytes]]:
+    """(key, value) of so many simulated transactions."""
+    found = islice(history(7, users, count / users), count)  # about 3 a person and day: more than enough
+    return [(txn.user.encode(), to_json(txn)) for txn in found]
+
+
+def produce(bootstrap: str, topic: str, messages: Iterable[tuple[bytes, bytes]]) -> None:
+    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 50, "acks": "all", "enable.idempotence": True})
+    for key, value in messages:
+        while True:
+            try:
+                producer.produce(topic, value, key)
+                break
+            except BufferError:
+                producer.poll(0.1)
+    if producer.flush(120):
+        msg = f"{topic} could not be filled"
+        raise RuntimeError(msg)
+
+
+class Counter:
+    """How many records stand in topics, in one request."""
+
+    def __init__(self, bootstrap: str, topics: Sequence[str]):
+        self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+        self._asked = {TopicPartition(t, p): OffsetSpec.latest() for t in topics for p in range(PARTITIONS)}
+
+    def __call__(self) -> int:
+        for _ in range(100):
+            with contextlib.suppress(KafkaException):  # a topic that was just made moves its leaders about
+                return sum(
+                    f.result().offset for f in self._admin.list_offsets(self._asked, request_timeout=10).values()
+                )
+            time.sleep(0.1)
+        msg = "the broker does not tell where its topics end"
+        raise RuntimeError(msg)
+
+
+def cpu_seconds(processes: Sequence[subprocess.Popen[bytes]]) -> float:
+    """User and system time of the processes and of their ended children."""
+    total = 0
+    for process in processes:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        total += sum(map(int, fields[11:15]))
+    return total / TICKS
+
+
+class Job:
+    """A job on topics of its own: its processes, their environment, and the directory of its logs and state."""
+
+    def __init__(self, bootstrap: str, source: str, name: str, scratch: Path, environment: dict[str, str]):
+        self.scratch = scratch / name
+        self.scratch.mkdir(parents=True)
+        outputs = {"ALERTS_TOPIC": f"{name}-alerts", "CLASSIFIED_TOPIC": f"{name}-classified"}
+        others = {"INVALID_TOPIC": f"{name}-invalid", "FEEDBACK_TOPIC": f"{name}-feedback"}
+        create_topics(bootstrap, dict.fromkeys([*outputs.values(), *others.values()], PARTITIONS))
+        self.topics = list(outputs.values())
+        self.count = Counter(bootstrap, self.topics)
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self._environment = {
+            **os.environ, **outputs, **others, **environment, "KAFKA_BROKERS": bootstrap, "TRANSACTIONS_TOPIC": source,
+            "RECOVERY_DIR": str(self.scratch / "recovery"), "BENCH_SCRATCH": str(self.scratch), "PYTHONPATH": str(ROOT),
+            "PYTHONWARNINGS": "ignore",
+        }  # fmt: skip
+
+    def start(self, *command: str) -> None:
+        with (self.scratch / "log").open("ab") as log:
+            process = subprocess.Popen(
+                command, cwd=self.scratch, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        self.processes.append(process)
+
+    def check(self) -> None:
+        if any(process.poll() is not None for process in self.processes):
+            msg = f"the job ended: {(self.scratch / 'log').read_text()[-2000:]}"
+            raise RuntimeError(msg)
+
+    def stop(self) -> None:
+        for process in self.processes:
+            process.send_signal(signal.SIGTERM)
+        for process in self.processes:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def run_through(job: Job, count: int, timeout: float) -> tuple[float, float]:
+    """Seconds and CPU-seconds a transaction, from the last look at an empty output to the one that finds `count`.
+
+    Not from the first look that finds records: a fast job has decided many by then, whose time would be left out.
+    """
+    deadline = time.monotonic() + timeout
+    begun, taken = time.monotonic(), 0.0
+    while True:
+        job.check()
+        looked, spent = time.monotonic(), cpu_seconds(job.processes)
+        done = job.count()
+        if not done:
+            begun, taken = looked, spent
+        if done >= count:
+            return (time.monotonic() - begun) / done, (cpu_seconds(job.processes) - taken) / done
+        if looked > deadline:
+            msg = f"{done} of {count} in {timeout:g} s: {(job.scratch / 'log').read_text()[-2000:]}"
+            raise RuntimeError(msg)
+        time.sleep(0.05 if done else 0.01)

@@ -1,0 +1,181 @@
+"""`make bench`: transactions a second and CPU of ours, of peers, of the tutorial's loop and of the limit, in one run.
+
+Each run counts from the last look at an empty output on, so a start's imports do not count. Rounds alternate between
+the rows; the first is a warm-up.
+"""
+
+import argparse
+import json
+import socket
+import statistics
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.stage import (
+    PARTITIONS,
+    PEERS,
+    RESULTS,
+    Job,
+    machine,
+    produce,
+    run_through,
+    train,
+    transactions,
+    write_forest,
+)
+from tests.kafka_server import KafkaServer
+
+TUTORIAL_SHARE = 200  # the tutorial's loop gets one transaction in so many
+SLOW_SHARE = 10  # of peers that score a row at a time
+
+
+class Row(NamedTuple):
+    name: str
+    title: str
+    share: int  # one in so many of the transactions
+    start: Callable[[Job], None]
+    model: str = "two"
+
+
+def _module(name: str, python: str = sys.executable) -> Callable[[Job], None]:
+    return lambda job: job.start(python, "-m", f"benchmarks.jobs.{name}")
+
+
+def _detect(job: Job) -> None:
+    job.start(sys.executable, "-m", "dataflow.detect")
+
+
+def _detect_twice(job: Job) -> None:
+    addresses = ";".join(f"127.0.0.1:{port}" for port in _ports(2))
+    for number in "01":
+        job.start(sys.executable, "-m", "dataflow.detect", "-i", number, "-a", addresses)
+
+
+def _ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def _stock(job: Job) -> None:
+    job.start(sys.executable, "-m", "bytewax.run", "benchmarks.jobs.stock_bytewax:flow")
+
+
+def _faust(job: Job) -> None:
+    job.start(str(PEERS), "-m", "benchmarks.jobs.faust_app", "worker", "--loglevel", "warn", "--without-web")
+
+
+ROWS = (
+    Row("tutorial", "tutorial's loop: a message, a DataFrame, a predict", TUTORIAL_SHARE, _module("tutorial")),
+    Row("stock_bytewax", "Bytewax, stock connectors, naive steps", 1, _stock),
+    Row("quix", "Quix Streams", SLOW_SHARE, _module("quix", str(PEERS))),
+    Row("faust", "Faust (faust-streaming)", SLOW_SHARE, _faust),
+    Row("ours_like_for_like", "ours, like for like", 1, _detect),
+    Row("ours_everything", "ours, everything on", 1, _detect, "default"),
+    Row("ours_two_processes", "ours, everything on, two processes", 1, _detect_twice, "default"),
+    Row("limit", "consume → produce, nothing between (the limit)", 1, _module("limit")),
+)
+
+
+def measure(count: int, rounds: int, rows: list[Row], scratch: Path) -> list[dict[str, Any]]:
+    console = Console(stderr=True)
+    models = {
+        "two": train(scratch / "two.pkl", "--features", "amount,txn_per_hour", "--tiers", "isolation_forest"),
+        "default": train(scratch / "default.pkl"),
+    }
+    write_forest(models["two"], scratch / "forest.onnx")
+    messages = transactions(count)
+    found: dict[str, list[tuple[float, float]]] = {row.name: [] for row in rows}
+    failed: dict[str, str] = {}
+    with KafkaServer() as kafka:
+        for share in {row.share for row in rows}:
+            kafka.create_topics({f"transactions-{share}": PARTITIONS})
+            produce(kafka.bootstrap, f"transactions-{share}", messages[: len(messages) // share])
+        for number in range(rounds + 1):
+            for row in rows:
+                if row.name in failed:
+                    continue
+                # The peers join a consumer group: a source topic's name is theirs, so each run has a copy's group.
+                source, name = f"transactions-{row.share}", f"{row.name}-{uuid.uuid4().hex[:6]}"
+                environment = {
+                    "MODEL_FILE": str(models[row.model]), "BENCH_FOREST": str(scratch / "forest.onnx"),
+                    "BENCH_GROUP": name,
+                }  # fmt: skip
+                job = Job(kafka.bootstrap, source, name, scratch, environment)
+                try:
+                    row.start(job)
+                    pace, cpu = run_through(job, len(messages) // row.share, timeout=180)
+                except RuntimeError as error:
+                    failed[row.name] = str(error)
+                    console.print(f"{row.name}: {error}", markup=False)
+                    continue
+                finally:
+                    job.stop()
+                console.print(f"round {number}: {row.name} {1 / pace:,.0f}/s, {cpu * 1e6:.1f} CPU-s a million")
+                if number:
+                    found[row.name].append((1 / pace, cpu * 1e6))
+    return [_summary(row, len(messages) // row.share, found[row.name], failed.get(row.name)) for row in rows]
+
+
+def _summary(row: Row, count: int, runs: list[tuple[float, float]], failed: str | None) -> dict[str, Any]:
+    result: dict[str, Any] = {"row": row.name, "title": row.title, "transactions": count, "rounds": len(runs)}
+    if runs:
+        rates, cpus = [rate for rate, _ in runs], [cpu for _, cpu in runs]
+        result |= {
+            "per_second": statistics.median(rates), "per_second_min": min(rates), "per_second_max": max(rates),
+            "cpu_seconds_per_million": statistics.median(cpus), "cpu_min": min(cpus), "cpu_max": max(cpus),
+        }  # fmt: skip
+    return result | ({"failed": failed} if failed else {})
+
+
+def add_ratios(results: list[dict[str, Any]]) -> None:
+    rates = {result["row"]: result.get("per_second") for result in results}
+    for result in results:
+        for base in ("tutorial", "limit", "stock_bytewax", "quix"):
+            if result.get("per_second") and rates.get(base):
+                result[f"to_{base}"] = result["per_second"] / rates[base]
+
+
+def show(results: list[dict[str, Any]]) -> None:
+    table = Table("row", "transactions/s", "min to max", "CPU-s a million", "÷ tutorial", "÷ limit")
+    for each in results:
+        if "per_second" not in each:
+            table.add_row(each["title"], "failed", "", "", "", "")
+            continue
+        spread = f"{each['per_second_min']:,.0f} to {each['per_second_max']:,.0f}"
+        ratios = [f"{each.get('to_tutorial', 0):.0f}", f"{each.get('to_limit', 0):.2f}"]
+        cpu = f"{each['cpu_seconds_per_million']:.1f}"
+        table.add_row(each["title"], f"{each['per_second']:,.0f}", spread, cpu, *ratios)
+    Console().print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=300_000, help="transactions (default 300,000)")
+    parser.add_argument("--rounds", type=int, default=5, help="after a warm-up (default 5)")
+    parser.add_argument("--rows", default="", help="names with commas between; default all")
+    parser.add_argument("--out", type=Path, default=RESULTS / "throughput.jsonl")
+    arguments = parser.parse_args()
+    rows = [row for row in ROWS if not arguments.rows or row.name in arguments.rows.split(",")]
+    where = machine()
+    with tempfile.TemporaryDirectory(prefix="redflag-bench-") as scratch:
+        results = measure(arguments.count, arguments.rounds, rows, Path(scratch))
+    add_ratios(results)
+    show(results)
+    arguments.out.parent.mkdir(exist_ok=True)
+    arguments.out.write_text("".join(json.dumps(line) + "\n" for line in [{"machine": where}, *results]))
+
+
+if __name__ == "__main__":
+    main()
