@@ -97,7 +97,7 @@ def test_without_send_it_counts_by_error_and_sends_nothing(three: Settings, caps
         (["--offset", "1"], [1]),
         (["--partition", "0"], []),
         (["--limit", "1"], [0]),
-        (["--since", iso(time.time() + 60)], []),
+        (["--since", iso(time.time() + 86_400)], []),
         (["--until", iso(time.time() - 3600)], []),
     ],
 )
