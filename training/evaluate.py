@@ -1,8 +1,10 @@
 """Measures detection: trains on what was known at a moment, and decides what came after, with labels that come late.
 
 `python -m training.evaluate --history FILE --label-delay 7d --train-from A --test-from B --test-until C --out DIR`
-writes scores.csv, metrics.json and report.html. With `--weeks N` the test window is N weeks, and the model is trained
-anew for each, as the "Reproducible Machine Learning for Credit Card Fraud Detection" handbook does.
+writes scores.csv, metrics.json and report.html. The history is replayed through the functions that the flow's steps
+call, in their order, with each label coming in when it comes: a test holds the two equal, number by number. With
+`--weeks N` the test window is N weeks, and the model is trained anew for each, as the "Reproducible Machine Learning
+for Credit Card Fraud Detection" handbook does.
 """
 
 import argparse
@@ -23,7 +25,7 @@ from rich.table import Table
 from dataflow.features import Facts
 from dataflow.profile import Population
 from dataflow.rules import RuleSet, load_rules
-from dataflow.scoring import Bools, Columns, Floats, Metadata, Rows, Window
+from dataflow.scoring import Bools, Columns, Floats, Indices, Metadata, Rows, Window
 from dataflow.settings import Settings, UserError
 from dataflow.tiers import COMPROMISED, GRADED, SUPERVISED, TieredModel
 from dataflow.transaction import event_time
@@ -40,6 +42,7 @@ from training.tiers import (
 )
 
 BATCH = 4096
+LABEL_COLUMNS = ("transaction_id", "fraud", "labelled_at")
 CARDS_DAYS = 7
 """The handbook's training window: cards defrauded in it, as far as known, are not tested, however long we train."""
 FEATURES = list(dict.fromkeys([*FOREST_FEATURES, *GRADED, COMPROMISED, *SUPERVISED_FEATURES]))
@@ -81,9 +84,16 @@ class Result(NamedTuple):
     week: str
     seed: int
     measures: dict[str, Measures]  # of each tier
-    risk: dict[str, Floats]
-    chosen: "np.ndarray[Any, np.dtype[np.int64]]"  # the rows of the window
+    window: Indices  # its rows, all of them
+    tested: Bools  # those among them that are measured: whose truth is known, and not of cards known as compromised
     model: TieredModel
+
+
+class Label(NamedTuple):
+    """What a labels file says of a transaction."""
+
+    fraud: bool
+    at: float  # when it came, seconds since 1970 UTC
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,11 +109,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(options: Options, console: Console) -> None:
     """Replays the history once, trains and tests each week and seed, and writes the three files."""
-    history = read_history(options.history)
-    labels = read_labels(options.labels) if options.labels is not None else None
-    label_time: LabelTime = (
-        after(options.delay) if labels is None else lambda past: labels.get(past.transaction.transaction_id or "")
-    )
+    history, label_time = read_history(options.history), after(options.delay)
+    if options.labels is not None:
+        history, label_time = relabelled(history, read_labels(options.labels))
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=console
     ) as progress:
@@ -120,8 +128,9 @@ def run(options: Options, console: Console) -> None:
                 progress.advance(task)
     options.out.mkdir(parents=True, exist_ok=True)
     rules = load_rules(Settings().rules_file)
-    write_scores(options.out / "scores.csv", replayed, results, options, rules)
-    metrics = summarise(options, results)
+    of_first_seed = [result for result in results if result.seed == options.seeds[0]]
+    decided = write_scores(options.out / "scores.csv", replayed, of_first_seed, rules)
+    metrics = summarise(options, results) | {"decisions": decided}
     (options.out / "metrics.json").write_bytes(
         msgspec.json.format(msgspec.json.encode(metrics, order="sorted"), indent=2) + b"\n"
     )
@@ -192,19 +201,21 @@ def train_and_test(
     """
     at = replayed.at
     shift = begin - options.test_from  # each week is trained on a window of the same length before it
-    window = (at >= options.train_from + shift) & (at < begin)
+    past = (at >= options.train_from + shift) & (at < begin)
     in_time = replayed.labelled & (replayed.label_at <= begin)
     try:
-        rows = np.ascontiguousarray(replayed.rows[window])
+        rows = np.ascontiguousarray(replayed.rows[past])
         artifact = fit(
-            options.tiers, rows, FEATURES, replayed.fraud[window], in_time[window], among_all, seed, 0.01, jobs=2
+            options.tiers, rows, FEATURES, replayed.fraud[past], in_time[past], among_all, seed, 0.01, jobs=2
         )
     except (TooFewLabelsError, ValueError) as error:
         msg = f"cannot train for the window from {_day(begin)}: {error}"
         raise UserError(msg) from error
     # Cards known as compromised by then are not tested: they would be blocked. The handbook removes those that the
     # training knew, and day by day those that became known since.
-    test = (at >= begin) & (at < end) & replayed.labelled
+    test = (at >= begin) & (at < end)
+    window = np.flatnonzero(test)
+    test &= replayed.labelled
     if not options.keep_known_cards:
         test &= ~known_cards(replayed, begin - options.delay - CARDS_DAYS * DAY, begin, end)
     chosen = np.flatnonzero(test)
@@ -217,13 +228,12 @@ def train_and_test(
         part = np.ascontiguousarray(replayed.rows[chosen[start : start + BATCH]])
         for tier, values in model.tiers(part).items():
             risk.setdefault(tier, []).append(values)
-    risks = {tier: np.concatenate(values) for tier, values in risk.items()}
     scenario = [replayed.scenario[n] for n in chosen]
     measures = {
-        tier: measure(values, replayed.fraud[chosen], at[chosen], replayed.users[chosen], scenario)
-        for tier, values in risks.items()
+        tier: measure(np.concatenate(values), replayed.fraud[chosen], at[chosen], replayed.users[chosen], scenario)
+        for tier, values in risk.items()
     }
-    return Result(_day(begin), seed, measures, risks, chosen, model)
+    return Result(_day(begin), seed, measures, window, test[window], model)
 
 
 def known_cards(replayed: Replayed, since: float, begin: float, end: float) -> Bools:
@@ -236,25 +246,55 @@ def known_cards(replayed: Replayed, since: float, begin: float, end: float) -> B
     return known
 
 
-def write_scores(path: Path, replayed: Replayed, results: list[Result], options: Options, rules: RuleSet) -> None:
-    """One line a tested transaction: its score and the decision of the first seed's model with the rules in use."""
+def write_scores(path: Path, replayed: Replayed, results: list[Result], rules: RuleSet) -> dict[str, Any]:
+    """One line a transaction of the windows: its score, and the decision of the results' models with the rules.
+
+    Gives how good these decisions are: alerts a day, precision and recall, in all and of each rule by itself; of the
+    transactions that are measured.
+    """
+    tally: dict[str, list[int]] = {"": [0, 0]}  # by rule, "" for all: alerts, and frauds among them
+    measured = frauds = 0
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("transaction_id", "score", "fraudulent", "reason"))
         for result in results:
-            if result.seed != options.seeds[0]:
-                continue
-            for begin in range(0, len(result.chosen), BATCH):
-                chosen = result.chosen[begin : begin + BATCH]
-                risks, anomalies = result.model.score(np.ascontiguousarray(replayed.rows[chosen]))
+            for begin in range(0, len(result.window), BATCH):
+                window = result.window[begin : begin + BATCH]
+                risks, anomalies = result.model.score(np.ascontiguousarray(replayed.rows[window]))
+                known = result.tested[begin : begin + BATCH].tolist()
+                places, risks = window.tolist(), risks.tolist()
                 rows = [
                     (*replayed.tested[row], anomaly, risk)
-                    for row, anomaly, risk in zip(chosen.tolist(), anomalies.tolist(), risks.tolist(), strict=True)
+                    for row, anomaly, risk in zip(places, anomalies.tolist(), risks, strict=True)
                 ]
-                for row, risk, outcome in zip(chosen.tolist(), risks.tolist(), rules.evaluate(rows), strict=True):
+                for row, risk, tested, outcome in zip(places, risks, known, rules.evaluate(rows), strict=True):
                     score = round(1.0 - outcome.doubt * (1.0 - risk), 6)
                     reason = " | ".join(outcome.reasons)
                     writer.writerow((replayed.ids[row], score, int(outcome.fraudulent), reason))
+                    if not tested:
+                        continue
+                    fraud = bool(replayed.fraud[row])
+                    measured, frauds = measured + 1, frauds + fraud
+                    for name in ("", *outcome.rules) if outcome.fraudulent else ():
+                        of_rule = tally.setdefault(name, [0, 0])
+                        of_rule[0] += 1
+                        of_rule[1] += fraud
+    days = sum(replayed.at[result.window[-1]] - replayed.at[result.window[0]] for result in results) / DAY
+
+    def figures(alerts: int, right: int) -> dict[str, float | None]:
+        return {
+            "alerts": alerts,
+            "alerts_a_day": alerts / max(float(days), 1.0),
+            "precision": right / alerts if alerts else None,
+            "recall": right / frauds,
+            "false_positive_rate": (alerts - right) / (measured - frauds),
+        }
+
+    return {
+        "ruleset_version": rules.version,
+        "all": figures(*tally.pop("")),
+        "by_rule": {name: figures(*counts) for name, counts in sorted(tally.items())},
+    }
 
 
 def summarise(options: Options, results: list[Result]) -> dict[str, Any]:
@@ -284,9 +324,20 @@ def summarise(options: Options, results: list[Result]) -> dict[str, Any]:
             for result in results
             for tier, measures in result.measures.items()
         ],
-        "by_scenario": {tier: results[0].measures[tier].by_scenario for tier in results[0].measures},
+        "by_scenario": {tier: by_scenario([result.measures[tier] for result in results]) for tier in tiers},
         "importance": importance(results[0].model),
     }
+
+
+def by_scenario(measures: list[Measures]) -> dict[str, dict[str, float]]:
+    """The figures of each kind of fraud, mean over the windows and seeds in which it took place."""
+    kinds = sorted({kind for each in measures for kind in each.by_scenario})
+    figures = {}
+    for kind in kinds:
+        rows = [each.by_scenario[kind] for each in measures if kind in each.by_scenario]
+        known = {name: [row[name] for row in rows if not np.isnan(row[name])] for name in rows[0]}
+        figures[kind] = {name: float(np.mean(values)) if values else float("nan") for name, values in known.items()}
+    return figures
 
 
 def importance(model: TieredModel) -> dict[str, float]:
@@ -307,29 +358,52 @@ def table(metrics: dict[str, Any]) -> Table:
     return found
 
 
-def read_labels(path: Path) -> dict[str, float]:
-    """When each label came, by transaction_id; what is not in the file is not known.
+def relabelled(history: History, labels: dict[str, Label]) -> tuple[History, LabelTime]:
+    """The history with the truth of the labels alone, and when each came; of what they lack, nothing is known."""
+
+    def rows() -> Iterator[Past]:
+        for past in history:
+            label = labels.get(past.transaction.transaction_id or "")
+            yield Past(past.transaction, None if label is None else label.fraud, past.scenario)
+
+    def label_time(past: Past) -> float | None:
+        label = labels.get(past.transaction.transaction_id or "")
+        return None if label is None else label.at
+
+    return History(history.source, rows, lambda: history.progress), label_time
+
+
+def read_labels(path: Path) -> dict[str, Label]:
+    """The labels of a CSV (transaction_id, fraud, labelled_at) by transaction_id; of two, the last line counts.
 
     Raises:
         UserError: it cannot be read, or a line of it is wrong.
     """
     labels = {}
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            missing = {"transaction_id", "labelled_at"} - set(reader.fieldnames or ())
+            missing = [name for name in LABEL_COLUMNS if name not in (reader.fieldnames or ())]
             if missing:
-                msg = f"{path}: the column {min(missing)!r} is missing: it takes transaction_id, fraud, labelled_at"
+                msg = f"{path}: the column {missing[0]!r} is missing: it takes {', '.join(LABEL_COLUMNS)}"
                 raise UserError(msg)
-            for line, row in enumerate(reader, 2):
+            for row in reader:
+                where = f"{path}, line {reader.line_num}"
+                name, fraud, labelled_at = (row[column] or "" for column in LABEL_COLUMNS)
+                if not name:
+                    msg = f"{where}: there is no transaction_id: mend or remove that line"
+                    raise UserError(msg)
+                if fraud not in ("0", "1"):
+                    msg = f"{where}: fraud is {fraud[:40]!r}, neither 0 nor 1: mend or remove that line"
+                    raise UserError(msg)
                 try:
-                    labels[row["transaction_id"]] = event_time(row["labelled_at"])
-                except (ValueError, OverflowError) as error:
-                    msg = f"{path}, line {line}: labelled_at is no ISO 8601 time"
-                    raise UserError(msg) from error
-    except (OSError, UnicodeDecodeError) as error:
-        msg = f"{path}: cannot be read ({error})"
-        raise UserError(msg) from error
+                    labels[name] = Label(fraud == "1", event_time(labelled_at))
+                except (ValueError, OverflowError):
+                    msg = f"{where}: labelled_at {labelled_at[:40]!r} is no ISO 8601 time: mend or remove that line"
+                    raise UserError(msg) from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        msg = f"{path}: cannot be read as a CSV in UTF-8 ({error})"
+        raise UserError(msg) from None
     return labels
 
 
@@ -341,7 +415,9 @@ def parse(argv: Sequence[str] | None) -> Options:
     """
     parser = _Parser(prog="python -m training.evaluate", description="Measure detection on a labelled history.")
     parser.add_argument("--history", type=Path, required=True, metavar="FILE", help="a .csv, .csv.gz or .parquet")
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="transaction_id, labelled_at; others are not known")
+    parser.add_argument(
+        "--labels", type=Path, metavar="FILE", help="transaction_id, fraud, labelled_at; what is not in it is not known"
+    )
     parser.add_argument("--label-delay", type=_days, default=7 * DAY, metavar="7d", help="default 7d")
     parser.add_argument("--train-from", type=_moment, required=True, metavar="A")
     parser.add_argument("--test-from", type=_moment, required=True, metavar="B")

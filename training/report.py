@@ -12,6 +12,8 @@ from training.measures import Measures
 
 Run = tuple[dict[str, Measures], str, int]  # measures of each tier, week, seed
 
+DECIDED = ("alerts", "alerts_a_day", "precision", "recall", "false_positive_rate")
+
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1f2933 }
 table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .25rem .75rem; text-align: right }
@@ -41,6 +43,16 @@ def write_report(path: Path, metrics: dict[str, Any], runs: Sequence[Run]) -> No
         ),
         "<p>card_precision_100 is the handbook's card precision top 100; recall_at_x is at a false positive rate of x; "
         "alerts a day, users caught and days to detect are at 1 % false positives.</p>",
+        "<h2>What the rules decide</h2>",
+        f"<p>With rules {_text(metrics['decisions']['ruleset_version'])} and the highest tier's model of the first "
+        "seed; the rule of the model is one among them. A transaction may be the alert of several.</p>",
+        _table(
+            ("rule", *DECIDED),
+            [
+                (name, *(_number(float("nan") if row[n] is None else row[n]) for n in DECIDED))
+                for name, row in {"all": metrics["decisions"]["all"], **metrics["decisions"]["by_rule"]}.items()
+            ],
+        ),
         "<h2>Precision and recall; ROC</h2>",
         _picture(_curves(measures)),
         "<h2>Calibration</h2>",

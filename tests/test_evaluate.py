@@ -1,0 +1,197 @@
+"""The evaluation as a command: what it writes, where its labels come from, and that nothing of the future leaks."""
+
+import csv
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataflow.simulation import history
+from tests.builders import DAY, iso
+from training.evaluate import main as evaluate
+from training.evaluate import parse, read_labels
+
+BEGIN = datetime(2026, 1, 5, tzinfo=UTC).timestamp()
+TEST, END = BEGIN + 21 * DAY, BEGIN + 28 * DAY
+COLUMNS = (
+    *("transaction_id", "timestamp", "user", "merchant", "amount", "location", "device", "txn_type"),
+    *("latitude", "longitude"),
+)
+LABELS = "transaction_id,fraud,labelled_at\n"
+
+
+class Past:
+    """A small labelled history as files: one with its truth, one without, and labels of a week's delay."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.rows = list(history(7, 300, 28))
+        self.truth = {each.transaction_id: each.fraud for each in self.rows}
+        self.at = {each.transaction_id: each.at for each in self.rows}
+        self.labelled = self._history("labelled.csv", truth=True)
+        self.unlabelled = self._history("unlabelled.csv", truth=False)
+
+    def _history(self, name: str, *, truth: bool) -> Path:
+        path = self.folder / name
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow((*COLUMNS, *(["fraud"] if truth else [])))
+            for each in self.rows:
+                values = [getattr(each, column) for column in COLUMNS]
+                writer.writerow((*values, *([int(each.fraud)] if truth else [])))
+        return path
+
+    def labels(self, name: str, **changed: tuple[bool, float] | None) -> Path:
+        """Labels a week after their transactions; `changed` ones are otherwise, or missing."""
+        path = self.folder / name
+        lines = []
+        for number, fraud in self.truth.items():
+            label = changed.get(number, (fraud, self.at[number] + 7 * DAY))
+            if label is not None:
+                lines.append(f"{number},{int(label[0])},{iso(label[1])}\n")
+        path.write_text(LABELS + "".join(lines))
+        return path
+
+
+@pytest.fixture(scope="module")
+def past(tmp_path_factory: pytest.TempPathFactory) -> Past:
+    return Past(tmp_path_factory.mktemp("past"))
+
+
+def run(past: Past, out: str, *more: str, history: Path | None = None) -> tuple[str, dict[str, Any]]:
+    """scores.csv as text, and metrics.json."""
+    times = ["--train-from", iso(BEGIN), "--test-from", iso(TEST), "--test-until", iso(END)]
+    given = ["--history", str(history or past.unlabelled), *times, "--seeds", "1", "--tiers", "feedback"]
+    folder = past.folder / out
+    assert evaluate([*given, *more, "--out", str(folder)]) == 0
+    return (folder / "scores.csv").read_text(), json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def plain(past: Past) -> tuple[str, dict[str, Any]]:
+    return run(past, "plain", "--labels", str(past.labels("plain.csv")))
+
+
+def test_labels_in_a_file_do_what_a_column_and_a_delay_do(past: Past, plain: tuple[str, dict[str, Any]]) -> None:
+    scores, metrics = run(past, "delay", "--label-delay", "7d", history=past.labelled)
+    assert scores == plain[0]
+    assert metrics["tiers"] == plain[1]["tiers"]
+
+
+def test_every_transaction_of_the_window_has_one_line(past: Past, plain: tuple[str, dict[str, Any]]) -> None:
+    rows = list(csv.DictReader(plain[0].splitlines()))
+    assert [row["transaction_id"] for row in rows] == [each.transaction_id for each in past.rows if each.at >= TEST]
+    assert all(0.0 <= float(row["score"]) <= 1.0 for row in rows)
+
+
+def test_no_label_of_the_future_moves_a_score(past: Past, plain: tuple[str, dict[str, Any]]) -> None:
+    """Labels that come after the test, turned round or left out: nobody could know them while it ran."""
+    late = [number for number, at in past.at.items() if at + 7 * DAY >= END]
+    turned: dict[str, tuple[bool, float] | None] = {
+        number: (not past.truth[number], past.at[number] + 7 * DAY) for number in late
+    }
+    assert run(past, "turned", "--labels", str(past.labels("turned.csv", **turned)))[0] == plain[0]
+    gone: dict[str, tuple[bool, float] | None] = dict.fromkeys(late[::2])
+    scores, metrics = run(past, "gone", "--labels", str(past.labels("gone.csv", **gone)))
+    assert scores == plain[0]
+    # What has no label is not measured, though it is scored.
+    figures = [each["tiers"]["feedback"]["transactions"]["mean"] for each in (metrics, plain[1])]
+    assert figures[0] < 0.6 * figures[1]
+
+
+def test_no_label_of_the_future_trains_a_model(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Likewise of transactions in the training window, where there is a model that learns from labels."""
+    monkeypatch.setattr("training.tiers.FEWEST_FRAUDS", 10)
+    late = [number for number, at in past.at.items() if at >= TEST - 7 * DAY]
+    scores = []
+    for turn in (False, True):
+        changed: dict[str, tuple[bool, float] | None] = {
+            number: (past.truth[number] != turn, END + DAY) for number in late
+        }
+        labels = str(past.labels(f"late-{turn}.csv", **changed))
+        scores.append(run(past, f"late-{turn}", "--labels", labels, "--tiers", "supervised")[0])
+    assert scores[0] == scores[1]
+
+
+def test_labels_that_come_in_time_do_move_scores(past: Past, plain: tuple[str, dict[str, Any]]) -> None:
+    known = [number for number, at in past.at.items() if TEST - 3 * DAY < at < TEST - 2 * DAY]
+    early: dict[str, tuple[bool, float] | None] = dict.fromkeys(known[:30], (True, TEST - DAY))
+    assert run(past, "early", "--labels", str(past.labels("early.csv", **early)))[0] != plain[0]
+
+
+def test_the_decisions_are_counted_as_they_stand_in_the_scores(past: Past) -> None:
+    kept = ["--labels", str(past.labels("kept.csv")), "--keep-known-cards"]
+    scores, metrics = run(past, "kept", *kept)
+    alerts = [row["transaction_id"] for row in csv.DictReader(scores.splitlines()) if row["fraudulent"] == "1"]
+    tested = [number for number, at in past.at.items() if at >= TEST]
+    decisions = metrics["decisions"]
+    assert decisions["all"]["alerts"] == len(alerts) > 0
+    right = sum(past.truth[number] for number in alerts)
+    assert decisions["all"]["precision"] == pytest.approx(right / len(alerts))
+    assert decisions["all"]["recall"] == pytest.approx(right / sum(past.truth[number] for number in tested))
+    assert decisions["all"]["alerts_a_day"] == pytest.approx(len(alerts) / 7, rel=0.02)
+    by_rule = sum(rule["alerts"] for rule in decisions["by_rule"].values())
+    assert by_rule >= len(alerts)
+    page = (past.folder / "kept" / "report.html").read_text()
+    assert all(rule in page for rule in decisions["by_rule"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("transaction_id,labelled_at\nx,2026-01-05\n", ["'fraud' is missing"]),
+        (LABELS + "x,1,2026-01-05\n,1,2026-01-05\n", ["line 3", "no transaction_id"]),
+        (LABELS + "x,maybe,2026-01-05\n", ["line 2", "'maybe'", "neither 0 nor 1"]),
+        (LABELS + "x,1,soon\n", ["line 2", "'soon'", "ISO 8601"]),
+        (LABELS + "x,1\n", ["line 2", "ISO 8601"]),
+    ],
+)
+def test_a_wrong_labels_file_is_told_with_its_line(
+    past: Past, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: list[str]
+) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text(text)
+    times = ["--train-from", iso(BEGIN), "--test-from", iso(TEST), "--test-until", iso(END)]
+    given = ["--history", str(past.unlabelled), "--labels", str(labels), *times, "--out", str(tmp_path / "out")]
+    assert evaluate(given) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert str(labels) in said
+    assert all(word in said for word in words), said
+
+
+def test_of_two_labels_of_a_transaction_the_last_counts(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(LABELS + "x,0,2026-01-05\nx,1,2026-01-06\n")
+    assert read_labels(path)["x"].fraud
+
+
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [
+        (["--test-from", "tomorrow"], "ISO 8601"),
+        (["--label-delay", "7"], "days such as 7d"),
+        (["--weeks", "0"], "--weeks"),
+        (["--test-until", iso(BEGIN)], "must lie before"),
+        (["--history", "no-such.csv"], "no-such.csv"),
+        (["--train-from", iso(BEGIN - 90 * DAY), "--test-from", iso(BEGIN - 80 * DAY)], "cannot train"),
+        (["--test-from", iso(END + DAY), "--test-until", iso(END + 2 * DAY)], "needs both fraud and genuine"),
+    ],
+)
+def test_wrong_arguments_end_in_one_line(
+    past: Past, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], word: str
+) -> None:
+    times = ["--train-from", iso(BEGIN), "--test-from", iso(TEST), "--test-until", iso(END)]
+    given = ["--history", str(past.labelled), *times, "--seeds", "1", "--tiers", "feedback", "--out", str(tmp_path)]
+    assert evaluate([*given, *more]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("redflag: ")]
+    assert len(said) == 1
+    assert word in said[0], said
+
+
+def test_options_have_the_defaults_that_the_help_names() -> None:
+    times = ["--train-from", "2026-01-05", "--test-from", "2026-01-26", "--test-until", "2026-02-02"]
+    options = parse(["--history", "past.csv", *times, "--out", "out"])
+    assert (options.delay, options.weeks, options.seeds) == (7 * DAY, 1, [1, 2, 3])
