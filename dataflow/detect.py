@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from dataflow import lifecycle, recovery
 from dataflow.cooldown import SUPPRESSED, RecentAlerts, note
 from dataflow.decision import Decision, Verdict, to_json
-from dataflow.features import USER_FIELDS, Facts, merchant_facts, user_facts
+from dataflow.features import Facts, observe_merchant, observe_user
 from dataflow.feedback import Feedback, parse_feedback
 from dataflow.kafka import ExactlyOnceSink, KafkaSource, Record, partition_key
 from dataflow.live_rules import LiveRules
@@ -34,7 +34,6 @@ Payment = tuple[Transaction, Facts, bool]  # with what the user's profile knew; 
 Lesson = tuple[Feedback, bool | None]  # whether the amount explains the fraud; None for a repeat
 Profiled = tuple[Transaction, Facts]
 Routed = tuple[str, Record]
-AMOUNT_Z = [field.name for field in USER_FIELDS].index("amount_z")
 
 
 def build(
@@ -194,8 +193,7 @@ class Steps:
         if type(event) is Feedback:
             return profile, (event, profile.learn(event.transaction_id, event.at, event.fraud))
         txn = cast(Transaction, event)
-        known = user_facts(txn, profile, self._population)
-        return profile, (txn, known, profile.update(txn, self._population))
+        return profile, (txn, *observe_user(txn, profile, self._population))
 
     def update_merchant_profile(
         self, profile: MerchantProfile | None, item: Payment | Lesson
@@ -209,10 +207,7 @@ class Steps:
                 profile.learn(label.at, label.labelled_at, label.fraud, explained)
             return profile, None
         txn, known, counts = item
-        facts = known + merchant_facts(txn, profile, self._population)
-        if counts:
-            profile.update(txn, cast(float, known[AMOUNT_Z]), self._population)
-        return profile, (txn, facts)
+        return profile, (txn, observe_merchant(txn, profile, known, counts, self._population))
 
     def score(self, known: list[tuple[str, Profiled | None]]) -> Iterable[Profiled]:
         """Adds the model's verdict to the facts: whether it is an anomaly, and the risk, 0 to 1."""

@@ -16,11 +16,11 @@ from dataflow.profile import (
     KNOWN_LOCATIONS,
     KNOWN_MERCHANTS,
     NONE,
+    MerchantLook,
     MerchantProfile,
     Population,
+    UserLook,
     UserProfile,
-    expect,
-    fingerprint,
 )
 from dataflow.transaction import UNKNOWN, Transaction
 
@@ -108,18 +108,38 @@ MERCHANT_FIELDS: tuple[Field, ...] = (
 )
 
 FIELDS = USER_FIELDS + MERCHANT_FIELDS
+_AMOUNT_Z = [field.name for field in USER_FIELDS].index("amount_z")
 
 
-def user_facts(txn: Transaction, profile: UserProfile, population: Population = ANYONE) -> Facts:
-    """The facts of a transaction and of its user as he was before it, in the order of `USER_FIELDS`."""
+def observe_user(txn: Transaction, profile: UserProfile, population: Population = ANYONE) -> tuple[Facts, bool]:
+    """The facts of the user as he was before the transaction, which the profile then takes in; False for a repeat."""
+    look = profile.look(txn, population)
+    return user_facts(txn, profile, population, look), profile.update(txn, population, look)
+
+
+def observe_merchant(
+    txn: Transaction, profile: MerchantProfile, known: Facts, counts: bool, population: Population = ANYONE
+) -> Facts:
+    """`known` of the user, and the facts of the merchant before the transaction; it takes it in where it `counts`."""
+    look = profile.look(txn, population)
+    facts = known + merchant_facts(txn, profile, population, look)
+    if counts:
+        profile.update(txn, known[_AMOUNT_Z], population, look)  # type: ignore[arg-type]
+    return facts
+
+
+def user_facts(
+    txn: Transaction, profile: UserProfile, population: Population = ANYONE, look: UserLook | None = None
+) -> Facts:
+    """The facts of a transaction and of its user as he was before it, in the order of `USER_FIELDS`.
+
+    `look`: where it was made for this very transaction, and nothing has changed since.
+    """
     at, amount, location, device = txn.at, txn.amount, txn.location, txn.device
     last_at, last = profile.last_at, profile.last_location
     n1, s1 = profile.in_hour(at) if at < last_at + HOUR else (0, 0.0)
-    (
-        seen, mean, squares, largest, first, unusual_day, unusual_fortnight,
-        _, n24, s24, n7, s7, n30, s30, _, _, _, _, _, _,
-    ) = profile.read(at)  # fmt: skip
-    usual, spread = expect(seen, mean, squares, population)
+    row, _, usual, spread, marks, km = look or profile.look(txn, population)
+    seen, _, _, largest, first, unusual_day, unusual_fortnight, _, n24, s24, n7, s7, n30, s30, _, _, _, _, _, _ = row
     z, ratio = ((amount - usual) / spread, amount / usual) if spread > 0.0 else (0.0, 1.0)
     if unusual_fortnight and at > last_at:
         days = (at - last_at) / DAY
@@ -128,12 +148,13 @@ def user_facts(txn: Transaction, profile: UserProfile, population: Population = 
     age = at / DAY - first if seen else 0.0
     pace = n30 if age < 1.0 else n30 / age if age < 30.0 else n30 / 30.0  # a day
     if txn.latitude is None or txn.longitude is None:
-        km = centre = hop = speed = 0.0
+        centre = hop = speed = 0.0
     else:
-        km, centre, hop, speed = profile.moved(txn.latitude, txn.longitude, at)
+        centre, hop, speed = profile.moved(txn.latitude, txn.longitude, at, km)
     frauds, days_since_fraud, card_frauds, days_since_card_fraud = profile.confirmed(at)
     known = profile.known
     devices, locations = known[KNOWN_DEVICES], known[KNOWN_LOCATIONS]
+    mark, device_mark, location_mark = marks
     return (
         amount,
         txn.user,
@@ -172,9 +193,9 @@ def user_facts(txn: Transaction, profile: UserProfile, population: Population = 
         centre,
         hop,
         speed,
-        seen > 0.0 and fingerprint(txn.merchant) not in known[KNOWN_MERCHANTS],
-        device != UNKNOWN and fingerprint(device) not in devices and devices[-4:] != NONE,
-        location != UNKNOWN and fingerprint(location) not in locations and locations[-4:] != NONE,
+        seen > 0.0 and mark not in known[KNOWN_MERCHANTS],
+        device != UNKNOWN and device_mark not in devices and devices[-4:] != NONE,
+        location != UNKNOWN and location_mark not in locations and locations[-4:] != NONE,
         frauds,
         days_since_fraud,
         card_frauds,
@@ -182,14 +203,16 @@ def user_facts(txn: Transaction, profile: UserProfile, population: Population = 
     )
 
 
-def merchant_facts(txn: Transaction, profile: MerchantProfile, population: Population = ANYONE) -> Facts:
-    """The facts of its merchant as it was before the transaction, in the order of `MERCHANT_FIELDS`."""
+def merchant_facts(
+    txn: Transaction, profile: MerchantProfile, population: Population = ANYONE, look: MerchantLook | None = None
+) -> Facts:
+    """The facts of its merchant as it was before the transaction, in the order of `MERCHANT_FIELDS`.
+
+    `look`: as of `user_facts`.
+    """
     at, amount = txn.at, txn.amount
-    (
-        seen, mean, squares, unusual,
-        _, n24, _, n7, _, n30, s30, _, _, _, _, _, _,
-    ) = profile.read(at)  # fmt: skip
-    usual, spread = expect(seen, mean, squares, population)
+    row, _, usual, spread = look or profile.look(txn, population)
+    _, _, _, unusual, _, n24, _, n7, _, n30, s30, _, _, _, _, _, _ = row
     if unusual and at > profile.last_at:
         unusual *= exp((profile.last_at - at) / (14.0 * DAY))
     paid = (

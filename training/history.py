@@ -16,14 +16,13 @@ from typing import IO, Any, Protocol, cast
 
 import msgspec
 
-from dataflow.features import USER_FIELDS, Facts, merchant_facts, user_facts
+from dataflow.features import Facts, observe_merchant, observe_user
 from dataflow.profile import ANYONE, MerchantProfile, Population, UserProfile
 from dataflow.settings import UserError
 from dataflow.simulation import DEFAULT_START, history
 from dataflow.transaction import UNKNOWN, Transaction, event_time
 
 DAY = 86_400.0
-AMOUNT_Z = [field.name for field in USER_FIELDS].index("amount_z")
 CHUNK = 100_000
 """Rows held in memory at once where a file must be sorted, about 100 MB."""
 
@@ -119,10 +118,8 @@ def replay(
         merchant = merchants.get(txn.merchant)
         if merchant is None:
             merchant = merchants[txn.merchant] = MerchantProfile()
-        known_of_user = user_facts(txn, user, population)
-        yield each, known_of_user + merchant_facts(txn, merchant, population)
-        if user.update(txn, population):
-            merchant.update(txn, cast(float, known_of_user[AMOUNT_Z]), population)
+        known_of_user, counts = observe_user(txn, user, population)
+        yield each, observe_merchant(txn, merchant, known_of_user, counts, population)
         if label_time is not None and (comes := label_time(each)) is not None:
             heapq.heappush(pending, (comes, number, each))
 
