@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PEERS = ROOT / ".venv-bench" / "bin" / "python"
 PARTITIONS = 4
+PRELUDE = 2000  # transactions before the clock starts, at most
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -92,6 +93,11 @@ def produce(bootstrap: str, topic: str, messages: Iterable[tuple[bytes, bytes]])
         raise RuntimeError(msg)
 
 
+def delete_topics(bootstrap: str, topics: list[str]) -> None:
+    for deleted in AdminClient({"bootstrap.servers": bootstrap}).delete_topics(topics).values():
+        deleted.result()
+
+
 class Counter:
     """How many records stand in topics, in one request."""
 
@@ -122,19 +128,21 @@ def cpu_seconds(processes: Sequence[subprocess.Popen[bytes]]) -> float:
 class Job:
     """A job on topics of its own: its processes, their environment, and the directory of its logs and state."""
 
-    def __init__(self, bootstrap: str, source: str, name: str, scratch: Path, environment: dict[str, str]):
+    def __init__(self, bootstrap: str, name: str, scratch: Path, environment: dict[str, str]):
+        self.bootstrap = bootstrap
+        self.source = f"{name}-transactions"
         self.scratch = scratch / name
         self.scratch.mkdir(parents=True)
         outputs = {"ALERTS_TOPIC": f"{name}-alerts", "CLASSIFIED_TOPIC": f"{name}-classified"}
         others = {"INVALID_TOPIC": f"{name}-invalid", "FEEDBACK_TOPIC": f"{name}-feedback"}
-        create_topics(bootstrap, dict.fromkeys([*outputs.values(), *others.values()], PARTITIONS))
+        create_topics(bootstrap, dict.fromkeys([self.source, *outputs.values(), *others.values()], PARTITIONS))
         self.topics = list(outputs.values())
         self.count = Counter(bootstrap, self.topics)
         self.processes: list[subprocess.Popen[bytes]] = []
         self._environment = {
-            **os.environ, **outputs, **others, **environment, "KAFKA_BROKERS": bootstrap, "TRANSACTIONS_TOPIC": source,
-            "RECOVERY_DIR": str(self.scratch / "recovery"), "BENCH_SCRATCH": str(self.scratch), "PYTHONPATH": str(ROOT),
-            "PYTHONWARNINGS": "ignore",
+            **os.environ, **outputs, **others, **environment, "KAFKA_BROKERS": bootstrap,
+            "TRANSACTIONS_TOPIC": self.source, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore",
+            "RECOVERY_DIR": str(self.scratch / "recovery"), "BENCH_SCRATCH": str(self.scratch),
         }  # fmt: skip
 
     def start(self, *command: str) -> None:
@@ -149,33 +157,49 @@ class Job:
             msg = f"the job ended: {(self.scratch / 'log').read_text()[-2000:]}"
             raise RuntimeError(msg)
 
-    def stop(self) -> None:
+    def signal(self, number: int) -> None:
         for process in self.processes:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(number)
+
+    def stop(self) -> None:
+        """Ends the processes, and removes what they wrote: a run's topics would fill the disk."""
+        self.signal(signal.SIGTERM)
         for process in self.processes:
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        delete_topics(self.bootstrap, [self.source, *self.topics])
 
 
-def run_through(job: Job, count: int, timeout: float) -> tuple[float, float]:
-    """Seconds and CPU-seconds a transaction, from the last look at an empty output to the one that finds `count`.
+def run_through(job: Job, messages: Sequence[tuple[bytes, bytes]], timeout: float) -> tuple[float, float]:
+    """Seconds and CPU-seconds a transaction, from the moment when the job is let go to that when the last one stands.
 
-    Not from the first look that finds records: a fast job has decided many by then, whose time would be left out.
+    The job first decides a prelude, so that it is connected, warm and idle; then it is frozen (SIGSTOP) while its
+    source fills, and clock and CPU count from when it is thawed. So neither imports nor the harness's own producing
+    count, and there is nothing that a fast job could have done before the first look.
     """
     deadline = time.monotonic() + timeout
-    begun, taken = time.monotonic(), 0.0
-    while True:
+    prelude = messages[: min(PRELUDE, len(messages) // 10)]
+    produce(job.bootstrap, job.source, prelude)
+    _wait(job, len(prelude), deadline, 0.05)
+    time.sleep(0.5)  # joins and snapshots of the start come to rest
+    job.signal(signal.SIGSTOP)
+    try:
+        produce(job.bootstrap, job.source, messages)
+    finally:
+        spent = cpu_seconds(job.processes)
+        begun = time.monotonic()
+        job.signal(signal.SIGCONT)
+    _wait(job, len(prelude) + len(messages), deadline, 0.02)
+    return (time.monotonic() - begun) / len(messages), (cpu_seconds(job.processes) - spent) / len(messages)
+
+
+def _wait(job: Job, count: int, deadline: float, pause: float) -> None:
+    while (done := job.count()) < count:
         job.check()
-        looked, spent = time.monotonic(), cpu_seconds(job.processes)
-        done = job.count()
-        if not done:
-            begun, taken = looked, spent
-        if done >= count:
-            return (time.monotonic() - begun) / done, (cpu_seconds(job.processes) - taken) / done
-        if looked > deadline:
-            msg = f"{done} of {count} in {timeout:g} s: {(job.scratch / 'log').read_text()[-2000:]}"
+        if time.monotonic() > deadline:
+            msg = f"{done} of {count} in time: {(job.scratch / 'log').read_text()[-2000:]}"
             raise RuntimeError(msg)
-        time.sleep(0.05 if done else 0.01)
+        time.sleep(pause)

@@ -1,7 +1,7 @@
 """`make bench`: transactions a second and CPU of ours, of peers, of the tutorial's loop and of the limit, in one run.
 
-Each run counts from the last look at an empty output on, so a start's imports do not count. Rounds alternate between
-the rows; the first is a warm-up.
+Each run has topics of its own; see `run_through` for what is timed. Rounds alternate between the rows; the first is a
+warm-up.
 """
 
 import argparse
@@ -19,12 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.stage import (
-    PARTITIONS,
     PEERS,
     RESULTS,
     Job,
     machine,
-    produce,
     run_through,
     train,
     transactions,
@@ -99,23 +97,19 @@ def measure(count: int, rounds: int, rows: list[Row], scratch: Path) -> list[dic
     found: dict[str, list[tuple[float, float]]] = {row.name: [] for row in rows}
     failed: dict[str, str] = {}
     with KafkaServer() as kafka:
-        for share in {row.share for row in rows}:
-            kafka.create_topics({f"transactions-{share}": PARTITIONS})
-            produce(kafka.bootstrap, f"transactions-{share}", messages[: len(messages) // share])
         for number in range(rounds + 1):
             for row in rows:
                 if row.name in failed:
                     continue
-                # The peers join a consumer group: a source topic's name is theirs, so each run has a copy's group.
-                source, name = f"transactions-{row.share}", f"{row.name}-{uuid.uuid4().hex[:6]}"
+                name = f"{row.name}-{uuid.uuid4().hex[:6]}"
                 environment = {
                     "MODEL_FILE": str(models[row.model]), "BENCH_FOREST": str(scratch / "forest.onnx"),
                     "BENCH_GROUP": name,
                 }  # fmt: skip
-                job = Job(kafka.bootstrap, source, name, scratch, environment)
+                job = Job(kafka.bootstrap, name, scratch, environment)
                 try:
                     row.start(job)
-                    pace, cpu = run_through(job, len(messages) // row.share, timeout=180)
+                    pace, cpu = run_through(job, messages[: len(messages) // row.share], timeout=180)
                 except RuntimeError as error:
                     failed[row.name] = str(error)
                     console.print(f"{row.name}: {error}", markup=False)
