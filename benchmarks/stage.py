@@ -94,7 +94,8 @@ def produce(bootstrap: str, topic: str, messages: Iterable[tuple[bytes, bytes]])
 
 
 def delete_topics(bootstrap: str, topics: list[str]) -> None:
-    for deleted in AdminClient({"bootstrap.servers": bootstrap}).delete_topics(topics).values():
+    admin = AdminClient({"bootstrap.servers": bootstrap})  # held: without it its requests end
+    for deleted in admin.delete_topics(topics).values():
         deleted.result()
 
 

@@ -7,6 +7,8 @@ does so with recovery on. A step's id is a recovery key: one that was released s
 import os
 import sys
 from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
 from typing import cast
 
 import bytewax.operators as op
@@ -20,11 +22,12 @@ from msgspec.structs import replace
 from dataflow import lifecycle, recovery
 from dataflow.cooldown import SUPPRESSED, RecentAlerts, note
 from dataflow.decision import Decision, Verdict, to_json
-from dataflow.features import Facts, observe_merchant, observe_user
+from dataflow.features import BASIC, Facts, observe_basic, observe_merchant, observe_user
 from dataflow.feedback import Feedback, parse_feedback
 from dataflow.kafka import ExactlyOnceSink, KafkaSource, Record, partition_key
 from dataflow.live_rules import LiveRules
-from dataflow.profile import MerchantProfile, UserProfile
+from dataflow.profile import BasicProfile, MerchantProfile, UserProfile
+from dataflow.rules import MODEL_FIELDS
 from dataflow.scoring import Scorer, load_model
 from dataflow.settings import Settings, UserError
 from dataflow.transaction import Rejection, Transaction, parse
@@ -46,9 +49,13 @@ def build(
     rules: LiveRules,
     settings: Settings,
 ) -> Dataflow:
-    """The whole graph; it receives its ends, its model and its rules, and chooses nothing."""
+    """The whole graph; it receives its ends, its model and its rules, and chooses nothing.
+
+    With basic profiles there is no lane of the merchant, and feedback is not read.
+    """
     flow = Dataflow("redflag_detect")
     steps = Steps(model, rules, settings)
+    full = settings.profiles == "full"
 
     messages = op.input("read_transactions", flow, source)
     # Message
@@ -56,23 +63,28 @@ def build(
     # Transaction | Rejection
     checked = op.branch("split_valid_from_invalid", parsed, is_valid)
     # trues: Transaction, falses: Rejection
-    labels = op.input("read_feedback", flow, feedback_source)
-    # Message
-    learned = op.flat_map_batch("parse_feedback", labels, parse_labels)
-    # Feedback | Rejection
-    labelled = op.branch("split_valid_from_invalid_feedback", learned, is_feedback)
-    # trues: Feedback, falses: Rejection
-
-    events = op.merge("merge_feedback", cast(Stream[Event], checked.trues), cast(Stream[Event], labelled.trues))
-    # Transaction | Feedback
+    events = cast(Stream[Event], checked.trues)
+    if full:
+        labels = op.input("read_feedback", flow, feedback_source)
+        # Message
+        learned = op.flat_map_batch("parse_feedback", labels, parse_labels)
+        # Feedback | Rejection
+        labelled = op.branch("split_valid_from_invalid_feedback", learned, is_feedback)
+        # trues: Feedback, falses: Rejection
+        events = op.merge("merge_feedback", events, cast(Stream[Event], labelled.trues))
+        # Transaction | Feedback
     by_user = op.flat_map_batch("key_by_user", events, key_by_user)
     # (user, Transaction | Feedback)
-    profiled = op.stateful_map("update_user_profile", by_user, steps.update_user_profile)
-    # (user, Payment | Lesson)
-    by_merchant = op.flat_map_batch("key_by_merchant", profiled, key_by_merchant)
-    # (merchant, Payment | Lesson)
-    known = op.stateful_map("update_merchant_profile", by_merchant, steps.update_merchant_profile)
-    # (merchant, (Transaction, Facts) | None)
+    if full:
+        profiled = op.stateful_map("update_user_profile", by_user, steps.update_user_profile)
+        # (user, Payment | Lesson)
+        by_merchant = op.flat_map_batch("key_by_merchant", profiled, key_by_merchant)
+        # (merchant, Payment | Lesson)
+        known = op.stateful_map("update_merchant_profile", by_merchant, steps.update_merchant_profile)
+        # (merchant, (Transaction, Facts) | None)
+    else:
+        known = op.stateful_map("update_basic_profile", by_user, update_basic_profile)
+        # (user, (Transaction, Facts))
     scored = op.flat_map_batch("score_transactions", known, steps.score)
     # (Transaction, Facts with the model's)
     decided = op.flat_map_batch("check_rules", scored, steps.check)
@@ -86,15 +98,16 @@ def build(
     alerts = op.flat_map_batch("route_to_alerts", alerted, steps.to_alerts)
     classified = op.flat_map_batch("route_to_classified", verdicts.falses, steps.to_classified)
     invalid = op.flat_map_batch("route_to_invalid", cast(Stream[Rejection], checked.falses), steps.to_invalid)
-    invalid_feedback = op.flat_map_batch(
-        "route_to_invalid_feedback", cast(Stream[Rejection], labelled.falses), steps.to_invalid
-    )
     # (partition key, Record)
     # One sink for both topics: a decision that comes out otherwise after a crash cannot stand in both.
     decisions = op.merge("merge_decisions", alerts, classified)
     op.output("write_decisions", decisions, decisions_sink)
     op.output("write_invalid", invalid, invalid_sink)
-    op.output("write_invalid_feedback", invalid_feedback, invalid_feedback_sink)
+    if full:
+        invalid_feedback = op.flat_map_batch(
+            "route_to_invalid_feedback", cast(Stream[Rejection], labelled.falses), steps.to_invalid
+        )
+        op.output("write_invalid_feedback", invalid_feedback, invalid_feedback_sink)
     return flow
 
 
@@ -104,7 +117,13 @@ def flow() -> Dataflow:
     settings = Settings.load()
     recovery.guard(recovery.identity(settings), sys.argv[1:])
     model = load_model(settings.model_file)
-    rules = LiveRules(settings.rules_file, check_every=settings.rules_check_seconds)
+    check = partial(check_fields, settings)
+    check(settings.model_file, model.features)
+    rules = LiveRules(
+        settings.rules_file,
+        check_every=settings.rules_check_seconds,
+        check=lambda rules: check(settings.rules_file, rules.fields),
+    )
     lifecycle.stop_gracefully(settings.stop_timeout_seconds)
     lifecycle.calm_collector()
     source_topic = settings.transactions_topic
@@ -118,6 +137,23 @@ def flow() -> Dataflow:
         rules,
         settings,
     )
+
+
+def check_fields(settings: Settings, reader: Path, fields: Iterable[str]) -> None:
+    """Checks that the profiles give all that a model or ruleset reads.
+
+    Raises:
+        UserError: they do not.
+    """
+    lacking = (
+        sorted(set(fields) - BASIC - {field.name for field in MODEL_FIELDS}) if settings.profiles != "full" else []
+    )
+    if lacking:
+        msg = (
+            f"{reader} reads {', '.join(lacking)}, which PROFILES=basic does not keep: set PROFILES=full, with a "
+            "recovery directory of its own, or use a model and rules without it"
+        )
+        raise UserError(msg)
 
 
 def is_valid(parsed: Transaction | Rejection) -> bool:
@@ -167,6 +203,14 @@ def suppress_repeats(recent: RecentAlerts | None, decision: Decision) -> tuple[R
         SUPPRESSED.inc()
         decision = replace(decision, verdict=replace(decision.verdict, suppressed=True))
     return recent, decision
+
+
+def update_basic_profile(profile: BasicProfile | None, event: Event) -> tuple[BasicProfile, Profiled]:
+    """As `Steps.update_user_profile`, for basic profiles; there is no feedback then."""
+    if profile is None:
+        profile = BasicProfile()
+    txn = cast(Transaction, event)
+    return profile, (txn, observe_basic(txn, profile))
 
 
 class Steps:

@@ -16,6 +16,7 @@ from dataflow.profile import (
     KNOWN_LOCATIONS,
     KNOWN_MERCHANTS,
     NONE,
+    BasicProfile,
     MerchantLook,
     MerchantProfile,
     Population,
@@ -25,6 +26,7 @@ from dataflow.profile import (
 from dataflow.transaction import UNKNOWN, Transaction
 
 Facts = tuple[float | str | bool, ...]
+_Basic = tuple[float, str, str, str, str, str, str, str, float, int, str, bool, float, float]
 
 
 class Field(NamedTuple):
@@ -108,7 +110,18 @@ MERCHANT_FIELDS: tuple[Field, ...] = (
 )
 
 FIELDS = USER_FIELDS + MERCHANT_FIELDS
+
+BASIC = frozenset(field.name for field in USER_FIELDS[:14])
+"""The facts that basic profiles give, `amount` to `amount_per_hour`; the places of all others are filled with zeros."""
+_NOT_BASIC: Facts = (0.0,) * (len(FIELDS) - len(BASIC))
 _AMOUNT_Z = [field.name for field in USER_FIELDS].index("amount_z")
+
+
+def observe_basic(txn: Transaction, profile: BasicProfile) -> Facts:
+    """The facts that are `BASIC`, in the places of `FIELDS`, as of before the transaction; the profile takes it in."""
+    facts = _basic_facts(txn, profile)
+    profile.update(txn)
+    return facts + _NOT_BASIC
 
 
 def observe_user(txn: Transaction, profile: UserProfile, population: Population = ANYONE) -> tuple[Facts, bool]:
@@ -136,8 +149,9 @@ def user_facts(
     `look`: where it was made for this very transaction, and nothing has changed since.
     """
     at, amount, location, device = txn.at, txn.amount, txn.location, txn.device
-    last_at, last = profile.last_at, profile.last_location
-    n1, s1 = profile.in_hour(at) if at < last_at + HOUR else (0, 0.0)
+    last_at = profile.last_at
+    basic = _basic_facts(txn, profile)
+    n1, s1 = basic[9], basic[13]
     row, _, usual, spread, marks, km = look or profile.look(txn, population)
     seen, _, _, largest, first, unusual_day, unusual_fortnight, _, n24, s24, n7, s7, n30, s30, _, _, _, _, _, _ = row
     z, ratio = ((amount - usual) / spread, amount / usual) if spread > 0.0 else (0.0, 1.0)
@@ -155,21 +169,7 @@ def user_facts(
     known = profile.known
     devices, locations = known[KNOWN_DEVICES], known[KNOWN_LOCATIONS]
     mark, device_mark, location_mark = marks
-    return (
-        amount,
-        txn.user,
-        txn.merchant,
-        location,
-        device,
-        txn.txn_type,
-        txn.category or UNKNOWN,
-        txn.ip or UNKNOWN,
-        at,
-        n1,
-        last,
-        last not in (location, "") and location != UNKNOWN,
-        abs(at - last_at),
-        s1,
+    more: Facts = (
         n24,
         s24,
         n7,
@@ -200,6 +200,29 @@ def user_facts(
         days_since_fraud,
         card_frauds,
         days_since_card_fraud,
+    )
+    return basic + more
+
+
+def _basic_facts(txn: Transaction, profile: BasicProfile) -> _Basic:
+    at, location = txn.at, txn.location
+    last_at, last = profile.last_at, profile.last_location
+    count, amounts = profile.in_hour(at) if at < last_at + HOUR else (0, 0.0)
+    return (
+        txn.amount,
+        txn.user,
+        txn.merchant,
+        location,
+        txn.device,
+        txn.txn_type,
+        txn.category or UNKNOWN,
+        txn.ip or UNKNOWN,
+        at,
+        count,
+        last,
+        last not in (location, "") and location != UNKNOWN,
+        abs(at - last_at),
+        amounts,
     )
 
 

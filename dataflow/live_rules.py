@@ -33,13 +33,22 @@ class LiveRules:
     taken by halves. It is read and compiled beside the flow, in a thread, which then swaps one reference.
     """
 
-    def __init__(self, path: Path, check_every: float, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        path: Path,
+        check_every: float,
+        clock: Callable[[], float] = time.monotonic,
+        check: Callable[[RuleSet], None] = lambda rules: None,
+    ):
         """Loads the rules; looks for changes every `check_every` seconds of `clock`.
+
+        `check` sees each ruleset before it is used; a `UserError` of it refuses the ruleset.
 
         Raises:
             UserError: the file, or a list that it names, cannot be used.
         """
         self._path = path
+        self._check = check
         self._check_every = check_every
         self._clock = clock
         self._files = ListFiles()
@@ -82,6 +91,7 @@ class LiveRules:
         found = stamp(self._path)  # before reading: a file that changes meanwhile differs from it, and is read again
         try:
             rules = load_rules(self._path, self._files)
+            self._check(rules)
         finally:
             self._used = (found, *self._files.asked.values())
         self._files.forget_others()

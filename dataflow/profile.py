@@ -167,12 +167,10 @@ def _meet(known: bytes, txn: Transaction, marks: Marks) -> bytes:
     return merchants + devices + locations
 
 
-class UserProfile:
-    """A user's pace, amounts, places, and what feedback confirmed."""
+class BasicProfile:
+    """A user's last location and the times and amounts of his last hours: what the tutorial's four checks need."""
 
-    __slots__ = (
-        "frauds", "hour", "known", "labelled", "last_at", "last_location", "past", "place", "row", "spent", "unusual",
-    )  # fmt: skip
+    __slots__ = ("hour", "known", "last_at", "last_location", "spent")
 
     def __init__(self) -> None:
         self.last_at = -math.inf  # event time of the newest transaction
@@ -181,6 +179,111 @@ class UserProfile:
         # the newest, whose amount is then `spent`. Else that is the sum of all of them, -1 where it must be made anew.
         self.hour: array[float] | None = None
         self.spent = 0.0
+        self.known = b""  # checksums of the recent ids, oldest first
+
+    def per_hour(self, at: float) -> int:
+        """How many of the user's transactions lie in the hour before `at`, itself included: at - 3600 < t <= at."""
+        return self.in_hour(at)[0]
+
+    def in_hour(self, at: float) -> tuple[int, float]:
+        """Count and sum of amounts over at - 3600 < t <= at; exact up to `MAX_PER_HOUR` and for `LATE`."""
+        hour = self.hour
+        if hour is None:
+            return (1, self.spent) if at - HOUR < self.last_at <= at else (0, 0.0)
+        n = len(hour) >> 1
+        low = bisect_right(hour, at - HOUR, 0, n)
+        high = n if at >= self.last_at else bisect_right(hour, at, 0, n)
+        if high - low == n and self.spent >= 0.0:  # hundreds of times: kept, and not summed
+            return n, self.spent
+        return high - low, sum(hour[n + low : n + high], 0.0)
+
+    def update(self, txn: Transaction) -> bool:
+        """Takes the transaction in, once it has been scored; False, and nothing happens, if it is a repeat."""
+        name = (txn.transaction_id or "").encode()  # parse() gives one to every transaction
+        key = (crc_hqx(name, 0) << 32 | crc32(name)).to_bytes(6, "little")
+        if key in self.known:
+            return False
+        self.known = (self.known + key)[-6 * RECENT :]
+        self._take(txn, min(txn.amount, MAX_AMOUNT), txn.at < self.last_at)
+        return True
+
+    def _take(self, txn: Transaction, amount: float, late: bool) -> None:
+        """Takes in when and where the transaction was, and how much in its hour."""
+        at = txn.at
+        if at - HOUR - LATE >= self.last_at:
+            self.hour = None
+            self.spent = amount
+        else:
+            self._count_hour(at, amount, late)
+        if not late:
+            self.last_at = at
+            if txn.location != UNKNOWN:
+                self.last_location = txn.location
+
+    def _count_hour(self, at: float, amount: float, late: bool) -> None:
+        """Puts an event in its place among those of the last hours, unless it lies before them."""
+        hour = self.hour
+        if hour is None:
+            hour = self.hour = array("d", (self.last_at, self.spent))
+        n = len(hour) >> 1
+        if not late:
+            if hour[0] <= at - HOUR - LATE:
+                gone = bisect_right(hour, at - HOUR - LATE, 0, n)
+                del hour[n : n + gone]
+                del hour[:gone]
+                n -= gone
+                self.spent = -1.0
+            elif self.spent >= 0.0:
+                self.spent += amount
+            hour.insert(n, at)
+            hour.append(amount)
+        elif at > self.last_at - HOUR - LATE:
+            place = bisect_right(hour, at, 0, n)
+            hour.insert(n + place, amount)
+            hour.insert(place, at)
+            self.spent = -1.0
+        else:
+            return
+        if n >= MAX_PER_HOUR:
+            del hour[n + 1]
+            del hour[0]
+            self.spent = -1.0
+
+    def __deepcopy__(self, memo: Any) -> "BasicProfile":
+        """A snapshot's copy: all but the hour's times is shared, as nothing changes it in place."""
+        copy = BasicProfile.__new__(BasicProfile)
+        copy.last_at = self.last_at
+        copy.last_location = self.last_location
+        copy.hour = self.hour and self.hour[:]
+        copy.spent = self.spent
+        copy.known = self.known
+        return copy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        hour = self.hour and self.hour.tobytes()
+        return _restore_basic, (VERSION, self.last_at, self.last_location, hour, self.spent, self.known)
+
+
+def _restore_basic(
+    version: int, last_at: float, last_location: str, hour: bytes | None, spent: float, known: bytes
+) -> BasicProfile:
+    _check(version, "user")
+    profile = BasicProfile()
+    profile.last_at = last_at
+    profile.last_location = last_location
+    profile.hour = array("d", hour) if hour else None
+    profile.spent = spent
+    profile.known = known
+    return profile
+
+
+class UserProfile(BasicProfile):
+    """A user's pace, amounts, places, and what feedback confirmed."""
+
+    __slots__ = ("frauds", "labelled", "past", "place", "row", "unusual")
+
+    def __init__(self) -> None:
+        super().__init__()
         self.row = _NEW_USER
         self.past = NO_PAST
         self.place = b""  # empty without coordinates
@@ -217,22 +320,6 @@ class UserProfile:
             numbers, past = windows.roll(row[7:], past, bucket)
             row = row[:7] + numbers
         return row, past
-
-    def per_hour(self, at: float) -> int:
-        """How many of the user's transactions lie in the hour before `at`, itself included: at - 3600 < t <= at."""
-        return self.in_hour(at)[0]
-
-    def in_hour(self, at: float) -> tuple[int, float]:
-        """Count and sum of amounts over at - 3600 < t <= at; exact up to `MAX_PER_HOUR` and for `LATE`."""
-        hour = self.hour
-        if hour is None:
-            return (1, self.spent) if at - HOUR < self.last_at <= at else (0, 0.0)
-        n = len(hour) >> 1
-        low = bisect_right(hour, at - HOUR, 0, n)
-        high = n if at >= self.last_at else bisect_right(hour, at, 0, n)
-        if high - low == n and self.spent >= 0.0:  # hundreds of times: kept, and not summed
-            return n, self.spent
-        return high - low, sum(hour[n + low : n + high], 0.0)
 
     def totals(self, at: float) -> Row:
         """Counts and sums over 24 h (in buckets of 4 h), 7 d (of a day) and 30 d (of 5 days)."""
@@ -320,15 +407,7 @@ class UserProfile:
             numbers, self.past = windows.count(before, past, at // BUCKET, amount)
             self.row = _USER.pack(*_USER.unpack(self.row)[:7], *numbers)
 
-        if at - HOUR - LATE >= last_at:
-            self.hour = None
-            self.spent = amount
-        else:
-            self._count_hour(at, amount, late)
-        if not late:
-            self.last_at = at
-            if txn.location != UNKNOWN:
-                self.last_location = txn.location
+        self._take(txn, amount, late)
         if txn.latitude is not None and txn.longitude is not None:
             self._move(txn.latitude, txn.longitude, km, late)
         self.known = _meet(known[_KNOWN], txn, marks) + recent
@@ -353,35 +432,6 @@ class UserProfile:
                 card_frauds, card_newest = card_frauds + 1.0, max(card_newest, day)
             self.frauds = _FRAUDS.pack(frauds + 1.0, max(newest, day), card_frauds, card_newest)
         return explained
-
-    def _count_hour(self, at: float, amount: float, late: bool) -> None:
-        """Puts an event in its place among those of the last hours, unless it lies before them."""
-        hour = self.hour
-        if hour is None:
-            hour = self.hour = array("d", (self.last_at, self.spent))
-        n = len(hour) >> 1
-        if not late:
-            if hour[0] <= at - HOUR - LATE:
-                gone = bisect_right(hour, at - HOUR - LATE, 0, n)
-                del hour[n : n + gone]
-                del hour[:gone]
-                n -= gone
-                self.spent = -1.0
-            elif self.spent >= 0.0:
-                self.spent += amount
-            hour.insert(n, at)
-            hour.append(amount)
-        elif at > self.last_at - HOUR - LATE:
-            place = bisect_right(hour, at, 0, n)
-            hour.insert(n + place, amount)
-            hour.insert(place, at)
-            self.spent = -1.0
-        else:
-            return
-        if n >= MAX_PER_HOUR:
-            del hour[n + 1]
-            del hour[0]
-            self.spent = -1.0
 
     def _move(self, lat: float, lon: float, km: float, late: bool) -> None:
         """Moves the centre of the user's places towards the coordinates, which lie `km` from it."""

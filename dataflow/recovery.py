@@ -50,10 +50,11 @@ def prepare(directory: Path, partitions: int) -> None:
 
 
 def identity(settings: Settings) -> dict[str, Any]:
-    """What recovery data belongs to: the flow, the version of its state, its topics."""
+    """What recovery data belongs to: the flow, the version of its state, its profiles, its topics."""
     return {
         "flow": "detect",
         "state_version": [profile.VERSION, cooldown.VERSION],
+        "profiles": settings.profiles,
         "source": settings.transactions_topic,
         "outputs": [settings.alerts_topic, settings.classified_topic, settings.invalid_topic],
     }
@@ -189,7 +190,7 @@ def _forget_abandoned(directory: Path) -> None:
 def _check(directory: Path, own: Mapping[str, Any]) -> None:
     manifest = directory / MANIFEST
     try:
-        found = json.loads(manifest.read_text())
+        found = {"profiles": "full", **json.loads(manifest.read_text())}  # older ones do not say it
     except FileNotFoundError:
         if _has_run(directory):
             msg = f"recovery directory {directory} holds the data of another program: give this flow one of its own"

@@ -100,6 +100,9 @@ class RuleSet:
         self.count: Callable[[Rule, int], None] | None = None
         live = [(rule, code) for rule, code in zip(rules, compiled, strict=True) if rule.effect != "off"]
         self._live = [rule for rule, _ in live]
+        shown = {ALL_FIELDS[column].name for rule, _ in live for column in _reason_format(rule.reason)[1]}
+        self.fields = frozenset(shown.union(*(code.fields for _, code in live)))
+        """What is read by the rules that are not off, and by their reasons."""
         self._match = _compile([code for _, code in live], lists)
         self._quiet = Outcome(False, [], [], [], 1.0, ())
         self._templates: dict[int, _Template] = {}

@@ -167,6 +167,7 @@ class Scorer(Protocol):
     """What the flow asks of a model, whatever its tiers."""
 
     version: str
+    features: tuple[str, ...]
     population: Population
     rows: Columns
 

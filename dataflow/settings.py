@@ -33,6 +33,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rules_file: Path = Path(__file__).parent / "rules.toml"
     rules_check_seconds: float = 1.0
     model_file: Path = Path("fraud_model.pkl")
+    profiles: str = "full"  # or "basic": a user's last location and hours, no merchants, no feedback
     recovery_dir: Path = Path("recovery")
     recovery_interval: int = 10  # seconds between snapshots; Bytewax takes whole ones
     recovery_partitions: int = 4
@@ -72,6 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             rules_file=Path(read.text("RULES_FILE", str(base.rules_file))),
             rules_check_seconds=read.number("RULES_CHECK_SECONDS", base.rules_check_seconds, at_least=0.05),
             model_file=Path(read.text("MODEL_FILE", str(base.model_file))),
+            profiles=read.choice("PROFILES", base.profiles, ("full", "basic")),
             recovery_dir=Path(read.text("RECOVERY_DIR", str(base.recovery_dir))),
             recovery_interval=read.integer("RECOVERY_INTERVAL", base.recovery_interval, at_least=1),
             recovery_partitions=read.integer("RECOVERY_PARTITIONS", base.recovery_partitions, at_least=1),
