@@ -140,7 +140,7 @@ class Job:
         self.topics = list(outputs.values())
         self.count = Counter(bootstrap, self.topics)
         self.processes: list[subprocess.Popen[bytes]] = []
-        self._environment = {
+        self.environment = {
             **os.environ, **outputs, **others, **environment, "KAFKA_BROKERS": bootstrap,
             "TRANSACTIONS_TOPIC": self.source, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore",
             "RECOVERY_DIR": str(self.scratch / "recovery"), "BENCH_SCRATCH": str(self.scratch),
@@ -149,7 +149,7 @@ class Job:
     def start(self, *command: str) -> None:
         with (self.scratch / "log").open("ab") as log:
             process = subprocess.Popen(
-                command, cwd=self.scratch, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command, cwd=self.scratch, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         self.processes.append(process)
 

@@ -40,10 +40,11 @@ class Row(NamedTuple):
     share: int  # one in so many of the transactions
     start: Callable[[Job], None]
     model: str = "two"
+    profiles: str = "full"
 
 
-def _module(name: str, python: str = sys.executable) -> Callable[[Job], None]:
-    return lambda job: job.start(python, "-m", f"benchmarks.jobs.{name}")
+def _module(name: str, *options: str, python: str = sys.executable) -> Callable[[Job], None]:
+    return lambda job: job.start(python, "-m", f"benchmarks.jobs.{name}", *options)
 
 
 def _detect(job: Job) -> None:
@@ -77,11 +78,13 @@ def _faust(job: Job) -> None:
 ROWS = (
     Row("tutorial", "tutorial's loop: a message, a DataFrame, a predict", TUTORIAL_SHARE, _module("tutorial")),
     Row("stock_bytewax", "Bytewax, stock connectors, naive steps", 1, _stock),
-    Row("quix", "Quix Streams", SLOW_SHARE, _module("quix", str(PEERS))),
+    Row("quix", "Quix Streams", SLOW_SHARE, _module("quix", python=str(PEERS))),
     Row("faust", "Faust (faust-streaming)", SLOW_SHARE, _faust),
-    Row("ours_like_for_like", "ours, like for like", 1, _detect),
+    Row("ours_like_for_like", "ours, like for like (PROFILES=basic)", 1, _detect, profiles="basic"),
+    Row("ours_full_profiles", "ours, like for like on full profiles", 1, _detect),
     Row("ours_everything", "ours, everything on", 1, _detect, "default"),
     Row("ours_two_processes", "ours, everything on, two processes", 1, _detect_twice, "default"),
+    Row("limit_promises", "consume → produce, idempotent and with our headers", 1, _module("limit", "promises")),
     Row("limit", "consume → produce, nothing between (the limit)", 1, _module("limit")),
 )
 
@@ -89,7 +92,9 @@ ROWS = (
 def measure(count: int, rounds: int, rows: list[Row], scratch: Path) -> list[dict[str, Any]]:
     console = Console(stderr=True)
     models = {
-        "two": train(scratch / "two.pkl", "--features", "amount,txn_per_hour", "--tiers", "isolation_forest"),
+        "two": train(
+            scratch / "two.pkl", "--features", "amount,txn_per_hour", "--tiers", "isolation_forest", "--trees", "100"
+        ),
         "default": train(scratch / "default.pkl"),
     }
     write_forest(models["two"], scratch / "forest.onnx")
@@ -104,7 +109,7 @@ def measure(count: int, rounds: int, rows: list[Row], scratch: Path) -> list[dic
                 name = f"{row.name}-{uuid.uuid4().hex[:6]}"
                 environment = {
                     "MODEL_FILE": str(models[row.model]), "BENCH_FOREST": str(scratch / "forest.onnx"),
-                    "BENCH_GROUP": name,
+                    "BENCH_GROUP": name, "PROFILES": row.profiles,
                 }  # fmt: skip
                 job = Job(kafka.bootstrap, name, scratch, environment)
                 try:
@@ -142,16 +147,17 @@ def add_ratios(results: list[dict[str, Any]]) -> None:
 
 
 def show(results: list[dict[str, Any]]) -> None:
-    table = Table("row", "transactions/s", "min to max", "CPU-s a million", "÷ tutorial", "÷ limit")
+    bases = ("tutorial", "stock_bytewax", "quix", "limit")
+    table = Table("row", "transactions/s", "min to max", "CPU-s a million", *(f"÷ {base}" for base in bases))
     for each in results:
         if "per_second" not in each:
-            table.add_row(each["title"], "failed", "", "", "", "")
+            table.add_row(each["title"], "failed")
             continue
         spread = f"{each['per_second_min']:,.0f} to {each['per_second_max']:,.0f}"
-        ratios = [f"{each.get('to_tutorial', 0):.0f}", f"{each.get('to_limit', 0):.2f}"]
+        ratios = [f"{each[f'to_{base}']:.3g}" if f"to_{base}" in each else "" for base in bases]
         cpu = f"{each['cpu_seconds_per_million']:.1f}"
         table.add_row(each["title"], f"{each['per_second']:,.0f}", spread, cpu, *ratios)
-    Console().print(table)
+    Console(width=150).print(table)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from dataflow import lifecycle, recovery
 from dataflow.cooldown import SUPPRESSED, RecentAlerts, note
-from dataflow.decision import Decision, Verdict, to_json
+from dataflow.decision import Decision, Verdict, combined, to_json
 from dataflow.features import BASIC, Facts, observe_basic, observe_merchant, observe_user
 from dataflow.feedback import Feedback, parse_feedback
 from dataflow.kafka import ExactlyOnceSink, KafkaSource, Record, partition_key
@@ -258,30 +258,30 @@ class Steps:
         profiled = [item for _, item in known if item is not None]
         rows = [facts for _, facts in profiled]
         risks, anomalies = self._model.score(self._model.rows(rows))
-        return [
-            (txn, (*facts, anomaly, risk))
-            for (txn, facts), anomaly, risk in zip(profiled, anomalies.tolist(), risks.tolist(), strict=True)
-        ]
+        verdicts = zip(anomalies.tolist(), risks.tolist(), strict=True)
+        return [(txn, facts + verdict) for (txn, facts), verdict in zip(profiled, verdicts, strict=True)]
 
     def check(self, scored: list[Profiled]) -> Iterable[Decision]:
         """Checks the rules and decides; a changed rules file counts from one batch to the next."""
         rules = self._rules.current()
         rows = [row for _, row in scored]
+        rules_version, model_version = rules.version, self._model.version
         decisions = []
-        for (txn, row), outcome in zip(scored, rules.evaluate(rows), strict=True):
-            risk = cast(float, row[-1])
+        for (txn, row), (fraudulent, reasons, fired, shadow, doubt, cooldowns) in zip(
+            scored, rules.evaluate(rows), strict=True
+        ):
+            risk: float = row[-1]  # type: ignore[assignment]
             verdict = Verdict(
-                outcome.fraudulent,
-                outcome.reasons,
-                # Noisy-OR: each rule that fired, and the model, is a reason of its own to doubt it.
-                round(1.0 - outcome.doubt * (1.0 - risk), 6),
-                outcome.rules,
-                outcome.shadow_rules,
-                rules.version,
-                self._model.version,
-                cast(str, txn.transaction_id) if txn.id_is_ours else UNSET,
+                fraudulent,
+                reasons,
+                combined(doubt, risk),
+                fired,
+                shadow,
+                rules_version,
+                model_version,
+                txn.transaction_id if txn.id_is_ours else UNSET,  # type: ignore[arg-type]
             )
-            decisions.append(Decision(txn, verdict, outcome.cooldowns))
+            decisions.append(Decision(txn, verdict, cooldowns))
         return decisions
 
     def to_alerts(self, alerts: list[tuple[str, Decision]]) -> Iterable[Routed]:

@@ -204,7 +204,8 @@ class BasicProfile:
         if key in self.known:
             return False
         self.known = (self.known + key)[-6 * RECENT :]
-        self._take(txn, min(txn.amount, MAX_AMOUNT), txn.at < self.last_at)
+        amount = txn.amount
+        self._take(txn, amount if amount < MAX_AMOUNT else MAX_AMOUNT, txn.at < self.last_at)
         return True
 
     def _take(self, txn: Transaction, amount: float, late: bool) -> None:
@@ -372,7 +373,8 @@ class UserProfile(BasicProfile):
         if key in recent:
             return False
         recent = (recent + key)[-6 * RECENT :]
-        at, amount, last_at = txn.at, min(txn.amount, MAX_AMOUNT), self.last_at
+        at, amount, last_at = txn.at, txn.amount, self.last_at
+        amount = amount if amount < MAX_AMOUNT else MAX_AMOUNT
         late = at < last_at
 
         row, past, usual, spread, marks, km = look or self.look(txn, population)
@@ -623,7 +625,8 @@ class MerchantProfile:
 
         The user's profile says what is a repeat; repeats do not come here. `look`: as of `UserProfile.update`.
         """
-        at, amount, last_at = txn.at, min(txn.amount, MAX_AMOUNT), self.last_at
+        at, amount, last_at = txn.at, txn.amount, self.last_at
+        amount = amount if amount < MAX_AMOUNT else MAX_AMOUNT
         row, past, usual, spread = look or self.look(txn, population)
         (
             seen, mean, squares, unusual,

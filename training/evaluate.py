@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from dataflow.decision import combined
 from dataflow.features import Facts
 from dataflow.profile import Population
 from dataflow.rules import RuleSet, load_rules
@@ -268,7 +269,7 @@ def write_scores(path: Path, replayed: Replayed, results: list[Result], rules: R
                     for row, anomaly, risk in zip(places, anomalies.tolist(), risks, strict=True)
                 ]
                 for row, risk, tested, outcome in zip(places, risks, known, rules.evaluate(rows), strict=True):
-                    score = round(1.0 - outcome.doubt * (1.0 - risk), 6)
+                    score = combined(outcome.doubt, risk)
                     reason = " | ".join(outcome.reasons)
                     writer.writerow((replayed.ids[row], score, int(outcome.fraudulent), reason))
                     if not tested:

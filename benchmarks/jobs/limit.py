@@ -1,4 +1,9 @@
-"""The limit: confluent-kafka consumes in batches and produces the same bytes, nothing between."""
+"""The limit: confluent-kafka consumes in batches and produces the same bytes, nothing between.
+
+With `promises` the producer is idempotent and each record has our four headers, as the exactly-once sink writes them.
+"""
+
+import sys
 
 from confluent_kafka import Consumer, Producer
 
@@ -6,14 +11,23 @@ from benchmarks.jobs.checks import BROKERS, CLASSIFIED, GROUP, SOURCE
 
 
 def main() -> None:
+    promises = "promises" in sys.argv
     consumer = Consumer({"bootstrap.servers": BROKERS, "group.id": GROUP, "auto.offset.reset": "earliest"})
     consumer.subscribe([SOURCE])
-    producer = Producer({"bootstrap.servers": BROKERS, "linger.ms": 1})
+    producer = Producer({"bootstrap.servers": BROKERS, "linger.ms": 1, "enable.idempotence": promises})
+    more = {}
     while True:
         for message in consumer.consume(1000, 0.1):
+            if promises:
+                more["headers"] = [
+                    ("source_topic", SOURCE.encode()),
+                    ("source_partition", b"%d" % message.partition()),
+                    ("source_offset", b"%d" % message.offset()),
+                    ("source_timestamp", b"%d" % message.timestamp()[1]),
+                ]
             while True:
                 try:
-                    producer.produce(CLASSIFIED, message.value(), key=message.key())
+                    producer.produce(CLASSIFIED, message.value(), key=message.key(), **more)
                     break
                 except BufferError:
                     producer.poll(0.01)

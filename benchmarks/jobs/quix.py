@@ -1,4 +1,4 @@
-"""Quix Streams: the same checks with its keyed state, at-least-once as it comes, ONNX a row at a time."""
+"""Quix Streams: the same checks with its keyed state, with its defaults (at-least-once, changelog), a row at a time."""
 
 import os
 from typing import Any
@@ -11,7 +11,7 @@ from benchmarks.jobs.checks import ALERTS, BROKERS, CLASSIFIED, GROUP, SOURCE, F
 def main() -> None:
     app = Application(
         broker_address=BROKERS, consumer_group=GROUP, auto_offset_reset="earliest", loglevel="WARNING",
-        state_dir=os.environ["BENCH_SCRATCH"], use_changelog_topics=False,
+        state_dir=os.environ["BENCH_SCRATCH"],
     )  # fmt: skip
     forest = Forest()
     alerts, classified = app.topic(ALERTS), app.topic(CLASSIFIED)
