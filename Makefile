@@ -45,8 +45,10 @@ test: $(VENV)/.dev check ## lint, types, and all tests, on a real Apache Kafka w
 chaos: $(VENV)/.dev ## kill flow and broker in every way, and look for what is lost, doubled or different (CHAOS="--seed 2")
 	@$(BIN)/python -m tests.chaos $(CHAOS)
 
-bench: $(VENV)/.dev .venv-bench/.peers ## ours, peers, the tutorial and the limit in one run, on a real Apache Kafka (BENCH="--count 30000")
+bench: $(VENV)/.dev .venv-bench/.peers ## throughput of ours and of peers, latency, state, on a real Apache Kafka, 25 min (BENCH=, LATENCY=, STATE= options)
 	$(BIN)/python -m benchmarks.throughput $(BENCH)
+	$(BIN)/python -m benchmarks.latency $(LATENCY)
+	$(BIN)/python -m benchmarks.state $(STATE)
 
 profile: $(VENV)/.dev $(MODEL) ## where a transaction's microseconds go, step by step
 	$(BIN)/python -m benchmarks.flow_profile --model $(MODEL) $(PROFILE)

@@ -12,6 +12,7 @@ from array import array
 from binascii import crc_hqx
 from bisect import bisect_right
 from struct import Struct
+from sys import intern
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -219,7 +220,7 @@ class BasicProfile:
         if not late:
             self.last_at = at
             if txn.location != UNKNOWN:
-                self.last_location = txn.location
+                self.last_location = intern(txn.location)  # one for all who are there: 51 bytes less for each
 
     def _count_hour(self, at: float, amount: float, late: bool) -> None:
         """Puts an event in its place among those of the last hours, unless it lies before them."""
@@ -271,7 +272,7 @@ def _restore_basic(
     _check(version, "user")
     profile = BasicProfile()
     profile.last_at = last_at
-    profile.last_location = last_location
+    profile.last_location = intern(last_location)
     profile.hour = array("d", hour) if hour else None
     profile.spent = spent
     profile.known = known
@@ -491,7 +492,7 @@ def _restore_user(
     _check(version, "user")
     profile = UserProfile()
     profile.last_at = last_at
-    profile.last_location = last_location
+    profile.last_location = intern(last_location)
     profile.hour = array("d", hour) if hour else None
     profile.spent = spent
     profile.row = row
