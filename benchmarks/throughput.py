@@ -109,7 +109,7 @@ def measure(count: int, rounds: int, rows: list[Row], scratch: Path) -> list[dic
                 name = f"{row.name}-{uuid.uuid4().hex[:6]}"
                 environment = {
                     "MODEL_FILE": str(models[row.model]), "BENCH_FOREST": str(scratch / "forest.onnx"),
-                    "BENCH_GROUP": name, "PROFILES": row.profiles,
+                    "BENCH_GROUP": name, "PROFILES": row.profiles, "RECOVERY_INTERVAL": "10",
                 }  # fmt: skip
                 job = Job(kafka.bootstrap, name, scratch, environment)
                 try:

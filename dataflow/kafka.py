@@ -214,10 +214,10 @@ class KafkaSource(FixedPartitionedSource[Message, int]):
     """Reads every partition of a topic, each message as librdkafka hands it over; its state is the next offset.
 
     Without recovery data it begins at the beginning of each partition. A message that comes after a lull waits up to
-    `idle_seconds`; looking at 16 idle partitions every 10 ms costs 2 % of a core.
+    `idle_seconds`: an idle flow of two topics with 16 partitions each takes 2.8 % of a core at 20 ms, 4.9 % at 10.
     """
 
-    def __init__(self, settings: Settings, topic: str, idle_seconds: float = 0.01):
+    def __init__(self, settings: Settings, topic: str, idle_seconds: float = 0.02):
         self._settings = settings
         self._topic = topic
         self._idle_seconds = idle_seconds
@@ -483,10 +483,8 @@ class ExactlyOnceSink(FixedPartitionedSink[Record, SinkState]):
             )
             raise UserError(msg)
         ends = resume_state["ends"] if resume_state is not None else dict.fromkeys(self._topics, 0)
-        standing = _read_tail(self._settings, consumer, self._source_topic, partition, ends)
-        return _ExactlyOncePart(
-            self._settings, delivery, consumer, self._source_topic, partition, self._count, ends, standing
-        )
+        standing, now = _read_tail(self._settings, consumer, self._source_topic, partition, ends)
+        return _ExactlyOncePart(delivery, self._source_topic, partition, self._count, ends, standing, now)
 
 
 class _ExactlyOncePart(StatefulSinkPartition[Record, SinkState]):
@@ -494,22 +492,20 @@ class _ExactlyOncePart(StatefulSinkPartition[Record, SinkState]):
 
     def __init__(
         self,
-        settings: Settings,
         delivery: _Delivery,
-        consumer: Consumer,
         source_topic: str,
         partition: int,
         count: int,
         ends: dict[str, int],
         standing: set[tuple[int, int, int]],
+        now: dict[str, int],
     ):
-        self._settings = settings
         self._delivery = delivery
-        self._consumer = consumer
         self._partition = partition
         self._count = count
         self._topics = tuple(ends)
-        self._ends = ends
+        self._ends = ends  # as of the last snapshot
+        self._now = now  # where the topics end once all that was handed over is acknowledged
         self._standing = standing  # source partition, offset, timestamp of what is written already
         self._reached: dict[int, int] = {}  # source partition: the highest offset that came, while something stands
         self._source_topic = source_topic.encode()
@@ -546,6 +542,7 @@ class _ExactlyOncePart(StatefulSinkPartition[Record, SinkState]):
             counts[topic] += 1
         for topic, count in counts.items():
             self._written[topic].inc(count)
+            self._now[topic] += count
         self._delivery.poll()
 
     def _origin(self, partition: int) -> list[tuple[str, bytes]]:
@@ -561,11 +558,10 @@ class _ExactlyOncePart(StatefulSinkPartition[Record, SinkState]):
             reached = self._reached
             self._standing -= {each for each in self._standing if each[1] <= reached.get(each[0], -1)}
         if not self._standing:
-            # This part alone writes these partitions, and all it wrote is acknowledged: they end where its records do.
-            seconds = self._settings.delivery_timeout_seconds
-            self._ends = {
-                topic: _watermarks(self._consumer, topic, self._partition, seconds)[1] for topic in self._topics
-            }
+            # Counted, not asked for: a question takes 5 ms for each topic and partition, in which no decision is made.
+            # This part alone writes these partitions, each record acknowledged is one offset, and where somebody else
+            # has written too, the ends lie further on: then a restart reads more than it need.
+            self._ends = dict(self._now)
         # Else a restart must find again what stands there and has not come yet: the ends stay where they were.
         return {"version": 1, "partitions": self._count, "ends": dict(self._ends)}
 
@@ -602,8 +598,8 @@ _settling = _Settling()
 
 def _read_tail(
     settings: Settings, consumer: Consumer, source_topic: str, partition: int, ends: dict[str, int]
-) -> set[tuple[int, int, int]]:
-    """The transactions whose decisions stand in the partition from the given offset of each topic on.
+) -> tuple[set[tuple[int, int, int]], dict[str, int]]:
+    """The transactions whose decisions stand in the partition from the given offset of each topic on; where these end.
 
     A record of the process that was killed can still be on its way: in a socket's buffer, or in the broker's queue.
     Kafka can fence that only with transactions, whose latency we do not want; so this waits it out: it returns when
@@ -635,7 +631,7 @@ def _read_tail(
             still = _settling.answered()
             if all(positions[topic] >= high for topic, high in highs.items()):
                 if still >= settings.output_settle_seconds:
-                    return standing
+                    return standing, highs
                 time.sleep(0.05)
                 continue
             if time.monotonic() > deadline:

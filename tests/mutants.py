@@ -16,7 +16,8 @@ from dataflow.settings import Settings
 
 def ignore_the_skip_list() -> None:
     """What stands in the outputs already is written again."""
-    kafka._read_tail = lambda *_: set()  # type: ignore[assignment]
+    read_tail = kafka._read_tail
+    kafka._read_tail = lambda *where: (set(), read_tail(*where)[1])
 
 
 def ignore_delivery_errors() -> None:
