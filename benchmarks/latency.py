@@ -98,7 +98,8 @@ def at_rate(job: Job, rate: float, seconds: float, scratch: Path) -> dict[str, A
     p50, p99, p999 = np.percentile(counted, (50, 99, 99.9))
     return {
         "row": f"latency_{rate:g}", "per_second": rate, "decisions": len(counted), "seconds": seconds,
-        "p50_ms": float(p50), "p99_ms": float(p99), "p999_ms": float(p999), "max_ms": float(counted.max()), "cpu_share": share,
+        "p50_ms": float(p50), "p99_ms": float(p99), "p999_ms": float(p999),
+        "max_ms": float(counted.max()), "cpu_share": share,
     }  # fmt: skip
 
 

@@ -35,8 +35,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     model_file: Path = Path("fraud_model.pkl")
     profiles: str = "full"  # or "basic": a user's last location and hours, no merchants, no feedback
     recovery_dir: Path = Path("recovery")
-    # Seconds between snapshots; Bytewax takes whole ones. No decision is made while one is taken, 0.4 s for 5,000 active
-    # users; what came since the last is decided again after a crash, at 25,000 a second.
+    # Seconds between snapshots; Bytewax takes whole ones. No decision is made while one is taken, 0.4 s for 5,000
+    # active users; what came since the last is decided again after a crash, at 25,000 a second.
     recovery_interval: int = 60
     recovery_partitions: int = 4
     output_settle_seconds: float = 0.5  # how long the tail must stand still on resume (see kafka.py)
