@@ -112,16 +112,15 @@ MERCHANT_FIELDS: tuple[Field, ...] = (
 FIELDS = USER_FIELDS + MERCHANT_FIELDS
 
 BASIC = frozenset(field.name for field in USER_FIELDS[:14])
-"""The facts that basic profiles give, `amount` to `amount_per_hour`; the places of all others are filled with zeros."""
-_NOT_BASIC: Facts = (0.0,) * (len(FIELDS) - len(BASIC))
+"""The facts that basic profiles give, `amount` to `amount_per_hour`."""
 _AMOUNT_Z = [field.name for field in USER_FIELDS].index("amount_z")
 
 
 def observe_basic(txn: Transaction, profile: BasicProfile) -> Facts:
-    """The facts that are `BASIC`, in the places of `FIELDS`, as of before the transaction; the profile takes it in."""
+    """The facts that are `BASIC`, as of before the transaction; the profile takes it in."""
     facts = _basic_facts(txn, profile)
     profile.update(txn)
-    return facts + _NOT_BASIC
+    return facts
 
 
 def observe_user(txn: Transaction, profile: UserProfile, population: Population = ANYONE) -> tuple[Facts, bool]:

@@ -37,7 +37,11 @@ _LIST_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _COOLDOWN = re.compile(r"([0-9]{1,7})([smhd])")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _CACHED_OUTCOMES = 4096
-_COLUMNS = {field.name: column for column, field in enumerate(ALL_FIELDS)}
+# Those of the model from the end, where they are after the facts of basic profiles too, which are fewer.
+_COLUMNS = {
+    **{field.name: column for column, field in enumerate(FIELDS)},
+    **{field.name: column - len(MODEL_FIELDS) for column, field in enumerate(MODEL_FIELDS)},
+}
 _KINDS: dict[str, Kind] = {field.name: field.kind for field in ALL_FIELDS}
 
 Effect = Literal["deny", "allow", "active", "shadow"]
@@ -108,7 +112,10 @@ class RuleSet:
         self._templates: dict[int, _Template] = {}
 
     def evaluate(self, rows: Sequence[Facts]) -> list[Outcome]:
-        """What the rules say of each row, which holds the facts in the order of `ALL_FIELDS`; never raises."""
+        """What the rules say of each row, which holds the facts in the order of `ALL_FIELDS`; never raises.
+
+        With basic profiles it holds the basic ones alone, and the model's; the rules must then read no others.
+        """
         masks = self._match(rows)
         outcomes = [self._quiet] * len(masks)
         if not any(masks):

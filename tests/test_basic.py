@@ -54,9 +54,7 @@ def test_its_facts_are_those_of_a_full_profile(seed: int) -> None:
         expected = user_facts(each, full)
         full.update(each)
         found = observe_basic(each, basic)
-        assert len(found) == len(FIELDS)
-        assert found[: len(BASIC)] == expected[: len(BASIC)]
-        assert not any(found[len(BASIC) :])
+        assert found == expected[: len(BASIC)]
         if number % 100 == 0:
             basic = pickle.loads(pickle.dumps(basic))
             kept, basic = basic, copy.deepcopy(basic)
@@ -65,7 +63,7 @@ def test_its_facts_are_those_of_a_full_profile(seed: int) -> None:
 
 
 def test_a_new_one_knows_nothing() -> None:
-    facts = dict(zip((field.name for field in FIELDS), observe_basic(txn(), BasicProfile()), strict=True))
+    facts = dict(zip((field.name for field in FIELDS), observe_basic(txn(), BasicProfile()), strict=False))
     assert (facts["txn_per_hour"], facts["last_location"], facts["location_changed"]) == (0, "", False)
     assert facts["seconds_since_last"] == math.inf
 
