@@ -78,7 +78,7 @@ def _faust(job: Job) -> None:
 ROWS = (
     Row("tutorial", "tutorial's loop: a message, a DataFrame, a predict", TUTORIAL_SHARE, _module("tutorial")),
     Row("stock_bytewax", "Bytewax, stock connectors, naive steps", 1, _stock),
-    Row("quix", "Quix Streams", SLOW_SHARE, _module("quix", python=str(PEERS))),
+    Row("quix", "Quix Streams", 1, _module("quix", python=str(PEERS))),
     Row("faust", "Faust (faust-streaming)", SLOW_SHARE, _faust),
     Row("ours_like_for_like", "ours, like for like (PROFILES=basic)", 1, _detect, profiles="basic"),
     Row("ours_full_profiles", "ours, like for like on full profiles", 1, _detect),
