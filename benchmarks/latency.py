@@ -82,7 +82,7 @@ def child(*arguments: str) -> "subprocess.Popen[bytes]":
 
 def at_rate(job: Job, rate: float, seconds: float, scratch: Path) -> dict[str, Any]:
     count = int(rate * (seconds + WARM_UP))
-    out = scratch / f"latency-{rate:g}.npy"
+    out = scratch / f"{job.scratch.name}-{rate:g}.npy"
     reader = child("--read", job.bootstrap, ",".join(job.topics), str(count), str(out))
     while not out.with_suffix(".ready").exists():
         time.sleep(0.05)

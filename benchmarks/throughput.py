@@ -104,8 +104,6 @@ def measure(count: int, rounds: int, rows: list[Row], scratch: Path) -> list[dic
     with KafkaServer() as kafka:
         for number in range(rounds + 1):
             for row in rows:
-                if row.name in failed:
-                    continue
                 name = f"{row.name}-{uuid.uuid4().hex[:6]}"
                 environment = {
                     "MODEL_FILE": str(models[row.model]), "BENCH_FOREST": str(scratch / "forest.onnx"),
@@ -124,7 +122,10 @@ def measure(count: int, rounds: int, rows: list[Row], scratch: Path) -> list[dic
                 console.print(f"round {number}: {row.name} {1 / pace:,.0f}/s, {cpu * 1e6:.1f} CPU-s a million")
                 if number:
                     found[row.name].append((1 / pace, cpu * 1e6))
-    return [_summary(row, len(messages) // row.share, found[row.name], failed.get(row.name)) for row in rows]
+    return [
+        _summary(row, len(messages) // row.share, found[row.name], None if found[row.name] else failed.get(row.name))
+        for row in rows
+    ]
 
 
 def _summary(row: Row, count: int, runs: list[tuple[float, float]], failed: str | None) -> dict[str, Any]:
