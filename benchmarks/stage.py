@@ -189,6 +189,9 @@ def run_through(job: Job, messages: Sequence[tuple[bytes, bytes]], timeout: floa
     job.signal(signal.SIGSTOP)
     try:
         produce(job.bootstrap, job.source, messages)
+        if job.count() != len(prelude):
+            msg = "the job went on while it was frozen"
+            raise RuntimeError(msg)
     finally:
         spent = cpu_seconds(job.processes)
         begun = time.monotonic()

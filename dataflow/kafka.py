@@ -524,20 +524,19 @@ class _ExactlyOncePart(StatefulSinkPartition[Record, SinkState]):
         standing, partition, origins = self._standing, self._partition, self._partition_headers
         counts = dict.fromkeys(self._topics, 0)
         produce = self._delivery.produce_at_once
+        written_ms, at = -1, (SOURCE_TIMESTAMP, b"-1")
         for record in values:
-            source, offset = record.partition, record.offset
+            source, offset, record_ms = record.partition, record.offset, record.record_ms
             if standing:
-                origin = (source, offset, record.record_ms)
+                origin = (source, offset, record_ms)
                 self._reached[source] = max(offset, self._reached.get(source, -1))
                 if origin in standing:
                     standing.remove(origin)
                     SKIPPED.labels(record.topic).inc()
                     continue
-            headers = [
-                *(origins.get(source) or self._origin(source)),
-                (SOURCE_OFFSET, b"%d" % offset),
-                (SOURCE_TIMESTAMP, b"%d" % record.record_ms),
-            ]
+            if record_ms != written_ms:  # neighbours often have it in common
+                written_ms, at = record_ms, (SOURCE_TIMESTAMP, b"%d" % record_ms)
+            headers = [*(origins.get(source) or self._origin(source)), (SOURCE_OFFSET, b"%d" % offset), at]
             if record.headers is not None:
                 headers += record.headers
             topic = record.topic

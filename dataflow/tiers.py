@@ -22,6 +22,7 @@ from dataflow.scoring import (
     Rows,
     Tree,
     isolation_trees,
+    most_split,
     rows_at_splits,
     run_trees,
     tree_ensemble,
@@ -97,7 +98,7 @@ class TieredModel:
             self.importance = dict(
                 zip(artifact["supervised_features"], map(float, forest.feature_importances_), strict=True)
             )
-        self._run = run_trees(nodes, len(self.features), self._outputs)
+        self._run = run_trees(nodes, len(self.features), self._outputs, most_split(trees))
 
     def score(self, rows: Rows) -> tuple[Floats, Bools]:
         """Scores rows of shape (n, len(features)), float32, n >= 0; gives (risk, anomaly), each of shape (n,).

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +177,18 @@ def test_a_row_scores_the_same_alone_as_in_a_batch() -> None:
     risk, anomaly = model.score(rows)
     for i in range(len(rows)):
         alone = model.score(rows[i : i + 1])
-        assert alone[0][0] == pytest.approx(risk[i], abs=1e-6)
+        assert alone[0][0] == risk[i]
         assert alone[1][0] == anomaly[i]
+
+
+def test_several_workers_score_at_once() -> None:
+    model = compiled(forest(width=3, trees=50, contamination=0.05))
+    batches = [data(3, 300 + n, n) for n in range(8)]
+    expected = [model.score(rows)[0] for rows in batches]
+    with ThreadPoolExecutor(4) as workers:
+        for _ in range(20):
+            for found, rows in zip(expected, workers.map(model.score, batches), strict=True):
+                assert np.array_equal(rows[0], found)
 
 
 def test_no_rows_give_no_scores() -> None:
