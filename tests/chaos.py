@@ -748,8 +748,21 @@ class Chaos:
                 self.say(f"STUCK: {last} of {counts.transactions} written, and no more for {patience:g} s")
                 break
             time.sleep(0.1)
-        time.sleep(1.5)
-        self._stop()
+        pause = 1.5
+        while True:
+            time.sleep(pause)
+            self._stop()
+            # What a killed execution wrote is all there before the one after it has read as far: it needs 2 s.
+            read = states(self._state / "recovery", "read_transactions").values()
+            if counts.stuck or sum(max(0, offset) for offset in read) >= counts.transactions:
+                break
+            if time.monotonic() - since > max(patience, STUCK_SECONDS):
+                counts.stuck += 1
+                self.say(f"STUCK: {sum(read)} of {counts.transactions} read")
+                break
+            pause *= 2
+            self.cluster.go_on()
+            self.wait_ready()
         for line in self.cluster.unexpected:
             counts.unexpected_stops += 1
             self.say(f"UNEXPECTED: {line}")
@@ -870,13 +883,13 @@ def decide(
     }
 
 
-def states(store: Path) -> dict[tuple[str, str], Any]:
-    """The last state of every key in recovery data, by step."""
+def states(store: Path, of: str = "profile") -> dict[tuple[str, str], Any]:
+    """The last state of every key in recovery data, by step, of the steps whose names contain `of`."""
     newest: dict[tuple[str, str], tuple[int, bytes | None]] = {}
     for part in store.glob("part-*.sqlite3"):
         with contextlib.closing(sqlite3.connect(part)) as db:
             for step, key, epoch, state in db.execute("SELECT step_id, state_key, snap_epoch, ser_change FROM snaps"):
-                if "profile" in step and epoch >= newest.get((step, key), (-1, None))[0]:
+                if of in step and epoch >= newest.get((step, key), (-1, None))[0]:
                     newest[step, key] = epoch, state
     return {where: pickle.loads(state) for where, (_, state) in newest.items() if state is not None}
 
