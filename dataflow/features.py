@@ -12,10 +12,9 @@ from dataflow.profile import (
     ANYONE,
     DAY,
     HOUR,
-    KNOWN_DEVICES,
-    KNOWN_LOCATIONS,
-    KNOWN_MERCHANTS,
     NONE,
+    TO_LOCATIONS,
+    TO_RECENT,
     BasicProfile,
     MerchantLook,
     MerchantProfile,
@@ -151,7 +150,7 @@ def user_facts(
     last_at = profile.last_at
     basic = _basic_facts(txn, profile)
     n1, s1 = basic[9], basic[13]
-    row, _, usual, spread, marks, km = look or profile.look(txn, population)
+    row, _, usual, spread, _, met, km = look or profile.look(txn, population)
     seen, _, _, largest, first, unusual_day, unusual_fortnight, _, n24, s24, n7, s7, n30, s30, _, _, _, _, _, _ = row
     z, ratio = ((amount - usual) / spread, amount / usual) if spread > 0.0 else (0.0, 1.0)
     if unusual_fortnight and at > last_at:
@@ -166,8 +165,6 @@ def user_facts(
         centre, hop, speed = profile.moved(txn.latitude, txn.longitude, at, km)
     frauds, days_since_fraud, card_frauds, days_since_card_fraud = profile.confirmed(at)
     known = profile.known
-    devices, locations = known[KNOWN_DEVICES], known[KNOWN_LOCATIONS]
-    mark, device_mark, location_mark = marks
     more: Facts = (
         n24,
         s24,
@@ -192,9 +189,9 @@ def user_facts(
         centre,
         hop,
         speed,
-        seen > 0.0 and mark not in known[KNOWN_MERCHANTS],
-        device != UNKNOWN and device_mark not in devices and devices[-4:] != NONE,
-        location != UNKNOWN and location_mark not in locations and locations[-4:] != NONE,
+        seen > 0.0 and not met[0],
+        device != UNKNOWN and not met[1] and known[TO_LOCATIONS - 4 : TO_LOCATIONS] != NONE,
+        location != UNKNOWN and not met[2] and known[TO_RECENT - 4 : TO_RECENT] != NONE,
         frauds,
         days_since_fraud,
         card_frauds,

@@ -13,47 +13,50 @@ from binascii import crc_hqx
 from bisect import bisect_right
 from struct import Struct
 from sys import intern
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 from dataflow import windows
 from dataflow.transaction import UNKNOWN, Transaction
 from dataflow.windows import BUCKET, NO_PAST
 
-VERSION = 1
+VERSION: Final = 1
 """Of the state as it is pickled into snapshots; a new layout takes a new number, and old recovery data is refused."""
 
-HOUR, DAY = 3600.0, 86_400.0
-NEVER = 365.0
+HOUR: Final = 3600.0
+DAY: Final = 86_400.0
+NEVER: Final = 365.0
 """Days that a "days since" says at most, and when it never was."""
 
-MAX_PER_HOUR = 1024
+MAX_PER_HOUR: Final = 1024
 """Event times kept of the last hours; a user with more counts as having this many."""
-LATE = HOUR
+LATE: Final = 3600.0
 """How late an event may be and still find the hour before it complete."""
-RECENT = 16
+RECENT: Final = 16
 """Transaction ids (48-bit checksums) that a user's profile remembers, to count repeats once."""
-LABELLED = 8
+LABELLED: Final = 8
 """Labelled transactions (32-bit checksums, with the verdict) remembered, to count a repeated label once."""
-UNUSUAL = 16
+UNUSUAL: Final = 16
 """Transactions of an unusual amount (32-bit checksums) remembered until their labels come."""
-MERCHANTS, PLACES = 16, 4
+MERCHANTS: Final = 16
+PLACES: Final = 4
 """Merchants that a profile knows; devices, and locations."""
 
-MEMORY = 150.0
+MEMORY: Final = 150.0
 """Transactions over which mean and spread of amounts reach: older ones fade."""
-PRIOR = 3.0
+PRIOR: Final = 3.0
 """Transactions' worth of belief that a user's amounts spread as the population's do."""
-CLIP = 3.0
+CLIP: Final = 3.0
 """Spreads above the mean beyond which an amount moves them no further: a fraud must not become the normal."""
-UNUSUAL_Z, UNUSUAL_RATIO = 2.5, 3.0
+UNUSUAL_Z: Final = 2.5
+UNUSUAL_RATIO: Final = 3.0
 """Spreads above the mean, or times the mean, from which a fraud is explained by its amount: by the card, that is,
 and not by the merchant."""
-MAX_AMOUNT = 1e15
+MAX_AMOUNT: Final = 1e15
 """Beyond it an amount counts as this: its square must fit a float of 32 bits."""
-MIN_KM = 10.0
+MIN_KM: Final = 10.0
 """Kilometres that a user without history is thought to move about his centre."""
-EARTH_KM = 6371.0
+EARTH_KM: Final = 6371.0
 
 Row = tuple[float, ...]
 
@@ -65,7 +68,7 @@ class Population(NamedTuple):
     spread: float = 0.75  # typical standard deviation of a user's amounts, in his means
 
 
-ANYONE = Population()
+ANYONE: Final = Population()
 
 
 def expect(seen: float, mean: float, squares: float, population: Population) -> tuple[float, float]:
@@ -96,7 +99,7 @@ def _learn_amount(
     return mean, squares + delta * (amount - mean)
 
 
-_RADIAN = math.pi / 180.0
+_RADIAN: Final = math.pi / 180.0
 
 
 def kilometres(lat: float, lon: float, to_lat: float, to_lon: float) -> float:
@@ -125,7 +128,7 @@ def _since(then: float, day: float) -> float:
 # A user's numbers: transactions ever; mean and squares of amounts; the largest; the day of the first; excess of the
 # amounts, fading over a day and over a fortnight; then those of the windows.
 _USER = Struct("<20f")
-_NEW_USER = _USER.pack(*(0.0,) * 7, *windows.EMPTY)
+_NEW_USER: Final = _USER.pack(*(0.0,) * 7, *windows.EMPTY)
 # Newest coordinates, the centre of all, how many they are, and the usual distance from it.
 _PLACE = Struct("<6f")
 # Frauds, the day of the newest; both for those alone that their amounts explain.
@@ -134,37 +137,35 @@ _NO_FRAUDS = 0.0, NEVER, 0.0, NEVER
 
 
 # Where a user's merchants, devices, locations and recent ids stand; as one, they take 123 bytes less.
-KNOWN_MERCHANTS, KNOWN_DEVICES = slice(0, 4 * MERCHANTS), slice(4 * MERCHANTS, 4 * (MERCHANTS + PLACES))
-KNOWN_LOCATIONS = slice(4 * (MERCHANTS + PLACES), 4 * (MERCHANTS + 2 * PLACES))
-_KNOWN, _RECENT = slice(0, KNOWN_LOCATIONS.stop), slice(KNOWN_LOCATIONS.stop, None)
-_NOBODY = bytes(KNOWN_LOCATIONS.stop)
-NONE = bytes(4)
+TO_DEVICES: Final = 64  # 4 * MERCHANTS
+TO_LOCATIONS: Final = 80  # + 4 * PLACES
+TO_RECENT: Final = 96  # + 4 * PLACES
+_NOBODY: Final = bytes(TO_RECENT)
+NONE: Final = bytes(4)
 """The last of a row of names that is still empty."""
 
 
 Marks = tuple[bytes, bytes, bytes]
-UserLook = tuple[Row, bytes, float, float, Marks, float]
+Met = tuple[bool, bool, bool]
+UserLook = tuple[Row, bytes, float, float, Marks, Met, float]
 MerchantLook = tuple[Row, bytes, float, float]
 """What is read of a profile for one transaction, once for its facts and for its update: reading twice took 4 µs more.
 
 The numbers and the past buckets, both with the windows moved on to the transaction's time; mean and spread that its
-amount is expected to have; of a user the checksums of merchant, device and location, and the distance from the centre
-of the user's places, km.
+amount is expected to have; of a user the checksums of merchant, device and location, whether each is known, and
+the distance from the centre of the user's places, km.
 """
 
 
-def _meet(known: bytes, txn: Transaction, marks: Marks) -> bytes:
+def _meet(known: bytes, marks: Marks, met: Met, txn: Transaction) -> bytes:
     """The merchants, devices and locations that are known, with the transaction's."""
-    merchant, device, location = marks
-    merchants, devices, locations = known[KNOWN_MERCHANTS], known[KNOWN_DEVICES], known[KNOWN_LOCATIONS]
-    if merchant not in merchants:
-        merchants = merchants[4:] + merchant
-    elif device in devices and location in locations:
-        return known
-    if device not in devices and txn.device != UNKNOWN:
-        devices = devices[4:] + device
-    if location not in locations and txn.location != UNKNOWN:
-        locations = locations[4:] + location
+    merchants, devices, locations = known[:TO_DEVICES], known[TO_DEVICES:TO_LOCATIONS], known[TO_LOCATIONS:TO_RECENT]
+    if not met[0]:
+        merchants = merchants[4:] + marks[0]
+    if not met[1] and txn.device != UNKNOWN:
+        devices = devices[4:] + marks[1]
+    if not met[2] and txn.location != UNKNOWN:
+        locations = locations[4:] + marks[2]
     return merchants + devices + locations
 
 
@@ -307,7 +308,13 @@ class UserProfile(BasicProfile):
             crc32(txn.device.encode()).to_bytes(4, "little"),
             crc32(txn.location.encode()).to_bytes(4, "little"),
         )
-        return row, past, usual, spread, marks, km
+        known = self.known  # `in` would first try to take the bytes for a number: 0.1 µs
+        met = (
+            known.find(marks[0], 0, TO_DEVICES) >= 0,
+            known.find(marks[1], TO_DEVICES, TO_LOCATIONS) >= 0,
+            known.find(marks[2], TO_LOCATIONS, TO_RECENT) >= 0,
+        )
+        return row, past, usual, spread, marks, met, km
 
     def read(self, at: float) -> tuple[Row, bytes]:
         """The numbers, with the windows moved on to `at`, and the past buckets.
@@ -370,15 +377,13 @@ class UserProfile(BasicProfile):
         number = crc32(name)
         key = (crc_hqx(name, 0) << 32 | number).to_bytes(6, "little")
         known = self.known
-        recent = known[_RECENT]
-        if key in recent:
+        if known.find(key, TO_RECENT) >= 0:
             return False
-        recent = (recent + key)[-6 * RECENT :]
         at, amount, last_at = txn.at, txn.amount, self.last_at
         amount = amount if amount < MAX_AMOUNT else MAX_AMOUNT
         late = at < last_at
 
-        row, past, usual, spread, marks, km = look or self.look(txn, population)
+        row, past, usual, spread, marks, met, km = look or self.look(txn, population)
         (
             seen, mean, squares, largest, first, in_day, in_fortnight,
             newest, n24, s24, n7, s7, n30, s30, n4h, s4h, n1d, s1d, n5d, s5d,
@@ -413,7 +418,8 @@ class UserProfile(BasicProfile):
         self._take(txn, amount, late)
         if txn.latitude is not None and txn.longitude is not None:
             self._move(txn.latitude, txn.longitude, km, late)
-        self.known = _meet(known[_KNOWN], txn, marks) + recent
+        names = known[:TO_RECENT] if met[0] and met[1] and met[2] else _meet(known, marks, met, txn)
+        self.known = names + (known[TO_RECENT:] + key)[-6 * RECENT :]
         return True
 
     def learn(self, transaction_id: str, at: float, fraud: bool) -> bool | None:
@@ -510,17 +516,17 @@ def _check(version: int, whose: str) -> None:
 # A merchant's numbers: transactions ever; mean and squares of amounts; excess of what its payers paid, fading; then
 # those of the windows. Of 64 bits, as floats of 32 count to 16.7 million, and a large merchant has more in 30 days.
 _MERCHANT = Struct("<17d")
-_NEW_MERCHANT = _MERCHANT.pack(*(0.0,) * 4, *windows.EMPTY)
+_NEW_MERCHANT: Final = _MERCHANT.pack(*(0.0,) * 4, *windows.EMPTY)
 # Labels: of the last run of frauds the day of the first and of the last, how many, genuine ones between, and since;
 # the day of the newest genuine one; then the numbers of windows that count labels, and frauds as amounts.
 _LABELS = Struct("<19f")
-_NO_LABELS = _LABELS.pack(-1.0, -1.0, 0.0, 0.0, 0.0, -1.0, *windows.EMPTY)
+_NO_LABELS: Final = _LABELS.pack(-1.0, -1.0, 0.0, 0.0, 0.0, -1.0, *windows.EMPTY)
 
-RUN_OVER = 0.02
+RUN_OVER: Final = 0.02
 """A run of frauds is over when so many genuine ones in a row would be less likely than this, had it gone on."""
-RUN_GAP = 14.0
+RUN_GAP: Final = 14.0
 """Days without a fraud after which the next one starts a run of its own."""
-RUN_LIFE = 60.0
+RUN_LIFE: Final = 60.0
 """Days in which the belief that a compromise still lasts fades to 1/e: sooner or later each is found out."""
 
 

@@ -9,19 +9,21 @@ those stand apart as 32 floats of 32 bits, newest first, count and sum alternati
 """
 
 from struct import Struct
+from typing import Final
 
 Numbers = tuple[float, ...]
 
-BUCKET = 4 * 3600.0
+BUCKET: Final = 14_400.0
 """Seconds of the narrowest bucket; an event at t falls in number t // BUCKET."""
-_DAY, _FIVE_DAYS = 6.0, 30.0  # widths in buckets of 4 h
+_DAY: Final = 6.0  # widths in buckets of 4 h
+_FIVE_DAYS: Final = 30.0
 
 EMPTY: Numbers = (-5e6,) + (0.0,) * 12
 """Before all of event time: the year 1 begins in bucket -4,314,863."""
 
 _PAST = Struct("<32f")
 _PAIR, _FIVE, _SIX = Struct("<2f"), Struct("<10f"), Struct("<12f")
-NO_PAST = _PAST.pack(*(0.0,) * 32)
+NO_PAST: Final = _PAST.pack(*(0.0,) * 32)
 """Past buckets that are all empty; where they are, it is this very object."""
 
 
