@@ -1,3 +1,11 @@
+# The slim image has no C compiler: the profiles are compiled in the one that has.
+FROM python:3.11.14-bookworm AS compiler
+WORKDIR /redflag
+COPY requirements.txt requirements-build.txt ./
+RUN pip install --no-cache-dir --disable-pip-version-check -r requirements.txt -r requirements-build.txt
+COPY dataflow ./dataflow
+RUN python -m dataflow.compile
+
 FROM python:3.11.14-slim-bookworm
 
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
@@ -6,7 +14,7 @@ WORKDIR /redflag
 COPY requirements.txt ./
 RUN pip install --no-cache-dir --disable-pip-version-check -r requirements.txt
 
-COPY dataflow ./dataflow
+COPY --from=compiler /redflag/dataflow ./dataflow
 COPY training ./training
 
 # A model to start with; mount another and name it in MODEL_FILE. The recovery directory is a volume's mount point, so

@@ -24,7 +24,14 @@ $(VENV)/.run: $(VENV)/.python requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run requirements-dev.txt
+# Pointless where there is no C compiler, and says so; the flow then runs interpreted.
+COMPILED := $(addprefix dataflow/,windows.py profile.py features.py transaction.py compile.py)
+$(VENV)/.compiled: $(VENV)/.run requirements-build.txt $(COMPILED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-build.txt
+	@$(BIN)/python -m dataflow.compile
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements-dev.txt requirements-build.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
@@ -33,24 +40,25 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.txt
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	@touch $@
 
-$(MODEL): | $(VENV)/.run
+$(MODEL): | $(VENV)/.compiled
 	$(BIN)/python -m training.train --out $(MODEL)
 
-run: $(VENV)/.run $(MODEL) ## broker, generator and detector, with alerts as they come (DURATION=20 ends it by itself)
+run: $(VENV)/.compiled $(MODEL) ## broker, generator and detector, with alerts as they come (DURATION=20 ends it by itself)
 	@$(BIN)/python -m dataflow.run $(if $(DURATION),--duration $(DURATION))
 
-test: $(VENV)/.dev check ## lint, types, and all tests, on a real Apache Kafka where there is Java 17 and Maven
+test: $(VENV)/.dev $(VENV)/.compiled check ## lint, types, and all tests, on a real Apache Kafka where there is Java 17 and Maven
 	$(BIN)/python -m pytest
+	INTERPRETED=1 $(BIN)/python -m pytest -q tests/test_profile.py tests/test_features.py tests/test_tiers.py
 
-chaos: $(VENV)/.dev ## kill flow and broker in every way, and look for what is lost, doubled or different (CHAOS="--seed 2")
+chaos: $(VENV)/.dev $(VENV)/.compiled ## kill flow and broker in every way, and look for what is lost, doubled or different (CHAOS="--seed 2")
 	@$(BIN)/python -m tests.chaos $(CHAOS)
 
-bench: $(VENV)/.dev .venv-bench/.peers ## throughput of ours and of peers, latency, state, on a real Apache Kafka, 25 min (BENCH=, LATENCY=, STATE= options)
+bench: $(VENV)/.dev $(VENV)/.compiled .venv-bench/.peers ## throughput of ours and of peers, latency, state, on a real Apache Kafka, 25 min (BENCH=, LATENCY=, STATE= options)
 	$(BIN)/python -m benchmarks.throughput $(BENCH)
 	$(BIN)/python -m benchmarks.latency $(LATENCY)
 	$(BIN)/python -m benchmarks.state $(STATE)
 
-profile: $(VENV)/.dev $(MODEL) ## where a transaction's microseconds go, step by step
+profile: $(VENV)/.dev $(VENV)/.compiled $(MODEL) ## where a transaction's microseconds go, step by step
 	$(BIN)/python -m benchmarks.flow_profile --model $(MODEL) $(PROFILE)
 
 check: $(VENV)/.dev ## lint and types only
@@ -58,13 +66,13 @@ check: $(VENV)/.dev ## lint and types only
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-train: $(VENV)/.run ## train the model anew (TRAIN="--history FILE" and other options)
+train: $(VENV)/.compiled ## train the model anew (TRAIN="--history FILE" and other options)
 	$(BIN)/python -m training.train --out $(MODEL) $(TRAIN)
 
 generate: $(VENV)/.run ## generate transactions to KAFKA_BROKERS
 	$(BIN)/python -m bytewax.run dataflow.generate:flow
 
-detect: $(VENV)/.run $(MODEL) ## decide what is on KAFKA_BROKERS, with recovery on
+detect: $(VENV)/.compiled $(MODEL) ## decide what is on KAFKA_BROKERS, with recovery on
 	$(BIN)/python -m dataflow.detect
 
 up: ## the stack of docker-compose.yml: Redpanda, its console on :8080, generator, detector
@@ -77,4 +85,4 @@ logs: ## follow that stack's logs
 	$(COMPOSE) logs --follow
 
 clean: ## remove the virtual environment and the caches; models and recovery data stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dataflow/.compiled .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,6 +20,7 @@ import joblib
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
+from dataflow import compiled
 from dataflow.scoring import IsolationScores, isolation_trees, tree_ensemble
 from dataflow.simulation import history, to_json
 from tests.kafka_server import create_topics
@@ -43,7 +44,8 @@ def machine() -> dict[str, Any]:
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit.stdout.strip(), "cpu": cpu,
         "cores": os.cpu_count(), "load_before": os.getloadavg(), "system": platform.system() + " " + platform.release(),
-        "python": platform.python_version(), "versions": {name: version(name) for name in libraries},
+        "python": platform.python_version(), "compiled": compiled.running(),
+        "versions": {name: version(name) for name in libraries},
     }  # fmt: skip
 
 

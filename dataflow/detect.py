@@ -19,8 +19,9 @@ from bytewax.outputs import Sink
 from confluent_kafka import Message
 from msgspec import UNSET
 from msgspec.structs import replace
+from prometheus_client import Gauge
 
-from dataflow import lifecycle, recovery
+from dataflow import compiled, lifecycle, recovery
 from dataflow.cooldown import SUPPRESSED, RecentAlerts, note
 from dataflow.decision import Decision, Verdict, combined, to_json
 from dataflow.features import BASIC, Facts, observe_basic, observe_merchant, observe_user
@@ -38,6 +39,8 @@ Payment = tuple[Transaction, Facts, bool]  # with what the user's profile knew; 
 Lesson = tuple[Feedback, bool | None]  # whether the amount explains the fraud; None for a repeat
 Profiled = tuple[Transaction, Facts]
 Routed = tuple[str, Record]
+
+COMPILED = Gauge("redflag_profiles_compiled", "1 where the profiles run compiled, 0 where interpreted")
 
 
 def build(
@@ -121,6 +124,7 @@ def flow() -> Dataflow:
     )
     lifecycle.stop_gracefully(settings.stop_timeout_seconds)
     lifecycle.calm_collector()
+    COMPILED.set(compiled.running())
     source_topic = settings.transactions_topic
     return build(
         KafkaSource(settings, source_topic),

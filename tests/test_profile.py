@@ -63,7 +63,9 @@ def fed(events: Iterable[Transaction]) -> UserProfile:
 
 def size(profile: UserProfile | MerchantProfile) -> int:
     """Bytes in memory of the object and of what it holds, as if it shared nothing."""
-    held = (getattr(profile, name) for name in profile.__slots__)
+    kinds = type(profile).__mro__[:-1]
+    names = {name for kind in kinds for name in getattr(kind, "__slots__", None) or kind.__mypyc_attrs__}
+    held = (getattr(profile, name) for name in names)
     return sys.getsizeof(profile) + sum(sys.getsizeof(each) for each in held if each is not None)
 
 
