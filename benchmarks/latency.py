@@ -1,7 +1,7 @@
 """Milliseconds from a producer's send to the decision in a consumer's hands, at several rates; and CPU when idle.
 
 The sender, the flow and the reader are processes of their own on one machine, and share its clock. A transaction's id
-holds the moment of its send, so nothing else has to be kept. Transactions are sent evenly, one by one.
+holds the moment of its send, so nothing else has to be kept. Transactions are sent evenly, to half a millisecond.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def send(bootstrap: str, topic: str, rate: float, seconds: float) -> None:
     for number in range(count):
         body = bodies[number % len(bodies)]
         wait = begun + number / rate - time.monotonic()
-        if wait > 0:
+        if wait > 0.0005:  # a sleep before each of 20,000 a second would take a core of the two by itself
             time.sleep(wait)
         body["transaction_id"] = f"{time.time_ns()}-{number}"
         producer.produce(topic, msgspec.json.encode(body), body["user"])
@@ -69,9 +69,11 @@ def read(bootstrap: str, topics: Sequence[str], count: int, out: Path) -> None:
     found: list[tuple[bytes, int]] = []
     deadline = time.monotonic() + 300
     while len(found) < count and time.monotonic() < deadline:
-        message = consumer.poll(0.1)  # returns with the first; consume() would wait for more
-        if message is not None and message.error() is None:
-            found.append((message.value(), time.time_ns()))
+        first = consumer.poll(0.1)  # returns with the first; consume() would wait for more
+        if first is None:
+            continue
+        messages, now = [first, *consumer.consume(1000, 0)], time.time_ns()
+        found += [(message.value(), now) for message in messages if message.error() is None]
     sent = [int(msgspec.json.decode(value)["transaction_id"].split("-")[0]) for value, _ in found]
     np.save(out, np.array([(at, now - at) for at, (_, now) in zip(sent, found, strict=True)]))
 

@@ -41,6 +41,7 @@ class Row(NamedTuple):
     start: Callable[[Job], None]
     model: str = "two"
     profiles: str = "full"
+    interpreted: bool = False
 
 
 def _module(name: str, *options: str, python: str = sys.executable) -> Callable[[Job], None]:
@@ -83,6 +84,7 @@ ROWS = (
     Row("ours_like_for_like", "ours, like for like (PROFILES=basic)", 1, _detect, profiles="basic"),
     Row("ours_full_profiles", "ours, like for like on full profiles", 1, _detect),
     Row("ours_everything", "ours, everything on", 1, _detect, "default"),
+    Row("ours_interpreted", "ours, everything on, interpreted", 1, _detect, "default", interpreted=True),
     Row("ours_two_processes", "ours, everything on, two processes", 1, _detect_twice, "default"),
     Row("limit_promises", "consume → produce, idempotent and with our headers", 1, _module("limit", "promises")),
     Row("limit", "consume → produce, nothing between (the limit)", 1, _module("limit")),
@@ -108,6 +110,7 @@ def measure(count: int, rounds: int, rows: list[Row], scratch: Path) -> list[dic
                 environment = {
                     "MODEL_FILE": str(models[row.model]), "BENCH_FOREST": str(scratch / "forest.onnx"),
                     "BENCH_GROUP": name, "PROFILES": row.profiles, "RECOVERY_INTERVAL": "10",
+                    "INTERPRETED": str(int(row.interpreted)),
                 }  # fmt: skip
                 job = Job(kafka.bootstrap, name, scratch, environment)
                 try:
