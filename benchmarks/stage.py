@@ -35,6 +35,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 def machine() -> dict[str, Any]:
     """What the figures were taken on, and how busy it was with other work."""
+    if not compiled.running():
+        print("not compiled: ours run interpreted; `make bench` compiles first", file=sys.stderr)
     said = Path("/proc/cpuinfo").read_text()
     cpu = next((line.split(":")[1].strip() for line in said.splitlines() if line.startswith("model name")), "unknown")
     libraries = ("bytewax", "confluent-kafka", "onnxruntime", "msgspec", "scikit-learn", "pandas")

@@ -32,6 +32,7 @@ from tests.kafka_server import KafkaServer
 
 TUTORIAL_SHARE = 200  # the tutorial's loop gets one transaction in so many
 SLOW_SHARE = 10  # of peers that score a row at a time
+BASES = ("tutorial", "stock_bytewax", "quix", "limit_defaults", "limit")  # rows that the others are divided by
 
 
 class Row(NamedTuple):
@@ -87,6 +88,7 @@ ROWS = (
     Row("ours_interpreted", "ours, everything on, interpreted", 1, _detect, "default", interpreted=True),
     Row("ours_two_processes", "ours, everything on, two processes", 1, _detect_twice, "default"),
     Row("limit_promises", "consume → produce, idempotent and with our headers", 1, _module("limit", "promises")),
+    Row("limit_defaults", "consume → produce, the client's default pauses", 1, _module("limit", "defaults")),
     Row("limit", "consume → produce, nothing between (the limit)", 1, _module("limit")),
 )
 
@@ -145,20 +147,19 @@ def _summary(row: Row, count: int, runs: list[tuple[float, float]], failed: str 
 def add_ratios(results: list[dict[str, Any]]) -> None:
     rates = {result["row"]: result.get("per_second") for result in results}
     for result in results:
-        for base in ("tutorial", "limit", "stock_bytewax", "quix"):
+        for base in BASES:
             if result.get("per_second") and rates.get(base):
                 result[f"to_{base}"] = result["per_second"] / rates[base]
 
 
 def show(results: list[dict[str, Any]]) -> None:
-    bases = ("tutorial", "stock_bytewax", "quix", "limit")
-    table = Table("row", "transactions/s", "min to max", "CPU-s a million", *(f"÷ {base}" for base in bases))
+    table = Table("row", "transactions/s", "min to max", "CPU-s a million", *(f"÷ {base}" for base in BASES))
     for each in results:
         if "per_second" not in each:
             table.add_row(each["title"], "failed")
             continue
         spread = f"{each['per_second_min']:,.0f} to {each['per_second_max']:,.0f}"
-        ratios = [f"{each[f'to_{base}']:.3g}" if f"to_{base}" in each else "" for base in bases]
+        ratios = [f"{each[f'to_{base}']:.3g}" if f"to_{base}" in each else "" for base in BASES]
         cpu = f"{each['cpu_seconds_per_million']:.1f}"
         table.add_row(each["title"], f"{each['per_second']:,.0f}", spread, cpu, *ratios)
     Console(width=150).print(table)
