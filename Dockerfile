@@ -1,7 +1,7 @@
 # The slim image has no C compiler: the profiles are compiled in the one that has.
 FROM python:3.11.14-bookworm AS compiler
 WORKDIR /redflag
-COPY requirements.txt requirements-build.txt ./
+COPY requirements.txt requirements-build.txt pyproject.toml ./
 RUN pip install --no-cache-dir --disable-pip-version-check -r requirements.txt -r requirements-build.txt
 COPY dataflow ./dataflow
 RUN python -m dataflow.compile

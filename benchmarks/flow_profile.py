@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.stage import transactions
-from dataflow.detect import Steps, is_fraudulent, key_by_merchant, key_by_user
 from dataflow.lifecycle import calm_collector
 from dataflow.live_rules import LiveRules
 from dataflow.scoring import load_model
 from dataflow.settings import Settings
+from dataflow.steps import Steps, is_fraudulent, key_by_merchant, key_by_user
 from dataflow.transaction import Transaction
 from tests.builders import message
 

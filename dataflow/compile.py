@@ -50,7 +50,7 @@ def _compile(scratch: Path) -> None:
     from setuptools import Distribution
 
     sources = [f"dataflow/{name}.py" for name in MODULES]
-    options = ["--config-file=", f"--cache-dir={scratch / 'cache'}", "--ignore-missing-imports"]
+    options = ["--config-file=pyproject.toml", "--ignore-missing-imports", f"--cache-dir={scratch / 'cache'}"]
     with contextlib.chdir(PACKAGE.parent):  # mypyc names the modules by where they lie
         extensions = mypycify(
             [*options, *sources], opt_level="3", debug_level="0", group_name="redflag", target_dir=str(scratch / "c")

@@ -9,7 +9,7 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 
-MODULES = ("windows", "profile", "features")
+MODULES = ("packed", "windows", "profile", "features", "keyed_state", "steps")
 """What is compiled."""
 
 PACKAGE = Path(__file__).parent
@@ -18,9 +18,8 @@ BUILDS = PACKAGE / ".compiled"
 
 def folder() -> Path:
     """Where the code of the sources as they stand is, or would be."""
-    # Besides those that are compiled, what decides how, and whose types are compiled into them.
-    sources = (*MODULES, "transaction", "compile")
-    digest = sha256(b"\0".join((PACKAGE / f"{name}.py").read_bytes() for name in sources))
+    # All of them: besides those that are compiled, what decides how, and those whose types are compiled into them.
+    digest = sha256(b"\0".join(path.read_bytes() for path in sorted(PACKAGE.glob("*.py"))))
     return BUILDS / digest.hexdigest()[:16]
 
 

@@ -3,15 +3,25 @@
 Training replays history through these very functions, so training and serving cannot drift apart. Facts come in two
 parts, as the flow has two lanes: what the user's profile knows, then what the merchant's adds. The merchant's depend
 on how partitions interleave; the user's do not.
+
+From step to step they go as bytes, the numbers and flags among them as floats of 64 bits: as 66 objects a transaction
+they took 3 µs more. The texts are the transaction's own, but for the last location. `dataflow.table` has the columns of
+a batch, `row` the facts of one transaction as a row.
 """
 
+from collections.abc import Callable, Sequence
 from math import exp, sqrt
-from typing import Literal, NamedTuple
+from operator import itemgetter
+from struct import Struct
+from typing import Final, Literal, NamedTuple
 
+from dataflow import packed
+from dataflow.packed import BasicFacts, MerchantFacts, UserFacts
 from dataflow.profile import (
     ANYONE,
     DAY,
     HOUR,
+    NO_COMPROMISE,
     NONE,
     TO_LOCATIONS,
     TO_RECENT,
@@ -25,7 +35,7 @@ from dataflow.profile import (
 from dataflow.transaction import UNKNOWN, Transaction
 
 Facts = tuple[float | str | bool, ...]
-_Basic = tuple[float, str, str, str, str, str, str, str, float, int, str, bool, float, float]
+"""The facts of one transaction as a row, in the order of `FIELDS`, or of its first ones."""
 
 
 class Field(NamedTuple):
@@ -112,46 +122,53 @@ FIELDS = USER_FIELDS + MERCHANT_FIELDS
 
 BASIC = frozenset(field.name for field in USER_FIELDS[:14])
 """The facts that basic profiles give, `amount` to `amount_per_hour`."""
-_AMOUNT_Z = [field.name for field in USER_FIELDS].index("amount_z")
+NUMBERS: tuple[str, ...] = tuple(field.name for field in FIELDS if field.kind != "text")
+"""The facts that are no texts, in the order in which they are packed: those of basic profiles, users, merchants."""
+FLAGS = frozenset(field.name for field in FIELDS if field.kind == "flag")
+_AMOUNT_Z: Final = NUMBERS.index("amount_z")
 
 
-def observe_basic(txn: Transaction, profile: BasicProfile) -> Facts:
-    """The facts that are `BASIC`, as of before the transaction; the profile takes it in."""
-    facts = _basic_facts(txn, profile)
+def observe_basic(txn: Transaction, profile: BasicProfile) -> tuple[str, bytes]:
+    """The facts that are `BASIC`, as of before the transaction; the profile takes it in.
+
+    The last location, and the numbers, packed.
+    """
+    last_location = profile.last_location
+    numbers = packed.write_basic_facts(_basic_facts(txn, profile))
     profile.update(txn)
-    return facts
+    return last_location, numbers
 
 
-def observe_user(txn: Transaction, profile: UserProfile, population: Population = ANYONE) -> tuple[Facts, bool]:
-    """The facts of the user as he was before the transaction, which the profile then takes in; False for a repeat."""
+def observe_user(txn: Transaction, profile: UserProfile, population: Population = ANYONE) -> tuple[str, bytes, bool]:
+    """The facts of the user as he was before the transaction, which the profile then takes in; False for a repeat.
+
+    The last location, the numbers, packed, and whether it counts.
+    """
     look = profile.look(txn, population)
-    return user_facts(txn, profile, population, look), profile.update(txn, population, look)
+    last_location = profile.last_location
+    numbers = packed.write_user_facts(_user_facts(txn, profile, look))
+    return last_location, numbers, profile.update(txn, population, look)
 
 
 def observe_merchant(
-    txn: Transaction, profile: MerchantProfile, known: Facts, counts: bool, population: Population = ANYONE
-) -> Facts:
+    txn: Transaction, profile: MerchantProfile, known: bytes, counts: bool, population: Population = ANYONE
+) -> bytes:
     """`known` of the user, and the facts of the merchant before the transaction; it takes it in where it `counts`."""
     look = profile.look(txn, population)
-    facts = known + merchant_facts(txn, profile, population, look)
+    numbers = known + packed.write_merchant_facts(_merchant_facts(txn, profile, look))
     if counts:
-        profile.update(txn, known[_AMOUNT_Z], population, look)  # type: ignore[arg-type]
-    return facts
+        profile.update(txn, packed.number_at(known, _AMOUNT_Z), population, look)
+    return numbers
 
 
-def user_facts(
-    txn: Transaction, profile: UserProfile, population: Population = ANYONE, look: UserLook | None = None
-) -> Facts:
-    """The facts of a transaction and of its user as he was before it, in the order of `USER_FIELDS`.
-
-    `look`: where it was made for this very transaction, and nothing has changed since.
-    """
+def _user_facts(txn: Transaction, profile: UserProfile, look: UserLook) -> UserFacts:
     at, amount, location, device = txn.at, txn.amount, txn.location, txn.device
+    latitude, longitude = txn.latitude, txn.longitude
     last_at = profile.last_at
-    basic = _basic_facts(txn, profile)
-    n1, s1 = basic[9], basic[13]
-    row, _, usual, spread, _, met, km = look or profile.look(txn, population)
-    seen, _, _, largest, first, unusual_day, unusual_fortnight, _, n24, s24, n7, s7, n30, s30, _, _, _, _, _, _ = row
+    _, _, n1, changed, seconds, s1 = _basic_facts(txn, profile)
+    own, numbers, _, usual, spread, _, met, km = look
+    seen, _, _, largest, first, unusual_day, unusual_fortnight = own
+    _, n24, s24, n7, s7, n30, s30, _, _, _, _, _, _ = numbers
     z, ratio = ((amount - usual) / spread, amount / usual) if spread > 0.0 else (0.0, 1.0)
     if unusual_fortnight and at > last_at:
         days = (at - last_at) / DAY
@@ -159,13 +176,20 @@ def user_facts(
         unusual_fortnight *= exp(-days / 14.0)
     age = at / DAY - first if seen else 0.0
     pace = n30 if age < 1.0 else n30 / age if age < 30.0 else n30 / 30.0  # a day
-    if txn.latitude is None or txn.longitude is None:
-        centre = hop = speed = 0.0
-    else:
-        centre, hop, speed = profile.moved(txn.latitude, txn.longitude, at, km)
+    centre = hop = speed = 0.0
+    if latitude is not None and longitude is not None:
+        centre, hop, speed = profile.moved(latitude, longitude, at, km)
     frauds, days_since_fraud, card_frauds, days_since_card_fraud = profile.confirmed(at)
     known = profile.known
-    more: Facts = (
+    new_device = device != UNKNOWN and not met[1] and known[TO_LOCATIONS - 4 : TO_LOCATIONS] != NONE
+    new_location = location != UNKNOWN and not met[2] and known[TO_RECENT - 4 : TO_RECENT] != NONE
+    return (
+        amount,
+        at,
+        n1,
+        changed,
+        seconds,
+        s1,
         n24,
         s24,
         n7,
@@ -189,52 +213,38 @@ def user_facts(
         centre,
         hop,
         speed,
-        seen > 0.0 and not met[0],
-        device != UNKNOWN and not met[1] and known[TO_LOCATIONS - 4 : TO_LOCATIONS] != NONE,
-        location != UNKNOWN and not met[2] and known[TO_RECENT - 4 : TO_RECENT] != NONE,
+        1.0 if seen > 0.0 and not met[0] else 0.0,
+        1.0 if new_device else 0.0,
+        1.0 if new_location else 0.0,
         frauds,
         days_since_fraud,
         card_frauds,
         days_since_card_fraud,
     )
-    return basic + more
 
 
-def _basic_facts(txn: Transaction, profile: BasicProfile) -> _Basic:
+def _basic_facts(txn: Transaction, profile: BasicProfile) -> BasicFacts:
     at, location = txn.at, txn.location
     last_at, last = profile.last_at, profile.last_location
     count, amounts = profile.in_hour(at) if at < last_at + HOUR else (0, 0.0)
-    return (
-        txn.amount,
-        txn.user,
-        txn.merchant,
-        location,
-        txn.device,
-        txn.txn_type,
-        txn.category or UNKNOWN,
-        txn.ip or UNKNOWN,
-        at,
-        count,
-        last,
-        last not in (location, "") and location != UNKNOWN,
-        abs(at - last_at),
-        amounts,
-    )
+    changed = last != location and last != "" and location != UNKNOWN  # noqa: PLR1714 (a tuple made for each)
+    return txn.amount, at, float(count), 1.0 if changed else 0.0, abs(at - last_at), amounts
 
 
-def merchant_facts(
-    txn: Transaction, profile: MerchantProfile, population: Population = ANYONE, look: MerchantLook | None = None
-) -> Facts:
-    """The facts of its merchant as it was before the transaction, in the order of `MERCHANT_FIELDS`.
-
-    `look`: as of `user_facts`.
-    """
+def _merchant_facts(txn: Transaction, profile: MerchantProfile, look: MerchantLook) -> MerchantFacts:
     at, amount = txn.at, txn.amount
-    row, _, usual, spread = look or profile.look(txn, population)
-    _, _, _, unusual, _, n24, _, n7, _, n30, s30, _, _, _, _, _, _ = row
+    own, numbers, _, usual, spread = look
+    unusual = own[3]
+    _, n24, _, n7, _, n30, s30, _, _, _, _, _, _ = numbers
     if unusual and at > profile.last_at:
         unusual *= exp((profile.last_at - at) / (14.0 * DAY))
-    paid = (
+    labels1 = frauds1 = labels7 = frauds7 = labels30 = frauds30 = 0.0
+    compromise = NO_COMPROMISE
+    if profile.labels_row:
+        labels1, frauds1, labels7, frauds7, labels30, frauds30 = profile.labels(at)
+        compromise = profile.compromise(at)
+    risk, run_days, run_frauds, run_genuine, genuine_since, since_fraud, since_genuine = compromise
+    return (
         n24,
         n7,
         n30,
@@ -242,12 +252,6 @@ def merchant_facts(
         (amount - usual) / spread if spread > 0.0 else 0.0,
         amount / usual if spread > 0.0 else 1.0,
         unusual,
-    )
-    if not profile.labels_row:
-        return paid + _UNLABELLED
-    labels1, frauds1, labels7, frauds7, labels30, frauds30 = profile.labels(at)
-    return (
-        *paid,
         labels7,
         labels30,
         frauds1,
@@ -256,11 +260,70 @@ def merchant_facts(
         frauds1 / (labels1 + 1.0),
         frauds7 / (labels7 + 1.0),
         frauds30 / (labels30 + 1.0),
-        *profile.compromise(at),
+        risk,
+        run_days,
+        run_frauds,
+        run_genuine,
+        genuine_since,
+        since_fraud,
+        since_genuine,
     )
 
 
-_UNLABELLED: Facts = (*(0.0,) * 8, *MerchantProfile().compromise(0.0))
+class _Layout:
+    """How packed numbers and texts become a row of some fields."""
+
+    def __init__(self, fields: Sequence[Field]):
+        numbers = [field.name for field in fields if field.kind != "text"]
+        texts = [*TEXTS, LAST_LOCATION]
+        self.unpack = Struct(f"<{len(numbers)}d").unpack
+        self.flags = [numbers.index(field.name) for field in fields if field.kind == "flag"]
+        flags = [numbers[place] for place in self.flags]
+        # Numbers first, then the texts, then the flags anew, as what they are.
+        order = numbers + texts + flags
+        self.order = itemgetter(*[len(order) - 1 - order[::-1].index(field.name) for field in fields])
+
+    def row(self, txn: Transaction, last_location: str, numbers: bytes) -> Facts:
+        values = self.unpack(numbers)
+        flags = [values[place] != 0.0 for place in self.flags]
+        texts = [read(txn) for read in TEXTS.values()]
+        facts: Facts = self.order((*values, *texts, last_location, *flags))
+        return facts
+
+
+LAST_LOCATION: Final = "last_location"
+"""The one text that is not the transaction's own."""
+TEXTS: dict[str, Callable[[Transaction], str]] = {
+    "user": lambda txn: txn.user,
+    "merchant": lambda txn: txn.merchant,
+    "location": lambda txn: txn.location,
+    "device": lambda txn: txn.device,
+    "txn_type": lambda txn: txn.txn_type,
+    "category": lambda txn: txn.category or UNKNOWN,
+    "ip": lambda txn: txn.ip or UNKNOWN,
+}
+"""The other texts among the facts, and what reads each."""
+
+_LAYOUTS: dict[int, _Layout] = {
+    8 * sum(field.kind != "text" for field in fields): _Layout(fields)
+    for fields in (USER_FIELDS[:14], USER_FIELDS, FIELDS)
+}
+
+
+def row(txn: Transaction, last_location: str, numbers: bytes) -> Facts:
+    """What `observe_basic`, `observe_user` or `observe_merchant` gave, as a row in the order of `FIELDS`."""
+    return _LAYOUTS[len(numbers)].row(txn, last_location, numbers)
+
+
+def user_facts(txn: Transaction, profile: UserProfile, population: Population = ANYONE) -> Facts:
+    """The facts of a transaction and of its user as he was before it, in the order of `USER_FIELDS`."""
+    numbers = packed.write_user_facts(_user_facts(txn, profile, profile.look(txn, population)))
+    return row(txn, profile.last_location, numbers)
+
+
+def merchant_facts(txn: Transaction, profile: MerchantProfile, population: Population = ANYONE) -> Facts:
+    """The facts of its merchant as it was before the transaction, in the order of `MERCHANT_FIELDS`."""
+    return _merchant_facts(txn, profile, profile.look(txn, population))
 
 
 def facts(

@@ -16,11 +16,12 @@ from sys import intern
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
-from dataflow import windows
+from dataflow import packed, windows
+from dataflow.packed import Four, Numbers, Own
 from dataflow.transaction import UNKNOWN, Transaction
 from dataflow.windows import BUCKET, NO_PAST
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the state as it is pickled into snapshots; a new layout takes a new number, and old recovery data is refused."""
 
 HOUR: Final = 3600.0
@@ -57,8 +58,6 @@ MAX_AMOUNT: Final = 1e15
 MIN_KM: Final = 10.0
 """Kilometres that a user without history is thought to move about his centre."""
 EARTH_KM: Final = 6371.0
-
-Row = tuple[float, ...]
 
 
 class Population(NamedTuple):
@@ -112,7 +111,18 @@ def kilometres(lat: float, lon: float, to_lat: float, to_lon: float) -> float:
 
 def fingerprint(text: str) -> bytes:
     """Four bytes that stand for a name, the same in every process."""
-    return crc32(text.encode()).to_bytes(4, "little")
+    mark = _fingerprints.get(text)
+    if mark is None:
+        mark = packed.word(crc32(text.encode()))
+        if len(_fingerprints) >= FINGERPRINTS:
+            _fingerprints.clear()
+        _fingerprints[text] = mark
+    return mark
+
+
+FINGERPRINTS: Final = 16_384
+"""Names whose checksums are kept at hand: to look one up takes 0.05 µs, to make it 0.3."""
+_fingerprints: Final[dict[str, bytes]] = {}
 
 
 def excess(z: float) -> float:
@@ -127,13 +137,9 @@ def _since(then: float, day: float) -> float:
 
 # A user's numbers: transactions ever; mean and squares of amounts; the largest; the day of the first; excess of the
 # amounts, fading over a day and over a fortnight; then those of the windows.
-_USER = Struct("<20f")
-_NEW_USER: Final = _USER.pack(*(0.0,) * 7, *windows.EMPTY)
-# Newest coordinates, the centre of all, how many they are, and the usual distance from it.
-_PLACE = Struct("<6f")
-# Frauds, the day of the newest; both for those alone that their amounts explain.
-_FRAUDS = Struct("<4f")
-_NO_FRAUDS = 0.0, NEVER, 0.0, NEVER
+_NEW_USER: Final = packed.write_user((0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), windows.EMPTY)
+_NO_FRAUDS: Four = (0.0, NEVER, 0.0, NEVER)
+_NO_FRAUDS_YET: Final = packed.write_four(0.0, -1.0, 0.0, -1.0)
 
 
 # Where a user's merchants, devices, locations and recent ids stand; as one, they take 123 bytes less.
@@ -147,13 +153,13 @@ NONE: Final = bytes(4)
 
 Marks = tuple[bytes, bytes, bytes]
 Met = tuple[bool, bool, bool]
-UserLook = tuple[Row, bytes, float, float, Marks, Met, float]
-MerchantLook = tuple[Row, bytes, float, float]
+UserLook = tuple[Own, Numbers, bytes, float, float, Marks, Met, float]
+MerchantLook = tuple[Four, Numbers, bytes, float, float]
 """What is read of a profile for one transaction, once for its facts and for its update: reading twice took 4 µs more.
 
-The numbers and the past buckets, both with the windows moved on to the transaction's time; mean and spread that its
-amount is expected to have; of a user the checksums of merchant, device and location, whether each is known, and
-the distance from the centre of the user's places, km.
+Its own numbers; those of the windows and the past buckets, both moved on to the transaction's time; mean and spread
+that its amount is expected to have; of a user the checksums of merchant, device and location, whether each is known,
+and the distance from the centre of the user's places, km.
 """
 
 
@@ -202,8 +208,8 @@ class BasicProfile:
     def update(self, txn: Transaction) -> bool:
         """Takes the transaction in, once it has been scored; False, and nothing happens, if it is a repeat."""
         name = (txn.transaction_id or "").encode()  # parse() gives one to every transaction
-        key = (crc_hqx(name, 0) << 32 | crc32(name)).to_bytes(6, "little")
-        if key in self.known:
+        key = packed.long_word(crc32(name), crc_hqx(name, 0))
+        if self.known.find(key) >= 0:
             return False
         self.known = (self.known + key)[-6 * RECENT :]
         amount = txn.amount
@@ -298,46 +304,43 @@ class UserProfile(BasicProfile):
 
     def look(self, txn: Transaction, population: Population = ANYONE) -> UserLook:
         """What facts and update need of the profile; changes nothing."""
-        row, past = self.read(txn.at)
-        usual, spread = expect(row[0], row[1], row[2], population)
+        own, numbers, past = self.read(txn.at)
+        usual, spread = expect(own[0], own[1], own[2], population)
         km = 0.0
-        if self.place and txn.latitude is not None and txn.longitude is not None:
-            km = self.from_centre(txn.latitude, txn.longitude)
-        marks = (
-            crc32(txn.merchant.encode()).to_bytes(4, "little"),
-            crc32(txn.device.encode()).to_bytes(4, "little"),
-            crc32(txn.location.encode()).to_bytes(4, "little"),
-        )
+        if self.place:
+            latitude, longitude = txn.latitude, txn.longitude
+            if latitude is not None and longitude is not None:
+                km = self.from_centre(latitude, longitude)
+        marks = fingerprint(txn.merchant), fingerprint(txn.device), fingerprint(txn.location)
         known = self.known  # `in` would first try to take the bytes for a number: 0.1 µs
         met = (
             known.find(marks[0], 0, TO_DEVICES) >= 0,
             known.find(marks[1], TO_DEVICES, TO_LOCATIONS) >= 0,
             known.find(marks[2], TO_LOCATIONS, TO_RECENT) >= 0,
         )
-        return row, past, usual, spread, marks, met, km
+        return own, numbers, past, usual, spread, marks, met, km
 
-    def read(self, at: float) -> tuple[Row, bytes]:
-        """The numbers, with the windows moved on to `at`, and the past buckets.
+    def read(self, at: float) -> tuple[Own, Numbers, bytes]:
+        """The user's own numbers, those of the windows, moved on to `at`, and the past buckets.
 
         Transactions ever; mean and squares of amounts; the largest; the day of the first; excess of the amounts as of
-        the newest, fading over a day and over a fortnight; the newest bucket; count and sum of 24 h, of 7 d, of 30 d;
-        six more of the windows.
+        the newest, fading over a day and over a fortnight.
         """
-        row, past = _USER.unpack(self.row), self.past
+        own, numbers = packed.read_user(self.row)
+        past = self.past
         bucket = at // BUCKET
-        if bucket > row[7]:
-            numbers, past = windows.roll(row[7:], past, bucket)
-            row = row[:7] + numbers
-        return row, past
+        if bucket > numbers[0]:
+            numbers, past = windows.roll(numbers, past, bucket)
+        return own, numbers, past
 
-    def totals(self, at: float) -> Row:
+    def totals(self, at: float) -> tuple[float, ...]:
         """Counts and sums over 24 h (in buckets of 4 h), 7 d (of a day) and 30 d (of 5 days)."""
-        return self.read(at)[0][8:14]
+        return self.read(at)[1][1:7]
 
     def typical(self, population: Population = ANYONE) -> tuple[float, float]:
         """Mean and spread that the next amount is expected to have; (0, 0) where nothing is known."""
-        seen, mean, squares = _USER.unpack(self.row)[:3]
-        return expect(seen, mean, squares, population)
+        own, _ = packed.read_user(self.row)
+        return expect(own[0], own[1], own[2], population)
 
     def surprise(self, amount: float, population: Population = ANYONE) -> tuple[float, float]:
         """The amount in spreads from the expected mean, and in means; (0, 1) where nothing is known."""
@@ -348,14 +351,14 @@ class UserProfile(BasicProfile):
         """Kilometres from the centre of the user's places, 0 without one."""
         if not self.place:
             return 0.0
-        _, _, home_lat, home_lon, _, _ = _PLACE.unpack(self.place)
+        _, _, home_lat, home_lon, _, _ = packed.read_six(self.place)
         return kilometres(home_lat, home_lon, lat, lon)
 
     def moved(self, lat: float, lon: float, at: float, km: float) -> tuple[float, float, float]:
         """`km` from the usual centre in what is usual; kilometres and km/h since the last; else zeros."""
         if not self.place:
             return 0.0, 0.0, 0.0
-        last_lat, last_lon, _, _, n, roam = _PLACE.unpack(self.place)
+        last_lat, last_lon, _, _, n, roam = packed.read_six(self.place)
         hop = kilometres(last_lat, last_lon, lat, lon)
         hours = max(abs(at - self.last_at) / HOUR, 1.0 / 60.0)
         return km / ((roam * n + MIN_KM) / (n + 1.0)), hop, hop / hours
@@ -364,7 +367,7 @@ class UserProfile(BasicProfile):
         """Frauds by feedback, days since the newest took place; both for those that their amounts explain."""
         if not self.frauds:
             return _NO_FRAUDS
-        frauds, day, card_frauds, card_day = _FRAUDS.unpack(self.frauds)
+        frauds, day, card_frauds, card_day = packed.read_four(self.frauds)
         now = at / DAY
         return frauds, _since(day, now), card_frauds, _since(card_day, now) if card_frauds else NEVER
 
@@ -375,7 +378,7 @@ class UserProfile(BasicProfile):
         """
         name = (txn.transaction_id or "").encode()  # parse() gives one to every transaction
         number = crc32(name)
-        key = (crc_hqx(name, 0) << 32 | number).to_bytes(6, "little")
+        key = packed.long_word(number, crc_hqx(name, 0))
         known = self.known
         if known.find(key, TO_RECENT) >= 0:
             return False
@@ -383,16 +386,13 @@ class UserProfile(BasicProfile):
         amount = amount if amount < MAX_AMOUNT else MAX_AMOUNT
         late = at < last_at
 
-        row, past, usual, spread, marks, met, km = look or self.look(txn, population)
-        (
-            seen, mean, squares, largest, first, in_day, in_fortnight,
-            newest, n24, s24, n7, s7, n30, s30, n4h, s4h, n1d, s1d, n5d, s5d,
-        ) = row  # fmt: skip
+        own, numbers, past, usual, spread, marks, met, km = self.look(txn, population) if look is None else look
+        seen, mean, squares, largest, first, in_day, in_fortnight = own
         over = 0.0
         if spread > 0.0:
             z = (amount - usual) / spread
             if z > UNUSUAL_Z or amount / usual > UNUSUAL_RATIO:
-                self.unusual = (self.unusual + number.to_bytes(4, "little"))[-4 * UNUSUAL :]
+                self.unusual = (self.unusual + packed.word(number))[-4 * UNUSUAL :]
             over = excess(z)
         mean, squares = _learn_amount(seen, mean, squares, amount, usual, spread)
         if over or in_fortnight:
@@ -404,20 +404,16 @@ class UserProfile(BasicProfile):
             else:
                 in_day = in_day * by_day + over
                 in_fortnight = in_fortnight * by_fortnight + over
-        self.row = _USER.pack(
-            seen + 1.0, mean, squares, amount if amount > largest else largest, first if seen else at / DAY,
-            in_day, in_fortnight, newest, n24 + 1.0, s24 + amount, n7 + 1.0, s7 + amount, n30 + 1.0, s30 + amount,
-            n4h + 1.0, s4h + amount, n1d + 1.0, s1d + amount, n5d + 1.0, s5d + amount,
-        )  # fmt: skip
-        self.past = past
-        if newest > at // BUCKET:  # seldom: then not all of the windows' numbers count it
-            before = newest, n24, s24, n7, s7, n30, s30, n4h, s4h, n1d, s1d, n5d, s5d
-            numbers, self.past = windows.count(before, past, at // BUCKET, amount)
-            self.row = _USER.pack(*_USER.unpack(self.row)[:7], *numbers)
+        numbers, self.past = windows.count(numbers, past, at // BUCKET, amount)
+        if not seen:
+            first = at / DAY
+        largest = amount if amount > largest else largest
+        self.row = packed.write_user((seen + 1.0, mean, squares, largest, first, in_day, in_fortnight), numbers)
 
         self._take(txn, amount, late)
-        if txn.latitude is not None and txn.longitude is not None:
-            self._move(txn.latitude, txn.longitude, km, late)
+        latitude, longitude = txn.latitude, txn.longitude
+        if latitude is not None and longitude is not None:
+            self._move(latitude, longitude, km, late)
         names = known[:TO_RECENT] if met[0] and met[1] and met[2] else _meet(known, marks, met, txn)
         self.known = names + (known[TO_RECENT:] + key)[-6 * RECENT :]
         return True
@@ -436,18 +432,18 @@ class UserProfile(BasicProfile):
         explained = number.to_bytes(4, "little") in self.unusual
         if fraud:
             day = at / DAY
-            frauds, newest, card_frauds, card_newest = _FRAUDS.unpack(self.frauds or _FRAUDS.pack(0.0, -1.0, 0.0, -1.0))
+            frauds, newest, card_frauds, card_newest = packed.read_four(self.frauds or _NO_FRAUDS_YET)
             if explained:
                 card_frauds, card_newest = card_frauds + 1.0, max(card_newest, day)
-            self.frauds = _FRAUDS.pack(frauds + 1.0, max(newest, day), card_frauds, card_newest)
+            self.frauds = packed.write_four(frauds + 1.0, max(newest, day), card_frauds, card_newest)
         return explained
 
     def _move(self, lat: float, lon: float, km: float, late: bool) -> None:
         """Moves the centre of the user's places towards the coordinates, which lie `km` from it."""
         if not self.place:
-            self.place = _PLACE.pack(lat, lon, lat, lon, 1.0, 0.0)
+            self.place = packed.write_six(lat, lon, lat, lon, 1.0, 0.0)
             return
-        last_lat, last_lon, home_lat, home_lon, n, roam = _PLACE.unpack(self.place)
+        last_lat, last_lon, home_lat, home_lon, n, roam = packed.read_six(self.place)
         reach = CLIP * (roam * n + MIN_KM) / (n + 1.0) + MIN_KM
         n = n + 1.0 if n < MEMORY else MEMORY
         step = 1.0 / n
@@ -459,9 +455,9 @@ class UserProfile(BasicProfile):
         home_lon = (home_lon + step * east + 180.0) % 360.0 - 180.0
         roam += (km - roam) / n
         if late:
-            self.place = _PLACE.pack(last_lat, last_lon, home_lat, home_lon, n, roam)
+            self.place = packed.write_six(last_lat, last_lon, home_lat, home_lon, n, roam)
         else:
-            self.place = _PLACE.pack(lat, lon, home_lat, home_lon, n, roam)
+            self.place = packed.write_six(lat, lon, home_lat, home_lon, n, roam)
 
     def __deepcopy__(self, memo: Any) -> "UserProfile":
         """A snapshot's copy: all but the hour's times is shared, as nothing changes it in place."""
@@ -515,12 +511,18 @@ def _check(version: int, whose: str) -> None:
 
 # A merchant's numbers: transactions ever; mean and squares of amounts; excess of what its payers paid, fading; then
 # those of the windows. Of 64 bits, as floats of 32 count to 16.7 million, and a large merchant has more in 30 days.
-_MERCHANT = Struct("<17d")
-_NEW_MERCHANT: Final = _MERCHANT.pack(*(0.0,) * 4, *windows.EMPTY)
+_NEW_MERCHANT: Final = packed.write_merchant((0.0, 0.0, 0.0, 0.0), windows.EMPTY)
 # Labels: of the last run of frauds the day of the first and of the last, how many, genuine ones between, and since;
 # the day of the newest genuine one; then the numbers of windows that count labels, and frauds as amounts.
 _LABELS = Struct("<19f")
 _NO_LABELS: Final = _LABELS.pack(-1.0, -1.0, 0.0, 0.0, 0.0, -1.0, *windows.EMPTY)
+
+
+def _numbers(row: tuple[float, ...]) -> Numbers:
+    """The windows' numbers of a row of labels."""
+    _, _, _, _, _, _, a, b, c, d, e, f, g, h, i, j, k, m, n = row
+    return a, b, c, d, e, f, g, h, i, j, k, m, n
+
 
 RUN_OVER: Final = 0.02
 """A run of frauds is over when so many genuine ones in a row would be less likely than this, had it gone on."""
@@ -542,7 +544,7 @@ class Compromise(NamedTuple):
     days_since_genuine: float
 
 
-_NO_COMPROMISE = Compromise(0.0, NEVER, 0.0, 0.0, 0.0, NEVER, NEVER)
+NO_COMPROMISE = Compromise(0.0, NEVER, 0.0, 0.0, 0.0, NEVER, NEVER)
 
 
 def _alive(frauds: float, genuine: float, since: float) -> float:
@@ -567,23 +569,23 @@ class MerchantProfile:
 
     def look(self, txn: Transaction, population: Population = ANYONE) -> MerchantLook:
         """What facts and update need of the profile; changes nothing."""
-        row, past = self.read(txn.at)
-        return (row, past, *expect(row[0], row[1], row[2], population))
+        own, numbers, past = self.read(txn.at)
+        usual, spread = expect(own[0], own[1], own[2], population)
+        return own, numbers, past, usual, spread
 
-    def read(self, at: float) -> tuple[Row, bytes]:
-        """The numbers, with the windows moved on to `at`, and the past buckets.
+    def read(self, at: float) -> tuple[Four, Numbers, bytes]:
+        """The merchant's own numbers, those of the windows, moved on to `at`, and the past buckets.
 
-        Transactions ever; mean and squares of amounts; excess of what payers paid, as of the newest; the newest
-        bucket; count and sum of 24 h, of 7 d, of 30 d; six more of the windows.
+        Transactions ever; mean and squares of amounts; excess of what payers paid, as of the newest.
         """
-        row, past = _MERCHANT.unpack(self.row), self.past
+        own, numbers = packed.read_merchant(self.row)
+        past = self.past
         bucket = at // BUCKET
-        if bucket > row[4]:
-            numbers, past = windows.roll(row[4:], past, bucket)
-            row = row[:4] + numbers
-        return row, past
+        if bucket > numbers[0]:
+            numbers, past = windows.roll(numbers, past, bucket)
+        return own, numbers, past
 
-    def read_labels(self, at: float) -> Row:
+    def read_labels(self, at: float) -> tuple[float, ...]:
         """The numbers of a merchant with labels, with the windows moved on to `at`.
 
         Of the last run of unexplained frauds the day of the first and of the last, how many, genuine ones between,
@@ -593,29 +595,29 @@ class MerchantProfile:
         row = _LABELS.unpack(self.labels_row)
         bucket = at // BUCKET
         if bucket > row[6]:
-            numbers, self.labels_past = windows.roll(row[6:], self.labels_past, bucket)
+            numbers, self.labels_past = windows.roll(_numbers(row), self.labels_past, bucket)
             row = row[:6] + numbers
             self.labels_row = _LABELS.pack(*row)
         return row
 
-    def totals(self, at: float) -> Row:
+    def totals(self, at: float) -> tuple[float, ...]:
         """Counts and sums of amounts over 24 h, 7 d and 30 d."""
-        return self.read(at)[0][5:11]
+        return self.read(at)[1][1:7]
 
-    def labels(self, at: float) -> Row:
+    def labels(self, at: float) -> tuple[float, ...]:
         """Labels that came, and frauds among them (as sums), over 24 h, 7 d and 30 d."""
         return self.read_labels(at)[7:13] if self.labels_row else (0.0,) * 6
 
     def surprise(self, amount: float, population: Population = ANYONE) -> tuple[float, float]:
         """The amount in spreads from what is normal here, and in means; (0, 1) where nothing is known."""
-        seen, mean, squares = _MERCHANT.unpack(self.row)[:3]
-        mean, spread = expect(seen, mean, squares, population)
+        own, _ = packed.read_merchant(self.row)
+        mean, spread = expect(own[0], own[1], own[2], population)
         return ((amount - mean) / spread, amount / mean) if spread > 0.0 else (0.0, 1.0)
 
     def compromise(self, at: float) -> Compromise:
         """What the last run of unexplained frauds says."""
         if not self.labels_row:
-            return _NO_COMPROMISE
+            return NO_COMPROMISE
         first, last, frauds, genuine, since, genuine_day = _LABELS.unpack(self.labels_row)[:6]
         day = at / DAY
         if not frauds:
@@ -634,11 +636,8 @@ class MerchantProfile:
         """
         at, amount, last_at = txn.at, txn.amount, self.last_at
         amount = amount if amount < MAX_AMOUNT else MAX_AMOUNT
-        row, past, usual, spread = look or self.look(txn, population)
-        (
-            seen, mean, squares, unusual,
-            newest, n24, s24, n7, s7, n30, s30, n4h, s4h, n1d, s1d, n5d, s5d,
-        ) = row  # fmt: skip
+        own, numbers, past, usual, spread = self.look(txn, population) if look is None else look
+        seen, mean, squares, unusual = own
         mean, squares = _learn_amount(seen, mean, squares, amount, usual, spread)
         if at >= last_at:
             if unusual:
@@ -648,21 +647,13 @@ class MerchantProfile:
             self.last_at = at
         elif z > 2.0:
             unusual += excess(z) * math.exp((at - last_at) / (14.0 * DAY))
-        self.row = _MERCHANT.pack(
-            seen + 1.0, mean, squares, unusual,
-            newest, n24 + 1.0, s24 + amount, n7 + 1.0, s7 + amount, n30 + 1.0, s30 + amount,
-            n4h + 1.0, s4h + amount, n1d + 1.0, s1d + amount, n5d + 1.0, s5d + amount,
-        )  # fmt: skip
-        self.past = past
-        if newest > at // BUCKET:  # seldom: then not all of the windows' numbers count it
-            before = newest, n24, s24, n7, s7, n30, s30, n4h, s4h, n1d, s1d, n5d, s5d
-            numbers, self.past = windows.count(before, past, at // BUCKET, amount)
-            self.row = _MERCHANT.pack(seen + 1.0, mean, squares, unusual, *numbers)
+        numbers, self.past = windows.count(numbers, past, at // BUCKET, amount)
+        self.row = packed.write_merchant((seen + 1.0, mean, squares, unusual), numbers)
 
     def learn(self, at: float, labelled_at: float, fraud: bool, explained: bool) -> None:
         """Takes a label in: of a transaction at `at`, `explained` as the user's profile has it."""
         row = _LABELS.unpack(self.labels_row or _NO_LABELS)
-        numbers, self.labels_past = windows.count(row[6:], self.labels_past, labelled_at // BUCKET, float(fraud))
+        numbers, self.labels_past = windows.count(_numbers(row), self.labels_past, labelled_at // BUCKET, float(fraud))
         self.labels_row = _LABELS.pack(*_run(row[:6], at / DAY, fraud, explained), *numbers)
 
     def __deepcopy__(self, memo: Any) -> "MerchantProfile":
@@ -681,7 +672,7 @@ class MerchantProfile:
         )  # fmt: skip
 
 
-def _run(run: Row, day: float, fraud: bool, explained: bool) -> Row:
+def _run(run: tuple[float, ...], day: float, fraud: bool, explained: bool) -> tuple[float, ...]:
     """The last run of unexplained frauds, after one more label of a transaction on that day."""
     first, last, frauds, genuine, since, genuine_day = run
     if not fraud:

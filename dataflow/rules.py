@@ -19,6 +19,7 @@ from dataflow.features import FIELDS, Facts, Field
 from dataflow.rule_language import NAMESPACE, Compiled, Kind, RuleError, compile_condition, suggestion
 from dataflow.rule_lists import ListFiles, read_regular
 from dataflow.settings import UserError
+from dataflow.table import Table
 
 MODEL_FIELDS = (
     Field("model_anomaly", "flag", "the Isolation Forest calls it an outlier, as its predict == -1 does"),
@@ -77,8 +78,22 @@ class _Template(NamedTuple):
     """Outcome of one combination of rules; what differs between transactions is filled in."""
 
     outcome: Outcome
-    placeholders: list[tuple[int, str, tuple[int, ...]]]  # which reason, its format, the columns it takes
+    placeholders: list[tuple[int, str, tuple[str, ...]]]  # which reason, its format, the fields it takes
     fired: list[Rule]
+
+
+class _Rows:
+    """Rows as a table; those of basic profiles too, which hold fewer facts."""
+
+    def __init__(self, rows: Sequence[Facts]):
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def column(self, name: str) -> list[Any]:
+        place = _COLUMNS[name]
+        return [row[place] for row in self._rows]
 
 
 class RuleSet:
@@ -104,19 +119,21 @@ class RuleSet:
         self.count: Callable[[Rule, int], None] | None = None
         live = [(rule, code) for rule, code in zip(rules, compiled, strict=True) if rule.effect != "off"]
         self._live = [rule for rule, _ in live]
-        shown = {ALL_FIELDS[column].name for rule, _ in live for column in _reason_format(rule.reason)[1]}
+        shown = {name for rule, _ in live for name in _reason_format(rule.reason)[1]}
         self.fields = frozenset(shown.union(*(code.fields for _, code in live)))
         """What is read by the rules that are not off, and by their reasons."""
-        self._match = _compile([code for _, code in live], lists)
+        self._used = sorted({name for _, code in live for name in code.fields})
+        self._bits = _compile([code for _, code in live], self._used, lists)
         self._quiet = Outcome(False, [], [], [], 1.0, ())
         self._templates: dict[int, _Template] = {}
 
-    def evaluate(self, rows: Sequence[Facts]) -> list[Outcome]:
-        """What the rules say of each row, which holds the facts in the order of `ALL_FIELDS`; never raises.
+    def evaluate(self, facts: Table | Sequence[Facts]) -> list[Outcome]:
+        """What the rules say of each transaction of a table, or of rows in the order of `ALL_FIELDS`; never raises.
 
-        With basic profiles it holds the basic ones alone, and the model's; the rules must then read no others.
+        With basic profiles there are the basic facts alone, and the model's; the rules must then read no others.
         """
-        masks = self._match(rows)
+        table = facts if isinstance(facts, Table) else _Rows(facts)
+        masks = self._match(table)
         outcomes = [self._quiet] * len(masks)
         if not any(masks):
             return outcomes
@@ -131,10 +148,9 @@ class RuleSet:
                 template = self._template(mask)
             outcome = template.outcome
             if template.placeholders:
-                row = rows[place]
                 reasons = outcome.reasons.copy()
-                for number, form, columns in template.placeholders:
-                    reasons[number] = form.format(*[_shown(row[column]) for column in columns])
+                for number, form, names in template.placeholders:
+                    reasons[number] = form.format(*[_shown(table.column(name)[place]) for name in names])
                 outcome = outcome._replace(reasons=reasons)
             outcomes[place] = outcome
         if self.count is not None:
@@ -145,9 +161,12 @@ class RuleSet:
 
     def matches(self, rows: Sequence[Facts]) -> list[int]:
         """How many of the rows meet the condition of each rule, in the order of `rules`; 0 for one that is off."""
-        masks = self._match(rows)
+        masks = self._match(_Rows(rows))
         counts = iter([sum(mask >> bit & 1 for mask in masks) for bit in range(len(self._live))])
         return [next(counts) if rule.effect != "off" else 0 for rule in self.rules]
+
+    def _match(self, table: Table | _Rows) -> list[int]:
+        return self._bits(zip(range(len(table)), *map(table.column, self._used), strict=True))
 
     def _template(self, mask: int) -> _Template:
         fired: dict[Effect, list[Rule]] = {"deny": [], "allow": [], "active": [], "shadow": []}
@@ -159,10 +178,10 @@ class RuleSet:
         accused = deny + active if deny or not allow else []
         reasons, placeholders = [], []
         for place, rule in enumerate(accused or allow):
-            form, columns = _reason_format(rule.reason)
-            reasons.append("" if columns else form.format())
-            if columns:
-                placeholders.append((place, form, columns))
+            form, names = _reason_format(rule.reason)
+            reasons.append("" if names else form.format())
+            if names:
+                placeholders.append((place, form, names))
         cooldowns = tuple((rule.id, rule.cooldown) for rule in accused)
         template = _Template(
             Outcome(
@@ -183,15 +202,14 @@ class RuleSet:
 
 
 def _compile(
-    conditions: Sequence[Compiled], lists: Mapping[str, AbstractSet[str]]
-) -> Callable[[Sequence[Facts]], list[int]]:
-    """One function for all conditions: for each row, which of them hold, as bits.
+    conditions: Sequence[Compiled], used: Sequence[str], lists: Mapping[str, AbstractSet[str]]
+) -> Callable[[Iterable[tuple[Any, ...]]], list[int]]:
+    """One function for all conditions: for each transaction, which of them hold, as bits.
 
-    One call a batch, and each field that a condition reads is taken out of the row once.
+    It takes of each its number and the fields that are used: one call a batch.
     """
-    used = sorted({name for condition in conditions for name in condition.fields}, key=_COLUMNS.__getitem__)
-    lines = ["def match(rows):", "    masks = []", "    for row in rows:"]
-    lines += [f"        f_{name} = row[{_COLUMNS[name]}]" for name in used]
+    lines = ["", "    masks = []"]
+    lines += [f"    for {', '.join(['_', *(f'f_{name}' for name in used)])} in rows:"]
     lines += ["        mask = 0"]
     for bit, condition in enumerate(conditions):
         lines += [f"        if {condition.source}:", f"            mask |= {1 << bit}"]
@@ -217,8 +235,8 @@ def _shown(value: float | str | bool) -> str:
     return "0" if text == "-0" else text
 
 
-def _reason_format(reason: str) -> tuple[str, tuple[int, ...]]:
-    """A reason as a format with bare `{}`, and the columns of the fields that fill it.
+def _reason_format(reason: str) -> tuple[str, tuple[str, ...]]:
+    """A reason as a format with bare `{}`, and the fields that fill it.
 
     Raises:
         RuleError: it is no format, or names a field that does not exist.
@@ -241,7 +259,7 @@ def _reason_format(reason: str) -> tuple[str, tuple[int, ...]]:
             msg = f"{{{name}}} takes no format"
             raise RuleError(msg, column)
         form.append("{}")
-        used.append(_COLUMNS[name])
+        used.append(name)
     return "".join(form), tuple(used)
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from dataflow.features import FIELDS, Facts
 from dataflow.profile import ANYONE, Population
 from dataflow.settings import UserError
+from dataflow.table import Table
 
 FORMAT = 1
 """Of the metadata; another number is refused."""
@@ -89,6 +90,7 @@ class Columns:
     """Reads the columns of a model, in their order, out of facts; training and serving both do it here."""
 
     def __init__(self, features: Sequence[str]):
+        self._features = tuple(features)
         names = [field.name for field in FIELDS]
         columns = [names.index(name) for name in features]
         self._width = len(columns)
@@ -103,6 +105,10 @@ class Columns:
         with np.errstate(over="ignore"):
             values = np.fromiter(chain.from_iterable(map(self._pick, batch)), np.float32, shape[0] * shape[1])
         return values.reshape(shape)
+
+    def of(self, table: Table) -> Rows:
+        """As for the rows of the table, without making them."""
+        return table.floats(self._features)
 
 
 class Model:

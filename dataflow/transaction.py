@@ -4,14 +4,14 @@ import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, field
 
 DAY = 86_400.0
 MAX_AHEAD = DAY  # seconds an event time may lie ahead of the record's own Kafka timestamp
-UNKNOWN = "unknown"
+UNKNOWN: Final = "unknown"
 
 RESERVED = (
     "fraudulent",

@@ -11,18 +11,17 @@ those stand apart as 32 floats of 32 bits, newest first, count and sum alternati
 from struct import Struct
 from typing import Final
 
-Numbers = tuple[float, ...]
+from dataflow.packed import Numbers, pair, sum_of_five, sum_of_six
 
 BUCKET: Final = 14_400.0
 """Seconds of the narrowest bucket; an event at t falls in number t // BUCKET."""
 _DAY: Final = 6.0  # widths in buckets of 4 h
 _FIVE_DAYS: Final = 30.0
 
-EMPTY: Numbers = (-5e6,) + (0.0,) * 12
+EMPTY: Numbers = (-5e6, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 """Before all of event time: the year 1 begins in bucket -4,314,863."""
 
 _PAST = Struct("<32f")
-_PAIR, _FIVE, _SIX = Struct("<2f"), Struct("<10f"), Struct("<12f")
 NO_PAST: Final = _PAST.pack(*(0.0,) * 32)
 """Past buckets that are all empty; where they are, it is this very object."""
 
@@ -32,24 +31,21 @@ def roll(numbers: Numbers, past: bytes, bucket: float) -> tuple[Numbers, bytes]:
     newest, _, _, n7, s7, n30, s30, n4h, s4h, n1d, s1d, n5d, s5d = numbers
     # In each row of buckets, as bytes: those that nothing fell in, then the one that was under way, then the others
     # as far as they fit. The one under way is now empty, so the past is all that there is to sum.
-    hours = (NO_PAST[: 8 * int(bucket - newest) - 8] + _PAIR.pack(n4h, s4h) + past[:40])[:40]
-    a, r, b, s, c, t, d, u, e, v = _FIVE.unpack(hours)
-    n24, s24 = a + b + c + d + e, r + s + t + u + v
+    hours = (NO_PAST[: 8 * int(bucket - newest) - 8] + pair(n4h, s4h) + past[:40])[:40]
+    n24, s24 = sum_of_five(hours)
     days = int(bucket // _DAY - newest // _DAY)
     if not days:
         past = hours + past[40:]
     else:
-        row = (NO_PAST[: 8 * days - 8] + _PAIR.pack(n1d, s1d) + past[40:88])[:48]
-        a, r, b, s, c, t, d, u, e, v, f, w = _SIX.unpack(row)
-        n7, s7 = a + b + c + d + e + f, r + s + t + u + v + w
+        row = (NO_PAST[: 8 * days - 8] + pair(n1d, s1d) + past[40:88])[:48]
+        n7, s7 = sum_of_six(row)
         n1d = s1d = 0.0
         fives = int(bucket // _FIVE_DAYS - newest // _FIVE_DAYS)
         if not fives:
             past = hours + row + past[88:]
         else:
-            month = (NO_PAST[: 8 * fives - 8] + _PAIR.pack(n5d, s5d) + past[88:])[:40]
-            a, r, b, s, c, t, d, u, e, v = _FIVE.unpack(month)
-            n30, s30 = a + b + c + d + e, r + s + t + u + v
+            month = (NO_PAST[: 8 * fives - 8] + pair(n5d, s5d) + past[88:])[:40]
+            n30, s30 = sum_of_five(month)
             n5d = s5d = 0.0
             past = hours + row + month
     if n30 == n5d and past == NO_PAST:
@@ -77,4 +73,5 @@ def count(numbers: Numbers, past: bytes, bucket: float, amount: float) -> tuple[
             row[place + 1] += amount
             now[1 + 2 * window] += 1.0
             now[2 + 2 * window] += amount
-    return tuple(now), _PAST.pack(*old)
+    a, b, c, d, e, f, g, h, i, j, k, m, n = now
+    return (a, b, c, d, e, f, g, h, i, j, k, m, n), _PAST.pack(*old)

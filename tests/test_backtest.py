@@ -16,11 +16,12 @@ from bytewax.testing import TestingSink, TestingSource, run_main
 from confluent_kafka import Producer
 
 from dataflow import kafka, lifecycle
-from dataflow.detect import Routed, build
+from dataflow.detect import build
 from dataflow.live_rules import LiveRules
 from dataflow.scoring import Model, load_model
 from dataflow.settings import Settings, UserError
 from dataflow.simulation import stream, to_json
+from dataflow.steps import Routed
 from tests.builders import DAY, HOUR, MINUTE, NOON, iso, message
 from tests.conftest import Broker
 from tests.reading import read_all

@@ -12,12 +12,13 @@ import pytest
 from bytewax.testing import TestingSink, TestingSource, run_main
 
 from dataflow import recovery
-from dataflow.detect import Routed, build, check_fields
-from dataflow.features import BASIC, FIELDS, USER_FIELDS, observe_basic, user_facts
+from dataflow.detect import build, check_fields
+from dataflow.features import BASIC, FIELDS, USER_FIELDS, observe_basic, row, user_facts
 from dataflow.live_rules import LiveRules
 from dataflow.profile import HOUR, RECENT, BasicProfile, UserProfile
 from dataflow.scoring import load_model
 from dataflow.settings import Settings, UserError
+from dataflow.steps import Routed
 from tests.builders import DAY, NOON, message, raw, txn
 from tests.test_live_rules import Running
 from tests.test_rules import rule
@@ -53,7 +54,7 @@ def test_its_facts_are_those_of_a_full_profile(seed: int) -> None:
         )
         expected = user_facts(each, full)
         full.update(each)
-        found = observe_basic(each, basic)
+        found = row(each, *observe_basic(each, basic))
         assert found == expected[: len(BASIC)]
         if number % 100 == 0:
             basic = pickle.loads(pickle.dumps(basic))
@@ -63,7 +64,9 @@ def test_its_facts_are_those_of_a_full_profile(seed: int) -> None:
 
 
 def test_a_new_one_knows_nothing() -> None:
-    facts = dict(zip((field.name for field in FIELDS), observe_basic(txn(), BasicProfile()), strict=False))
+    first = txn()
+    known = row(first, *observe_basic(first, BasicProfile()))
+    facts = dict(zip((field.name for field in FIELDS), known, strict=False))
     assert (facts["txn_per_hour"], facts["last_location"], facts["location_changed"]) == (0, "", False)
     assert facts["seconds_since_last"] == math.inf
 

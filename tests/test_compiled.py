@@ -18,7 +18,7 @@ REPLAY = """
 import pickle, random, sys
 from dataflow import compiled
 from dataflow.compile import build, lacking
-from dataflow.features import observe_basic, observe_merchant, observe_user
+from dataflow.features import observe_basic, observe_merchant, observe_user, row
 from dataflow.profile import BasicProfile, MerchantProfile, Population, UserProfile
 from tests.builders import DAY, HOUR, NOON, txn
 
@@ -46,9 +46,9 @@ for n in range(end):
         continue
     user = users.setdefault(each.user, UserProfile())
     merchant = merchants.setdefault(each.merchant, MerchantProfile())
-    known, counts = observe_user(each, user, population)
-    facts.append((observe_merchant(each, merchant, known, counts, population), counts))
-    facts.append(observe_basic(each, basics.setdefault(each.user, BasicProfile())))
+    last, known, counts = observe_user(each, user, population)
+    facts.append((row(each, last, observe_merchant(each, merchant, known, counts, population)), counts))
+    facts.append(row(each, *observe_basic(each, basics.setdefault(each.user, BasicProfile()))))
     if label is not None:
         explained = users[label.user].learn(label.transaction_id, label.at, fraud)
         if explained is not None:
@@ -93,6 +93,7 @@ def replay(begin: int, end: int, states: str, out: Path, interpreted: bool) -> s
 def copy(code: Path, tmp_path: Path) -> Path:
     """A copy of the package, with its compiled code."""
     shutil.copytree(ROOT / "dataflow", tmp_path / "dataflow", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)  # mypy's settings
     return tmp_path
 
 
@@ -122,7 +123,7 @@ def test_compiled_code_runs_where_it_fits_the_sources(copy: Path) -> None:
     assert running(copy, INTERPRETED="1") == "False 3600.0"
 
 
-@pytest.mark.parametrize("module", [*compiled.MODULES, "transaction", "compile"])
+@pytest.mark.parametrize("module", [*compiled.MODULES, "transaction", "scoring", "compile"])
 def test_code_of_sources_that_have_changed_is_never_used(copy: Path, module: str) -> None:
     changed = copy / "dataflow" / f"{module}.py"
     changed.write_text(changed.read_text() + "\n# changed\n")

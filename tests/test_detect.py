@@ -11,10 +11,11 @@ import pytest
 from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
 from confluent_kafka import Message
 
-from dataflow.detect import Routed, build
+from dataflow.detect import build
 from dataflow.live_rules import LiveRules
 from dataflow.scoring import Model, load_model
 from dataflow.settings import Settings
+from dataflow.steps import Routed
 from tests.builders import HOUR, MINUTE, NOON, message, raw
 from training.train import main as train
 

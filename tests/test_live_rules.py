@@ -16,10 +16,11 @@ from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
 from confluent_kafka import Producer
 from prometheus_client import REGISTRY
 
-from dataflow.detect import Routed, build
+from dataflow.detect import build
 from dataflow.live_rules import LiveRules
 from dataflow.scoring import Model, load_model
 from dataflow.settings import Settings, UserError
+from dataflow.steps import Routed
 from tests.builders import MINUTE, NOON, message, raw
 from tests.conftest import Broker
 from tests.reading import read_all

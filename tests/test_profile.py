@@ -171,8 +171,8 @@ def test_no_rounding_error_outlives_its_bucket() -> None:
 def test_a_merchant_counts_beyond_what_32_bits_can() -> None:
     merchant = MerchantProfile()
     merchant.update(txn(NOON, 10.0), 0.0)
-    row = merchant.read(NOON)[0]
-    merchant.row = Struct("<17d").pack(*row[:5], *(2.0**26 for _ in row[5:]))  # 67 million
+    own, numbers, _ = merchant.read(NOON)
+    merchant.row = Struct("<17d").pack(*own, numbers[0], *(2.0**26 for _ in numbers[1:]))  # 67 million
     merchant.update(txn(NOON, 10.0), 0.0)
     assert merchant.totals(NOON) == (2.0**26 + 1, 2.0**26 + 10) * 3
 

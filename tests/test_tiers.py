@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from bytewax.testing import TestingSink, TestingSource, run_main
 
-from dataflow.detect import Routed, build
+from dataflow.detect import build
 from dataflow.features import FIELDS
 from dataflow.live_rules import LiveRules
 from dataflow.profile import Population
@@ -18,6 +18,8 @@ from dataflow.rules import load_rules
 from dataflow.scoring import load_model
 from dataflow.settings import Settings, UserError
 from dataflow.simulation import history, to_json
+from dataflow.steps import Routed
+from dataflow.table import Table
 from dataflow.tiers import Tail, TieredModel
 from dataflow.transaction import Transaction, parse
 from tests.builders import message
@@ -170,17 +172,18 @@ def test_the_live_flow_sees_the_very_facts_that_training_replays(model: TieredMo
 
 
 class Recorder:
-    """A model that keeps the facts that the flow hands to it."""
+    """A model that keeps the facts that the flow hands to it, and is its own reader of columns."""
 
     def __init__(self, model: TieredModel):
         self._model = model
         self.version = model.version
         self.population = model.population
         self.facts: list[tuple] = []
+        self.rows = self
 
-    def rows(self, batch: list[tuple]) -> np.ndarray:
-        self.facts += batch
-        return self._model.rows(batch)
+    def of(self, table: Table) -> np.ndarray:
+        self.facts += table.rows()
+        return self._model.rows.of(table)
 
     def score(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self._model.score(rows)

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from bytewax.testing import TestingSink, TestingSource, run_main
 
-from dataflow.detect import Routed, build
+from dataflow.detect import build
 from dataflow.live_rules import LiveRules
 from dataflow.scoring import load_model
 from dataflow.settings import Settings
 from dataflow.simulation import stream, to_json
+from dataflow.steps import Routed
 from tests.builders import message
 from training.train import main as train
 

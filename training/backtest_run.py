@@ -13,10 +13,11 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.testing import run_main
 
-from dataflow.detect import Routed, build
+from dataflow.detect import build
 from dataflow.live_rules import LiveRules
 from dataflow.scoring import Scorer
 from dataflow.settings import Settings
+from dataflow.steps import Routed
 from dataflow.transaction import Transaction, event_time
 from training.history import DAY, History
 from training.kafka_history import KafkaHistory

@@ -16,7 +16,7 @@ from typing import IO, Any, Protocol, cast
 
 import msgspec
 
-from dataflow.features import Facts, observe_merchant, observe_user
+from dataflow.features import Facts, observe_merchant, observe_user, row
 from dataflow.profile import ANYONE, MerchantProfile, Population, UserProfile
 from dataflow.settings import UserError
 from dataflow.simulation import DEFAULT_START, history
@@ -118,8 +118,8 @@ def replay(
         merchant = merchants.get(txn.merchant)
         if merchant is None:
             merchant = merchants[txn.merchant] = MerchantProfile()
-        known_of_user, counts = observe_user(txn, user, population)
-        yield each, observe_merchant(txn, merchant, known_of_user, counts, population)
+        last_location, known_of_user, counts = observe_user(txn, user, population)
+        yield each, row(txn, last_location, observe_merchant(txn, merchant, known_of_user, counts, population))
         if label_time is not None and (comes := label_time(each)) is not None:
             heapq.heappush(pending, (comes, number, each))
 
