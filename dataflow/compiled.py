@@ -9,7 +9,7 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 
-MODULES = ("packed", "windows", "profile", "features", "keyed_state", "steps")
+MODULES = ("packed", "windows", "profile", "features", "parsing", "outbox", "keyed_state", "steps")
 """What is compiled."""
 
 PACKAGE = Path(__file__).parent

@@ -28,9 +28,11 @@ from dataflow.profile import (
     BasicProfile,
     MerchantLook,
     MerchantProfile,
+    Paid,
     Population,
     UserLook,
     UserProfile,
+    paid,
 )
 from dataflow.transaction import UNKNOWN, Transaction
 
@@ -133,9 +135,10 @@ def observe_basic(txn: Transaction, profile: BasicProfile) -> tuple[str, bytes]:
 
     The last location, and the numbers, packed.
     """
+    at, amount, location = txn.at, txn.amount, txn.location
     last_location = profile.last_location
-    numbers = packed.write_basic_facts(_basic_facts(txn, profile))
-    profile.update(txn)
+    numbers = packed.write_basic_facts(_basic_facts(at, amount, location, profile))
+    profile.take(at, amount, location, txn.transaction_id or "")
     return last_location, numbers
 
 
@@ -144,28 +147,29 @@ def observe_user(txn: Transaction, profile: UserProfile, population: Population 
 
     The last location, the numbers, packed, and whether it counts.
     """
-    look = profile.look(txn, population)
+    seen = paid(txn)
+    look = profile.look(seen, population)
     last_location = profile.last_location
-    numbers = packed.write_user_facts(_user_facts(txn, profile, look))
-    return last_location, numbers, profile.update(txn, population, look)
+    numbers = packed.write_user_facts(_user_facts(seen, profile, look))
+    return last_location, numbers, profile.take_in(seen, look)
 
 
 def observe_merchant(
     txn: Transaction, profile: MerchantProfile, known: bytes, counts: bool, population: Population = ANYONE
 ) -> bytes:
     """`known` of the user, and the facts of the merchant before the transaction; it takes it in where it `counts`."""
-    look = profile.look(txn, population)
-    numbers = known + packed.write_merchant_facts(_merchant_facts(txn, profile, look))
+    at, amount = txn.at, txn.amount
+    look = profile.look(at, population)
+    numbers = known + packed.write_merchant_facts(_merchant_facts(at, amount, profile, look))
     if counts:
-        profile.update(txn, packed.number_at(known, _AMOUNT_Z), population, look)
+        profile.take_in(at, amount, packed.number_at(known, _AMOUNT_Z), look)
     return numbers
 
 
-def _user_facts(txn: Transaction, profile: UserProfile, look: UserLook) -> UserFacts:
-    at, amount, location, device = txn.at, txn.amount, txn.location, txn.device
-    latitude, longitude = txn.latitude, txn.longitude
+def _user_facts(this: Paid, profile: UserProfile, look: UserLook) -> UserFacts:
+    at, amount, location, _, device, _, placed, lat, lon = this
     last_at = profile.last_at
-    _, _, n1, changed, seconds, s1 = _basic_facts(txn, profile)
+    _, _, n1, changed, seconds, s1 = _basic_facts(at, amount, location, profile)
     own, numbers, _, usual, spread, _, met, km = look
     seen, _, _, largest, first, unusual_day, unusual_fortnight = own
     _, n24, s24, n7, s7, n30, s30, _, _, _, _, _, _ = numbers
@@ -177,8 +181,8 @@ def _user_facts(txn: Transaction, profile: UserProfile, look: UserLook) -> UserF
     age = at / DAY - first if seen else 0.0
     pace = n30 if age < 1.0 else n30 / age if age < 30.0 else n30 / 30.0  # a day
     centre = hop = speed = 0.0
-    if latitude is not None and longitude is not None:
-        centre, hop, speed = profile.moved(latitude, longitude, at, km)
+    if placed:
+        centre, hop, speed = profile.moved(lat, lon, at, km)
     frauds, days_since_fraud, card_frauds, days_since_card_fraud = profile.confirmed(at)
     known = profile.known
     new_device = device != UNKNOWN and not met[1] and known[TO_LOCATIONS - 4 : TO_LOCATIONS] != NONE
@@ -223,16 +227,14 @@ def _user_facts(txn: Transaction, profile: UserProfile, look: UserLook) -> UserF
     )
 
 
-def _basic_facts(txn: Transaction, profile: BasicProfile) -> BasicFacts:
-    at, location = txn.at, txn.location
+def _basic_facts(at: float, amount: float, location: str, profile: BasicProfile) -> BasicFacts:
     last_at, last = profile.last_at, profile.last_location
     count, amounts = profile.in_hour(at) if at < last_at + HOUR else (0, 0.0)
     changed = last != location and last != "" and location != UNKNOWN  # noqa: PLR1714 (a tuple made for each)
-    return txn.amount, at, float(count), 1.0 if changed else 0.0, abs(at - last_at), amounts
+    return amount, at, float(count), 1.0 if changed else 0.0, abs(at - last_at), amounts
 
 
-def _merchant_facts(txn: Transaction, profile: MerchantProfile, look: MerchantLook) -> MerchantFacts:
-    at, amount = txn.at, txn.amount
+def _merchant_facts(at: float, amount: float, profile: MerchantProfile, look: MerchantLook) -> MerchantFacts:
     own, numbers, _, usual, spread = look
     unusual = own[3]
     _, n24, _, n7, _, n30, s30, _, _, _, _, _, _ = numbers
@@ -317,13 +319,14 @@ def row(txn: Transaction, last_location: str, numbers: bytes) -> Facts:
 
 def user_facts(txn: Transaction, profile: UserProfile, population: Population = ANYONE) -> Facts:
     """The facts of a transaction and of its user as he was before it, in the order of `USER_FIELDS`."""
-    numbers = packed.write_user_facts(_user_facts(txn, profile, profile.look(txn, population)))
+    seen = paid(txn)
+    numbers = packed.write_user_facts(_user_facts(seen, profile, profile.look(seen, population)))
     return row(txn, profile.last_location, numbers)
 
 
 def merchant_facts(txn: Transaction, profile: MerchantProfile, population: Population = ANYONE) -> Facts:
     """The facts of its merchant as it was before the transaction, in the order of `MERCHANT_FIELDS`."""
-    return _merchant_facts(txn, profile, profile.look(txn, population))
+    return _merchant_facts(txn.at, txn.amount, profile, profile.look(txn.at, population))
 
 
 def facts(

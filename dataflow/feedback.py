@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from dataflow.transaction import MAX_AHEAD, Rejection, Text, event_time, explain
+from dataflow.parsing import event_time, explain
+from dataflow.transaction import MAX_AHEAD, Rejection, Text
 
 
 class Feedback(msgspec.Struct, gc=False, frozen=True):

@@ -11,21 +11,29 @@ twice after a crash, and poll every partition with a timeout. These do not:
 """
 
 import contextlib
-import functools
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any, Generic, TypedDict, TypeVar
 
-import msgspec
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import DynamicSink, FixedPartitionedSink, StatefulSinkPartition, StatelessSinkPartition
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from prometheus_client import Counter, Gauge
 
 from dataflow import lifecycle
+from dataflow.outbox import hand_over
+from dataflow.record import (
+    SOURCE_OFFSET,
+    SOURCE_PARTITION,
+    SOURCE_TIMESTAMP,
+    SOURCE_TOPIC,
+    Record,
+    partition_key,
+)
 from dataflow.settings import Settings, UserError
 
 T = TypeVar("T")
@@ -35,11 +43,6 @@ IDLE_AWAKE = 0.001  # seconds to the next look at an idle partition, doubling up
 READY = "redflag: reading"  # how the line begins that says a worker is ready
 EMPTY_POLL_SECONDS = 0.0005  # the partitions of one worker share a consumer: an empty poll counts for all of them
 
-# The headers that say which transaction a record is the decision on. The timestamp is part of that: the same offset of
-# a topic that was made anew is another transaction, and must not be skipped.
-SOURCE_TOPIC, SOURCE_PARTITION = "source_topic", "source_partition"
-SOURCE_OFFSET, SOURCE_TIMESTAMP = "source_offset", "source_timestamp"
-
 LAG = Gauge("redflag_consumer_lag_messages", "Messages behind the end of the partition", ["topic", "partition"])
 WRITTEN = Counter("redflag_records_written_total", "Records handed to the producer", ["topic"])
 SKIPPED = Counter(
@@ -48,30 +51,12 @@ SKIPPED = Counter(
 REFUSED = Counter("redflag_records_refused_total", "Records that the broker refused or that timed out", ["topic"])
 
 
-class Record(msgspec.Struct, gc=False, frozen=True):
-    """One output record, and the message of the source that it comes from."""
-
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    partition: int  # of the source
-    offset: int  # in the source
-    record_ms: int  # Kafka timestamp in the source
-    headers: list[tuple[str, bytes]] | None = None  # besides those of the origin
-
-
 class SinkState(TypedDict):
     """What a part of the exactly-once sink keeps in a snapshot."""
 
     version: int
     partitions: int  # of each output topic: source partitions are spread over them by modulo
     ends: dict[str, int]  # topic: the offset up to which everything of ours is acknowledged
-
-
-@functools.cache
-def partition_key(partition: int) -> str:
-    """A partition as a Bytewax key; zero-padded, as Bytewax orders parts as strings."""
-    return f"{partition:05}"
 
 
 def client_config(settings: Settings, own: dict[str, Any]) -> dict[str, Any]:
@@ -438,11 +423,11 @@ class _Delivery:
         self.check()
 
 
-class ExactlyOnceSink(FixedPartitionedSink[Record, SinkState]):
+class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
     """Writes each record once, in one of its topics, whatever crashes; the partition is the source's, by modulo.
 
-    Items are `(partition_key(record.partition), record)`. All topics must have as many partitions as each other.
-    The promise holds as long as no other flow writes these topics.
+    Items are `(partition_key(partition), records)`, with records of that source partition. All topics must have as many
+    partitions as each other. The promise holds as long as no other flow writes these topics.
     """
 
     def __init__(self, settings: Settings, source_topic: str, topics: Sequence[str]):
@@ -494,7 +479,7 @@ class ExactlyOnceSink(FixedPartitionedSink[Record, SinkState]):
         return _ExactlyOncePart(delivery, self._source_topic, partition, self._count, ends, standing, now)
 
 
-class _ExactlyOncePart(StatefulSinkPartition[Record, SinkState]):
+class _ExactlyOncePart(StatefulSinkPartition[list[Record], SinkState]):
     """Owns one partition of each output topic."""
 
     def __init__(
@@ -516,45 +501,32 @@ class _ExactlyOncePart(StatefulSinkPartition[Record, SinkState]):
         self._standing = standing  # source partition, offset, timestamp of what is written already
         self._reached: dict[int, int] = {}  # source partition: the highest offset that came, while something stands
         self._source_topic = source_topic.encode()
-        self._partition_headers: dict[int, list[tuple[str, bytes]]] = {}
         self._written = {topic: WRITTEN.labels(topic) for topic in ends}
 
     @lifecycle.mistakes_end_the_flow
-    def write_batch(self, values: list[Record]) -> None:
-        standing, partition, origins = self._standing, self._partition, self._partition_headers
-        counts = dict.fromkeys(self._topics, 0)
-        produce = self._delivery.produce_at_once
-        written_ms, at = -1, (SOURCE_TIMESTAMP, b"-1")
-        for record in values:
-            source, offset, record_ms = record.partition, record.offset, record.record_ms
-            if standing:
-                origin = (source, offset, record_ms)
-                self._reached[source] = max(offset, self._reached.get(source, -1))
-                if origin in standing:
-                    standing.remove(origin)
-                    SKIPPED.labels(record.topic).inc()
-                    continue
-            if record_ms != written_ms:  # neighbours often have it in common
-                written_ms, at = record_ms, (SOURCE_TIMESTAMP, b"%d" % record_ms)
-            headers = [*(origins.get(source) or self._origin(source)), (SOURCE_OFFSET, b"%d" % offset), at]
-            if record.headers is not None:
-                headers += record.headers
-            topic = record.topic
-            try:
-                # By position: 0.2 µs less than by name.
-                produce(topic, record.value, record.key, partition, headers=headers)
-            except (BufferError, KafkaException):  # nothing was taken: once more, the patient way
-                self._delivery.produce(topic, value=record.value, key=record.key, partition=partition, headers=headers)
-            counts[topic] += 1
+    def write_batch(self, values: list[list[Record]]) -> None:
+        records = list(chain.from_iterable(values))
+        if self._standing:
+            records = self._not_standing(records)
+        counts = hand_over(records, self._partition, self._source_topic, self._delivery)
         for topic, count in counts.items():
             self._written[topic].inc(count)
             self._now[topic] += count
         self._delivery.poll()
 
-    def _origin(self, partition: int) -> list[tuple[str, bytes]]:
-        headers = [(SOURCE_TOPIC, self._source_topic), (SOURCE_PARTITION, b"%d" % partition)]
-        self._partition_headers[partition] = headers
-        return headers
+    def _not_standing(self, records: list[Record]) -> list[Record]:
+        """Those that do not stand in the outputs already."""
+        left = []
+        for record in records:
+            source = record.partition
+            self._reached[source] = max(record.offset, self._reached.get(source, -1))
+            origin = (source, record.offset, record.record_ms)
+            if origin in self._standing:
+                self._standing.remove(origin)
+                SKIPPED.labels(record.topic).inc()
+            else:
+                left.append(record)
+        return left
 
     @lifecycle.mistakes_end_the_flow
     def snapshot(self) -> SinkState:

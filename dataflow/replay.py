@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dataflow import kafka, lifecycle
+from dataflow import kafka, lifecycle, record
+from dataflow.parsing import event_time
 from dataflow.settings import Settings, UserError
-from dataflow.transaction import event_time
 
 REPLAYED_FROM = "replayed_from"
 CLOCK_SLACK_MS = 3_600_000  # a replayed message may carry an earlier Kafka timestamp than its rejection, by so much
@@ -89,14 +89,14 @@ def read_cases(settings: Settings, topic: str) -> list[Case]:
     oldest_ms: int | None = None
     for message in _read(settings, settings.invalid_topic, None):
         headers: dict[str, bytes] = dict(message.headers() or ())
-        if headers.get(kafka.SOURCE_TOPIC) != wanted:
+        if headers.get(record.SOURCE_TOPIC) != wanted:
             continue
-        source = int(headers[kafka.SOURCE_PARTITION]), int(headers[kafka.SOURCE_OFFSET])
+        source = int(headers[record.SOURCE_PARTITION]), int(headers[record.SOURCE_OFFSET])
         rejected[source] = Rejected(
             source,
             headers.get("error", b"").decode(),
             headers.get("field", b"").decode(),
-            int(headers[kafka.SOURCE_TIMESTAMP]) / 1000,
+            int(headers[record.SOURCE_TIMESTAMP]) / 1000,
             message.key(),
             message.value(),
         )

@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from dataflow import kafka
+from dataflow import kafka, record
 from dataflow.rules import load_rules
 from dataflow.settings import Settings, UserError
 
@@ -162,13 +162,13 @@ class Tally:
             if message.error() is not None:
                 continue
             headers = dict(message.headers() or ())
-            if int(headers[kafka.SOURCE_OFFSET]) < self._starts[int(headers[kafka.SOURCE_PARTITION])]:
+            if int(headers[record.SOURCE_OFFSET]) < self._starts[int(headers[record.SOURCE_PARTITION])]:
                 continue  # it was generated before we started, and is decided only now
             now = time.time()
             self.first = self.first or now
             self.last = now
             if len(self.latencies) < LATENCIES_KEPT:
-                self.latencies.append(now * 1000 - int(headers[kafka.SOURCE_TIMESTAMP]))
+                self.latencies.append(now * 1000 - int(headers[record.SOURCE_TIMESTAMP]))
             self.by_topic[message.topic()] += 1
             if message.topic() == self._settings.alerts_topic:
                 alert = self._decode(message.value())

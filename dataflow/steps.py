@@ -10,14 +10,15 @@ from dataflow.cooldown import SUPPRESSED, RecentAlerts, note
 from dataflow.decision import Decision, Verdict, combined, to_json
 from dataflow.features import observe_basic, observe_merchant, observe_user
 from dataflow.feedback import Feedback, parse_feedback
-from dataflow.kafka import Record, partition_key
 from dataflow.live_rules import LiveRules
+from dataflow.parsing import parse
 from dataflow.profile import BasicProfile, MerchantProfile, UserProfile
+from dataflow.record import Record, partition_key
 from dataflow.rules import MODEL_FIELDS
 from dataflow.scoring import Scorer
 from dataflow.settings import Settings
 from dataflow.table import Table
-from dataflow.transaction import Rejection, Transaction, parse
+from dataflow.transaction import Rejection, Transaction
 
 ANOMALY, RISK = [field.name for field in MODEL_FIELDS]
 
@@ -25,7 +26,7 @@ Event = Transaction | Feedback
 Payment = tuple[Transaction, str, bytes, bool]  # with what the user's profile knew; whether it counts, or is a repeat
 Lesson = tuple[Feedback, bool | None]  # whether the amount explains the fraud; None for a repeat
 Profiled = tuple[Transaction, str, bytes]  # with the facts: the last location, and the numbers, packed
-Routed = tuple[str, Record]
+Routed = tuple[str, list[Record]]  # by the source's partition: Bytewax takes 1 µs to route an item
 
 
 def is_fraudulent(decision: Decision) -> bool:
@@ -157,9 +158,8 @@ class Steps:
 
     def to_invalid(self, parsed: Sequence[Event | Rejection]) -> Iterable[Routed]:
         """Records for the topic of what cannot be parsed: the message as it was, the error beside it."""
-        return [
-            (
-                partition_key(bad.partition),
+        return _routed(
+            [
                 Record(
                     self._invalid_topic,
                     bad.key,
@@ -168,18 +168,33 @@ class Steps:
                     bad.offset,
                     bad.record_ms,
                     [("error", bad.error.encode()), ("field", bad.field.encode())],
-                ),
-            )
-            for bad in parsed
-            if isinstance(bad, Rejection)
-        ]
+                )
+                for bad in parsed
+                if isinstance(bad, Rejection)
+            ]
+        )
 
 
 def _records(decisions: list[Decision], topic: str) -> list[Routed]:
     records = []
     for decision in decisions:
         txn = decision.transaction
-        partition = txn.partition
-        record = Record(topic, txn.user.encode(), to_json(decision), partition, txn.offset, txn.record_ms)
-        records.append((partition_key(partition), record))
-    return records
+        records.append(Record(topic, txn.user.encode(), to_json(decision), txn.partition, txn.offset, txn.record_ms))
+    return _routed(records)
+
+
+def written(routed: Iterable[Routed]) -> list[Record]:
+    """The records of what goes to a sink, one after the other."""
+    return [record for _, records in routed for record in records]
+
+
+def _routed(records: list[Record]) -> list[Routed]:
+    """The records of each partition together, in their order."""
+    by_partition: dict[int, list[Record]] = {}
+    for record in records:
+        partition = record.partition
+        together = by_partition.get(partition)
+        if together is None:
+            together = by_partition[partition] = []
+        together.append(record)
+    return [(partition_key(partition), together) for partition, together in by_partition.items()]

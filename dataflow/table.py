@@ -50,7 +50,7 @@ class Table:
     def floats(self, names: Sequence[str]) -> NDArray[np.float32]:
         """Columns of numbers and flags, shape (rows, names); what is beyond float32 becomes infinite."""
         with np.errstate(over="ignore"):
-            return self._numbers[:, [_PLACES[name] for name in names]].astype(np.float32)
+            return self._numbers[:, [_PLACES[name] for name in names]].astype(np.float32, order="C")
 
     def rows(self) -> list[Facts]:
         """Each transaction's facts as a row, in the order of `features.FIELDS`; without the model's."""

@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 from confluent_kafka import Message
 
-from dataflow.transaction import Transaction, parse
+from dataflow.parsing import parse
+from dataflow.transaction import Transaction
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC).timestamp()
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0

@@ -21,7 +21,7 @@ from dataflow.live_rules import LiveRules
 from dataflow.scoring import Model, load_model
 from dataflow.settings import Settings, UserError
 from dataflow.simulation import stream, to_json
-from dataflow.steps import Routed
+from dataflow.steps import Routed, written
 from tests.builders import DAY, HOUR, MINUTE, NOON, iso, message
 from tests.conftest import Broker
 from tests.reading import read_all
@@ -68,7 +68,7 @@ def live(values: list[bytes], rules: Path, model: Model) -> dict[int, dict[str, 
     source = TestingSource([message(value, offset=n) for n, value in enumerate(values)], 7)
     sinks = TestingSink(decisions), TestingSink([]), TestingSink([])
     run_main(build(source, TestingSource([]), *sinks, model, LiveRules(rules, 1e9), Settings()))
-    return {record.offset: json.loads(record.value or b"") for _, record in decisions}
+    return {record.offset: json.loads(record.value or b"") for record in written(decisions)}
 
 
 # -------------------------------------------------------------------------------------------------- as the live flow
@@ -168,7 +168,7 @@ def test_over_a_topic_the_decisions_are_those_of_the_live_flow_byte_for_byte(
     source = _Source(FromTopic(history), lambda done: None)
     run_main(build(source, TestingSource([]), *sinks, model, LiveRules(rules, 1e9), settings))
     for topic, values in written.items():
-        assert sorted(record.value or b"" for _, record in decisions if record.topic == topic) == values
+        assert sorted(record.value or b"" for record in written(decisions) if record.topic == topic) == values
 
 
 def test_over_a_file_the_verdicts_are_those_of_the_live_flow(tmp_path: Path, rules: Path, model: Model) -> None:
@@ -185,7 +185,7 @@ def test_over_a_file_the_verdicts_are_those_of_the_live_flow(tmp_path: Path, rul
     sinks = TestingSink(decisions), TestingSink([]), TestingSink([])
     source = _Source(FromFile(read_history(tmp_path / "past.csv")), lambda done: None)
     run_main(build(source, TestingSource([]), *sinks, model, LiveRules(rules, 1e9), Settings()))
-    found = {record.offset: json.loads(record.value or b"") for _, record in decisions}
+    found = {record.offset: json.loads(record.value or b"") for record in written(decisions)}
     different = [(expected[n], out) for n, out in found.items() if out != expected[n]]
     assert different == []
     assert len(found) == 1000

@@ -18,7 +18,7 @@ from dataflow.live_rules import LiveRules
 from dataflow.profile import HOUR, RECENT, BasicProfile, UserProfile
 from dataflow.scoring import load_model
 from dataflow.settings import Settings, UserError
-from dataflow.steps import Routed
+from dataflow.steps import Routed, written
 from tests.builders import DAY, NOON, message, raw, txn
 from tests.test_live_rules import Running
 from tests.test_rules import rule
@@ -80,8 +80,8 @@ def test_feedback_is_not_read_and_merchants_have_no_state(model_file: Path) -> N
     source = TestingSource([message(raw(amount=500.0)), message(b"no transaction")])
     flow = build(source, feedback, *sinks, load_model(model_file), rules, SETTINGS)
     run_main(flow)
-    assert [json.loads(record.value or b"")["reason"][0] for _, record in decisions] == ["High amount"]
-    assert len(invalid) == 1
+    assert [json.loads(record.value or b"")["reason"][0] for record in written(decisions)] == ["High amount"]
+    assert len(written(invalid)) == 1
     assert [step.step_name for step in flow.substeps if "profile" in step.step_name] == ["update_basic_profile"]
 
 

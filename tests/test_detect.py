@@ -15,7 +15,7 @@ from dataflow.detect import build
 from dataflow.live_rules import LiveRules
 from dataflow.scoring import Model, load_model
 from dataflow.settings import Settings
-from dataflow.steps import Routed
+from dataflow.steps import Routed, written
 from tests.builders import HOUR, MINUTE, NOON, message, raw
 from training.train import main as train
 
@@ -63,7 +63,7 @@ def run(
 def decided(*values: bytes, model: Model, rules: LiveRules) -> list[dict[str, Any]]:
     decisions, invalid = run([message(value) for value in values], model, rules)
     assert invalid == []
-    return [json.loads(record.value or b"") | {"_topic": record.topic} for _, record in decisions]
+    return [json.loads(record.value or b"") | {"_topic": record.topic} for record in written(decisions)]
 
 
 def reasons(*values: bytes, model: Model, rules: LiveRules) -> list[list[str]]:
@@ -132,8 +132,8 @@ def test_a_bad_message_goes_aside_as_it_was_and_the_next_is_decided(model: Model
     decisions, invalid = run(
         [message(bad, key=b"k", partition=2, offset=7), message(None, key=b"t"), message(raw("ann"))], model, rules
     )
-    assert len(decisions) == 1
-    (key, record), (_, tombstone) = invalid
+    assert len(written(decisions)) == 1
+    (key, (record,)), (_, (tombstone,)) = invalid
     assert (key, record.topic, record.key, record.value) == ("00002", "invalid_transactions", b"k", bad)
     assert (record.partition, record.offset) == (2, 7)
     assert dict(record.headers or ())["field"] == b"amount"
@@ -143,7 +143,7 @@ def test_a_bad_message_goes_aside_as_it_was_and_the_next_is_decided(model: Model
 
 def test_the_input_is_carried_through_and_the_key_is_the_user(model: Model, rules: LiveRules) -> None:
     value = raw("zoë", note={"deep": [1, 2]}, fraudulent=True, score=0.0)
-    ((key, record),), _ = run([message(value, partition=3)], model, rules)
+    ((key, (record,)),), _ = run([message(value, partition=3)], model, rules)
     assert (key, record.key) == ("00003", "zoë".encode())
     out = json.loads(record.value or b"")
     assert out["note"] == {"deep": [1, 2]}

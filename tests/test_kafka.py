@@ -56,18 +56,20 @@ def copy_flow(
 ) -> Dataflow:
     """The smallest flow over source and sink: a message goes to alerts or to classified as it is."""
 
-    def route(messages: list[Message]) -> list[tuple[str, kafka.Record]]:
+    def route(messages: list[Message]) -> list[tuple[str, list[kafka.Record]]]:
         return [
             (
                 kafka.partition_key(m.partition()),
-                kafka.Record(
-                    settings.alerts_topic if to_alerts(m) else settings.classified_topic,
-                    m.key(),
-                    m.value(),
-                    m.partition(),
-                    m.offset(),
-                    m.timestamp()[1],
-                ),
+                [
+                    kafka.Record(
+                        settings.alerts_topic if to_alerts(m) else settings.classified_topic,
+                        m.key(),
+                        m.value(),
+                        m.partition(),
+                        m.offset(),
+                        m.timestamp()[1],
+                    )
+                ],
             )
             for m in messages
         ]
@@ -154,7 +156,7 @@ def test_a_topic_made_anew_is_not_taken_for_the_old_one(settings: Settings, tmp_
     keys = sink.list_parts()
     for key in keys:
         part = sink.build_part("write", key, None)
-        part.write_batch([kafka.Record(settings.alerts_topic, b"k", b"old", int(key), n, 1_000) for n in range(50)])
+        part.write_batch([[kafka.Record(settings.alerts_topic, b"k", b"old", int(key), n, 1_000) for n in range(50)]])
         part.snapshot()
     run_for(2, copy_flow(settings, every_seventh), tmp_path / "r")
     found = outputs(settings)
@@ -168,7 +170,7 @@ def test_a_record_that_is_too_large_stops_the_flow_with_the_reason(settings: Set
     sink = kafka.ExactlyOnceSink(small, small.transactions_topic, (small.alerts_topic, small.classified_topic))
     part = sink.build_part("write", sink.list_parts()[0], None)
     with pytest.raises(UserError, match=r"not taken for .*too large"):
-        part.write_batch([kafka.Record(small.alerts_topic, b"k", b"x" * 5000, 0, 1, 1)])
+        part.write_batch([[kafka.Record(small.alerts_topic, b"k", b"x" * 5000, 0, 1, 1)]])
 
 
 def test_output_topics_with_different_partitions_are_refused(settings: Settings, topics: Callable[..., str]) -> None:

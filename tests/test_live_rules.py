@@ -20,7 +20,7 @@ from dataflow.detect import build
 from dataflow.live_rules import LiveRules
 from dataflow.scoring import Model, load_model
 from dataflow.settings import Settings, UserError
-from dataflow.steps import Routed
+from dataflow.steps import Routed, written
 from tests.builders import MINUTE, NOON, message, raw
 from tests.conftest import Broker
 from tests.reading import read_all
@@ -324,7 +324,7 @@ def flow_decisions(
         run_main(flow)
     else:
         cluster_main(flow, [], 0, worker_count_per_proc=workers)
-    return [json.loads(record.value or b"") | {"_offset": record.offset} for _, record in decisions]
+    return [json.loads(record.value or b"") | {"_offset": record.offset} for record in written(decisions)]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

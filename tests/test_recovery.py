@@ -289,8 +289,8 @@ def sink_part(settings: Settings, state: kafka.SinkState | None) -> Any:
     return sink.build_part("write", sink.list_parts()[0], state)
 
 
-def records(settings: Settings, *offsets: int) -> list[kafka.Record]:
-    return [kafka.Record(settings.alerts_topic, b"k", b"%d" % n, 0, n, 1_000) for n in offsets]
+def records(settings: Settings, *offsets: int) -> list[list[kafka.Record]]:
+    return [[kafka.Record(settings.alerts_topic, b"k", b"%d" % n, 0, n, 1_000) for n in offsets]]
 
 
 def test_a_snapshot_while_the_tail_is_still_decided_again_forgets_nothing_of_it(settings: Settings) -> None:
@@ -314,5 +314,5 @@ def test_what_never_comes_again_does_not_hold_the_snapshots_back(settings: Setti
     first.write_batch(records(settings, 0, 1))
     first._delivery.flush()
     second = sink_part(settings, before)
-    second.write_batch([kafka.Record(settings.alerts_topic, b"k", b"new", 0, n, 2_000) for n in range(3)])
+    second.write_batch([[kafka.Record(settings.alerts_topic, b"k", b"new", 0, n, 2_000) for n in range(3)]])
     assert second.snapshot()["ends"] == {settings.alerts_topic: 5}

@@ -16,6 +16,7 @@ from statistics import mean, median
 import pytest
 
 from dataflow import population, simulation
+from dataflow.parsing import parse
 from dataflow.population import CITIES, DAY, HOUR, Population
 from dataflow.simulation import (
     POPULATIONS,
@@ -27,7 +28,7 @@ from dataflow.simulation import (
     stream,
     to_json,
 )
-from dataflow.transaction import Transaction, parse
+from dataflow.transaction import Transaction
 
 MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
 FIELDS = ["transaction_id", "user", "amount", "location", "device", "merchant", "txn_type", "timestamp"]

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataflow.decision import Decision, Verdict, to_json
-from dataflow.transaction import RESERVED, Rejection, Transaction, parse
+from dataflow.parsing import parse
+from dataflow.transaction import RESERVED, Rejection, Transaction
 from tests.builders import DAY, NOON, fields, iso, raw
 
 GOOD = raw("ann")

@@ -21,7 +21,7 @@ from dataflow.live_rules import LiveRules
 from dataflow.scoring import load_model
 from dataflow.settings import Settings
 from dataflow.simulation import stream, to_json
-from dataflow.steps import Routed
+from dataflow.steps import Routed, written
 from tests.builders import message
 from training.train import main as train
 
@@ -76,7 +76,7 @@ def test_the_decisions_are_those_of_the_tutorials_checks(tmp_path: Path, rate: f
     forest = joblib.load(io.BytesIO(path.read_bytes()))
     expected = oracle(values, forest, json.loads(path.with_suffix(".json").read_text())["features"])
     found = {}
-    for _, record in decisions:
+    for record in written(decisions):
         out = json.loads(record.value or b"")
         assert record.topic == (settings.alerts_topic if out["fraudulent"] else settings.classified_topic)
         found[record.offset] = (out["fraudulent"], out["reason"])

@@ -15,10 +15,11 @@ from bytewax.testing import run_main
 
 from dataflow.detect import build
 from dataflow.live_rules import LiveRules
+from dataflow.parsing import event_time
 from dataflow.scoring import Scorer
 from dataflow.settings import Settings
-from dataflow.steps import Routed
-from dataflow.transaction import Transaction, event_time
+from dataflow.steps import Routed, written
+from dataflow.transaction import Transaction
 from training.history import DAY, History
 from training.kafka_history import KafkaHistory
 
@@ -302,7 +303,7 @@ def run(
 
 def _refusals(tally: Tally) -> Callable[[list[Routed]], None]:
     def count(routed: list[Routed]) -> None:
-        for _, record in routed:
+        for record in written(routed):
             headers = dict(record.headers or ())
             tally.invalid[f"{headers['field'].decode()}: {headers['error'].decode()}".removeprefix(": ")] += 1
 
@@ -327,7 +328,7 @@ class _Counting:
 
     def __call__(self, routed: list[Routed]) -> None:
         tally, by_day, warm = self._tally, self._tally.by_day, self._warm_up
-        for _, record in routed:
+        for record in written(routed):
             value = record.value or b""
             out = _decode(value)
             at = event_time(out.timestamp)

@@ -24,12 +24,12 @@ from rich.table import Table
 
 from dataflow.decision import combined
 from dataflow.features import Facts
+from dataflow.parsing import event_time
 from dataflow.profile import Population
 from dataflow.rules import RuleSet, load_rules
 from dataflow.scoring import Bools, Columns, Floats, Indices, Metadata, Rows, Window
 from dataflow.settings import Settings, UserError
 from dataflow.tiers import COMPROMISED, GRADED, SUPERVISED, TieredModel
-from dataflow.transaction import event_time
 from training.history import DAY, History, LabelTime, Past, after, read_history, replay
 from training.measures import Measures, measure
 from training.report import write_report

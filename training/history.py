@@ -17,10 +17,11 @@ from typing import IO, Any, Protocol, cast
 import msgspec
 
 from dataflow.features import Facts, observe_merchant, observe_user, row
+from dataflow.parsing import event_time
 from dataflow.profile import ANYONE, MerchantProfile, Population, UserProfile
 from dataflow.settings import UserError
 from dataflow.simulation import DEFAULT_START, history
-from dataflow.transaction import UNKNOWN, Transaction, event_time
+from dataflow.transaction import UNKNOWN, Transaction
 
 DAY = 86_400.0
 CHUNK = 100_000

@@ -11,8 +11,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from msgspec.structs import replace
 
 from dataflow.kafka import make_consumer
+from dataflow.parsing import event_time
 from dataflow.settings import Settings, UserError
-from dataflow.transaction import event_time
 
 PREFIX = "kafka:"
 _SECONDS = 30.0
