@@ -44,6 +44,7 @@ from dataflow.detect import build
 from dataflow.live_rules import LiveRules
 from dataflow.scoring import load_model
 from dataflow.settings import Settings
+from dataflow.steps import Routed, written
 from tests.kafka_server import KafkaServer, KafkaUnavailableError, _free_ports
 from tests.reading import read_all
 
@@ -855,7 +856,7 @@ def decide(
 ) -> tuple[str, dict[Place, Output]]:
     """What an uninterrupted run of the graph decides, and which ruleset that was; its state goes to `store`."""
     rules = LiveRules(rules_file, check_every=1e9)
-    out: list[tuple[str, kafka.Record]] = []
+    out: list[Routed] = []
     flow = build(
         TestingSource(given, 1000),
         TestingSource([]),
@@ -879,7 +880,7 @@ def decide(
             record.value,
             dict(record.headers or ()).get("error"),
         )
-        for _, record in out
+        for record in written(out)
     }
 
 
