@@ -25,8 +25,7 @@ $(VENV)/.run: $(VENV)/.python requirements.txt
 	@touch $@
 
 # Pointless where there is no C compiler, and says so; the flow then runs interpreted.
-COMPILED := $(addprefix dataflow/,windows.py profile.py features.py transaction.py compile.py)
-$(VENV)/.compiled: $(VENV)/.run requirements-build.txt $(COMPILED)
+$(VENV)/.compiled: $(VENV)/.run requirements-build.txt pyproject.toml $(wildcard dataflow/*.py)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-build.txt
 	@$(BIN)/python -m dataflow.compile
 	@touch $@

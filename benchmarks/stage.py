@@ -31,6 +31,8 @@ PEERS = ROOT / ".venv-bench" / "bin" / "python"
 PARTITIONS = 4
 PRELUDE = 2000  # transactions before the clock starts, at most
 TICKS = os.sysconf("SC_CLK_TCK")
+TWO_FEATURES = ("--features", "amount,txn_per_hour", "--tiers", "isolation_forest", "--trees", "100")
+"""Of the model that everybody gets where like is compared with like."""
 
 
 def machine() -> dict[str, Any]:

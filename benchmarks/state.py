@@ -9,7 +9,7 @@ For each number of users, on a real Kafka, with full profiles and the default mo
    difference is that snapshot (a graceful stop would take that of all), the former what a snapshot costs anyway;
 5. transactions of users drawn at random: the CPU time of each, with its share of the snapshots.
 
-The recovery directory has 64 partitions, as is right for a million users (see the README), for every size.
+The recovery directory has 128 partitions, as is right for a million users (see the README), for every size.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def wait(job: Job, count: int, seconds: float = 1800) -> None:
 
 
 def start(job: Job, interval: str) -> "subprocess.Popen[bytes]":
-    job.environment |= {"RECOVERY_INTERVAL": interval, "STOP_TIMEOUT_SECONDS": "1800", "RECOVERY_PARTITIONS": "64"}
+    job.environment |= {"RECOVERY_INTERVAL": interval, "STOP_TIMEOUT_SECONDS": "1800", "RECOVERY_PARTITIONS": "128"}
     job.start(sys.executable, "-m", "dataflow.detect")
     return job.processes[-1]
 

@@ -21,6 +21,7 @@ from rich.table import Table
 from benchmarks.stage import (
     PEERS,
     RESULTS,
+    TWO_FEATURES,
     Job,
     machine,
     run_through,
@@ -96,9 +97,7 @@ ROWS = (
 def measure(count: int, rounds: int, rows: list[Row], scratch: Path) -> list[dict[str, Any]]:
     console = Console(stderr=True)
     models = {
-        "two": train(
-            scratch / "two.pkl", "--features", "amount,txn_per_hour", "--tiers", "isolation_forest", "--trees", "100"
-        ),
+        "two": train(scratch / "two.pkl", *TWO_FEATURES),
         "default": train(scratch / "default.pkl"),
     }
     write_forest(models["two"], scratch / "forest.onnx")

@@ -142,12 +142,12 @@ def test_over_a_topic_the_decisions_are_those_of_the_live_flow_byte_for_byte(
     messages += [("x", b"{}"), ("y", b"no"), ("z", b"")]
     produce(settings, settings.transactions_topic, messages)
     run_live(settings, rules, model, len(messages))
-    written = {
+    standing = {
         topic: sorted(m.value() for m in read_all(settings, [topic]))
         for topic in (settings.alerts_topic, settings.classified_topic)
     }
-    assert sum(map(len, written.values())) == 1500
-    out = [json.loads(value) for value in written[settings.alerts_topic]]
+    assert sum(map(len, standing.values())) == 1500
+    out = [json.loads(value) for value in standing[settings.alerts_topic]]
     assert {name for o in out for name in o["rules"]} == {"high", "change", "model"}
     assert any(o.get("suppressed") for o in out)
 
@@ -155,7 +155,7 @@ def test_over_a_topic_the_decisions_are_those_of_the_live_flow_byte_for_byte(
     history = KafkaHistory(settings.transactions_topic, settings)
     spool = io.BytesIO()
     tally = run(FromTopic(history), rules, model, settings, spool)
-    assert sorted(spool.getvalue().splitlines()) == written[settings.alerts_topic]
+    assert sorted(spool.getvalue().splitlines()) == standing[settings.alerts_topic]
     assert tally.decided.total == 1500
     assert tally.alerts.total == len(out)
     assert tally.suppressed == sum(o.get("suppressed", False) for o in out)
@@ -167,7 +167,7 @@ def test_over_a_topic_the_decisions_are_those_of_the_live_flow_byte_for_byte(
     sinks = TestingSink(decisions), TestingSink([]), TestingSink([])
     source = _Source(FromTopic(history), lambda done: None)
     run_main(build(source, TestingSource([]), *sinks, model, LiveRules(rules, 1e9), settings))
-    for topic, values in written.items():
+    for topic, values in standing.items():
         assert sorted(record.value or b"" for record in written(decisions) if record.topic == topic) == values
 
 

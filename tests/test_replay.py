@@ -51,16 +51,18 @@ def reject(settings: Settings, *cases: tuple[int, str, str]) -> None:
     part = next(sink.build_part("write", key, None) for key in sink.list_parts()[1:])
     part.write_batch(
         [
-            kafka.Record(
-                settings.invalid_topic,
-                by_place[1, offset].key(),
-                by_place[1, offset].value(),
-                1,
-                offset,
-                by_place[1, offset].timestamp()[1],
-                [("error", error.encode()), ("field", field.encode())],
-            )
-            for offset, error, field in cases
+            [
+                kafka.Record(
+                    settings.invalid_topic,
+                    by_place[1, offset].key(),
+                    by_place[1, offset].value(),
+                    1,
+                    offset,
+                    by_place[1, offset].timestamp()[1],
+                    [("error", error.encode()), ("field", field.encode())],
+                )
+                for offset, error, field in cases
+            ]
         ]
     )
     part.snapshot()
