@@ -11,7 +11,7 @@ a batch, `row` the facts of one transaction as a row.
 
 from collections.abc import Callable, Sequence
 from math import exp, sqrt
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from struct import Struct
 from typing import Final, Literal, NamedTuple
 
@@ -296,11 +296,7 @@ class _Layout:
 LAST_LOCATION: Final = "last_location"
 """The one text that is not the transaction's own."""
 TEXTS: dict[str, Callable[[Transaction], str]] = {
-    "user": lambda txn: txn.user,
-    "merchant": lambda txn: txn.merchant,
-    "location": lambda txn: txn.location,
-    "device": lambda txn: txn.device,
-    "txn_type": lambda txn: txn.txn_type,
+    **{name: attrgetter(name) for name in ("user", "merchant", "location", "device", "txn_type")},
     "category": lambda txn: txn.category or UNKNOWN,
     "ip": lambda txn: txn.ip or UNKNOWN,
 }
