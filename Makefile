@@ -52,7 +52,7 @@ test: $(VENV)/.dev $(VENV)/.compiled check ## lint, types, and all tests, on a r
 chaos: $(VENV)/.dev $(VENV)/.compiled ## kill flow and broker in every way, and look for what is lost, doubled or different (CHAOS="--seed 2")
 	@$(BIN)/python -m tests.chaos $(CHAOS)
 
-bench: $(VENV)/.dev $(VENV)/.compiled .venv-bench/.peers ## throughput of ours and of peers, latency, state, on a real Apache Kafka, 25 min (BENCH=, LATENCY=, STATE= options)
+bench: $(VENV)/.dev $(VENV)/.compiled .venv-bench/.peers ## throughput of ours and of peers, latency, state, on a real Apache Kafka, 45 min (BENCH=, LATENCY=, STATE= options)
 	$(BIN)/python -m benchmarks.throughput $(BENCH)
 	$(BIN)/python -m benchmarks.latency $(LATENCY)
 	$(BIN)/python -m benchmarks.state $(STATE)

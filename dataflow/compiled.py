@@ -1,4 +1,4 @@
-"""Profiles, windows and facts as compiled code, where `python -m dataflow.compile` has made it.
+"""What every transaction passes through as compiled code, where `python -m dataflow.compile` has made it.
 
 It does the same in less time. It lies under a digest of its sources: the code of sources that have changed since is
 never used. With `INTERPRETED=1` the sources run as they stand.
