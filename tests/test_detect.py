@@ -164,6 +164,20 @@ def test_decisions_do_not_depend_on_workers_or_batches(model: Model, rules: Live
     assert len(by_offset[0]) == len(messages)
 
 
+def test_records_go_out_by_the_partition_that_they_came_from_each_once(model: Model, rules: LiveRules) -> None:
+    messages = [
+        message(raw(f"u{n}", amount=25.0 if n % 4 else -1.0), partition=n % 3, offset=n // 3, key=b"k")
+        for n in range(60)
+    ]
+    for routed in run(messages, model, rules):
+        assert all(key == f"{record.partition:05}" for key, records in routed for record in records)
+        assert all(records for _, records in routed)
+        for partition in range(3):
+            offsets = [record.offset for record in written(routed) if record.partition == partition]
+            assert len(offsets) == len(set(offsets))
+    assert sum(len(written(routed)) for routed in run(messages, model, rules)) == len(messages)
+
+
 def test_importing_the_flow_touches_neither_broker_nor_model(tmp_path: Path) -> None:
     code = (
         "import dataflow.detect, dataflow.generate, sys; print('onnxruntime' in sys.modules, 'sklearn' in sys.modules)"
