@@ -1,7 +1,7 @@
 """Rows of numbers packed in bytes, little-endian: what a profile keeps and what a snapshot holds.
 
 Compiled, they are read and written without an object a number; interpreted, by `struct`, all at once. Both do the same
-to the last bit.
+to the last bit. A line a number, as a loop over a tuple would make objects of them after all (.27 µs for six, not .07).
 """
 
 from struct import Struct
