@@ -83,11 +83,11 @@ def build(
         by_merchant = op.flat_map_batch("key_by_merchant", profiled, key_by_merchant)
         # (merchant, Payment | Lesson)
         known = stateful_map("update_merchant_profile", by_merchant, steps.update_merchant_profile)
-        # (merchant, (Transaction, Facts) | None)
+        # (merchant, Profiled | None)
     else:
         only_transactions = cast(KeyedStream[Transaction], by_user)
         known = stateful_map("update_basic_profile", only_transactions, update_basic_profile)
-        # (user, (Transaction, Facts))
+        # (user, Profiled)
     decided = op.flat_map_batch("score_and_check_rules", known, steps.decide)
     # Decision
     verdicts = op.branch("split_fraudulent_from_genuine", decided, is_fraudulent)
@@ -99,7 +99,7 @@ def build(
     alerts = op.flat_map_batch("route_to_alerts", alerted, steps.to_alerts)
     classified = op.flat_map_batch("route_to_classified", verdicts.falses, steps.to_classified)
     invalid = op.flat_map_batch("route_to_invalid", parsed, steps.to_invalid)
-    # (partition key, Record)
+    # (partition key, list[Record])
     # One sink for both topics: a decision that comes out otherwise after a crash cannot stand in both.
     decisions = op.merge("merge_decisions", alerts, classified)
     op.output("write_decisions", decisions, decisions_sink)

@@ -138,7 +138,7 @@ def observe_basic(txn: Transaction, profile: BasicProfile) -> tuple[str, bytes]:
     at, amount, location = txn.at, txn.amount, txn.location
     last_location = profile.last_location
     numbers = packed.write_basic_facts(_basic_facts(at, amount, location, profile))
-    profile.take(at, amount, location, txn.transaction_id or "")
+    profile.take_basic(at, amount, location, txn.transaction_id or "")
     return last_location, numbers
 
 

@@ -247,43 +247,9 @@ def write_user_facts(values: UserFacts) -> bytes:
         return _USERFACTS.pack(*values)
     w = BytesWriter()
     (
-        a,
-        b,
-        c,
-        d,
-        e,
-        f,
-        g,
-        h,
-        i,
-        j,
-        k,
-        m,
-        n,
-        o,
-        p,
-        q,
-        r,
-        s,
-        t,
-        u,
-        v,
-        x,
-        y,
-        z,
-        aa,
-        bb,
-        cc,
-        dd,
-        ee,
-        ff,
-        gg,
-        hh,
-        ii,
-        jj,
-        kk,
-        mm,
-    ) = values
+        a, b, c, d, e, f, g, h, i, j, k, m, n, o, p, q, r, s,
+        t, u, v, x, y, z, aa, bb, cc, dd, ee, ff, gg, hh, ii, jj, kk, mm,
+    ) = values  # fmt: skip
     write_f64_le(w, a)
     write_f64_le(w, b)
     write_f64_le(w, c)

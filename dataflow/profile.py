@@ -222,10 +222,10 @@ class BasicProfile:
 
     def update(self, txn: Transaction) -> bool:
         """Takes the transaction in, once it has been scored; False, and nothing happens, if it is a repeat."""
-        return self.take(txn.at, txn.amount, txn.location, txn.transaction_id or "")
+        return self.take_basic(txn.at, txn.amount, txn.location, txn.transaction_id or "")
 
-    def take(self, at: float, amount: float, location: str, transaction_id: str) -> bool:
-        """As `update`, with what it reads of the transaction."""
+    def take_basic(self, at: float, amount: float, location: str, transaction_id: str) -> bool:
+        """As `update` of a basic profile (a full one has its ids elsewhere), with what it reads of the transaction."""
         name = transaction_id.encode()
         key = packed.long_word(crc32(name), crc_hqx(name, 0))
         if packed.has_long_word(self.known, key, 0):
@@ -314,7 +314,8 @@ class UserProfile(BasicProfile):
         self.past = NO_PAST
         self.place = b""  # empty without coordinates
         self.frauds = b""  # empty without a fraud
-        # Rows of checksums, oldest first, searched as bytes: a match across two is no likelier than a collision.
+        # Rows of checksums, oldest first. The last two are searched as bytes: a match across two of them is no likelier
+        # than a collision.
         self.known = _NOBODY  # merchants, devices and locations, zeros where there is none yet; then the recent ids
         self.unusual = b""
         self.labelled = b""
