@@ -20,8 +20,9 @@ from confluent_kafka import Message
 from prometheus_client import Gauge
 
 from dataflow import compiled, lifecycle, recovery
+from dataflow.connectors.exactly_once_sink import ExactlyOnceSink
+from dataflow.connectors.kafka_source import KafkaSource
 from dataflow.features import BASIC
-from dataflow.kafka import ExactlyOnceSink, KafkaSource
 from dataflow.keyed import stateful_map
 from dataflow.live_rules import LiveRules
 from dataflow.rules import MODEL_FIELDS

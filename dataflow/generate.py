@@ -13,7 +13,7 @@ from bytewax.inputs import FixedPartitionedSource, Source, StatefulSourcePartiti
 from bytewax.outputs import Sink
 
 from dataflow import lifecycle
-from dataflow.kafka import ProducerSink
+from dataflow.connectors.plain_sink import ProducerSink
 from dataflow.settings import Settings, UserError
 from dataflow.simulation import Simulated, label_to_json, stream, to_json
 

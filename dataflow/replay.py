@@ -23,7 +23,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dataflow import kafka, lifecycle, record
+from dataflow import lifecycle, record
+from dataflow.connectors import kafka_clients
+from dataflow.connectors.delivery import Delivery
 from dataflow.parsing import event_time
 from dataflow.settings import Settings, UserError
 
@@ -83,7 +85,7 @@ def read_cases(settings: Settings, topic: str) -> list[Case]:
     Raises:
         UserError: the broker or a topic cannot be read.
     """
-    kafka.count_partitions(settings, topic)
+    kafka_clients.count_partitions(settings, topic)
     rejected: dict[Place, Rejected] = {}
     wanted = topic.encode()
     oldest_ms: int | None = None
@@ -124,17 +126,17 @@ def send_back(settings: Settings, topic: str, cases: Sequence[Case]) -> None:
     Raises:
         UserError: one was not taken; those before it may be there, and the next replay leaves them alone.
     """
-    delivery = kafka._Delivery(settings)
+    producer = Delivery(settings)
     for case in cases:
-        delivery.produce(
+        producer.produce(
             topic,
             key=case.newest.key,
             value=case.newest.value,
             partition=case.root[0],
             headers=[(REPLAYED_FROM, name_of(topic, case.root).encode())],
         )
-        delivery.poll()
-    delivery.flush()
+        producer.poll()
+    producer.flush()
 
 
 def name_of(topic: str, place: Place) -> str:
@@ -152,8 +154,8 @@ def _place(value: bytes, topic: str) -> Place | None:
 
 def _read(settings: Settings, topic: str, since_ms: int | None) -> Iterator[Message]:
     """All messages of a topic from a time on (or from its beginning) to where it ends now."""
-    partitions = kafka.count_partitions(settings, topic)
-    with contextlib.closing(kafka.make_consumer(settings)) as consumer:
+    partitions = kafka_clients.count_partitions(settings, topic)
+    with contextlib.closing(kafka_clients.make_consumer(settings)) as consumer:
         try:
             starts = _starts(consumer, topic, partitions, since_ms)
             left = {}

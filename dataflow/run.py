@@ -23,7 +23,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from dataflow import kafka, record
+from dataflow import record
+from dataflow.connectors import kafka_clients, kafka_source
 from dataflow.rules import load_rules
 from dataflow.settings import Settings, UserError
 
@@ -118,10 +119,10 @@ class Tally:
 
     def __init__(self, settings: Settings):
         self._settings = settings
-        self._consumer: Consumer = kafka.make_consumer(settings)
+        self._consumer: Consumer = kafka_clients.make_consumer(settings)
         topics = (settings.alerts_topic, settings.classified_topic, settings.invalid_topic)
-        self._counts = {topic: kafka.count_partitions(settings, topic) for topic in topics}
-        self._partitions = kafka.count_partitions(settings, settings.transactions_topic)
+        self._counts = {topic: kafka_clients.count_partitions(settings, topic) for topic in topics}
+        self._partitions = kafka_clients.count_partitions(settings, settings.transactions_topic)
         self._starts = self._ends()
         self._consumer.assign(
             [
@@ -246,7 +247,7 @@ def run(settings: Settings, duration: float | None, console: Console) -> bool:
             # The embedded broker forgets everything, so what belongs to it does not outlive it either.
             recovery = {} if own_kafka else {"RECOVERY_DIR": f"{scratch}/recovery", "RECOVERY_INTERVAL": "1"}
             stack.start("detector", "dataflow.detect", **environ, **recovery)
-            stack.wait_for("detector", kafka.READY)
+            stack.wait_for("detector", kafka_source.READY)
             if duration is not None:
                 environ["GENERATOR_DURATION"] = str(duration)
             stack.start("generator", "bytewax.run", "dataflow.generate:flow", **environ)

@@ -39,7 +39,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # active users; what came since the last is decided again after a crash, at 25,000 a second.
     recovery_interval: int = 60
     recovery_partitions: int = 4
-    output_settle_seconds: float = 0.5  # how long the tail must stand still on resume (see kafka.py)
+    output_settle_seconds: float = 0.5  # how long the tail must stand still on resume (see exactly_once_sink)
     delivery_timeout_seconds: float = 120.0
     stop_timeout_seconds: float = 8.0
     max_batch: int = 500  # messages a partition hands to the flow at once

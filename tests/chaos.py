@@ -39,7 +39,8 @@ from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPa
 from rich.console import Console
 from rich.table import Table
 
-from dataflow import kafka
+from dataflow import record
+from dataflow.connectors import kafka_source
 from dataflow.detect import build
 from dataflow.live_rules import LiveRules
 from dataflow.scoring import load_model
@@ -295,14 +296,14 @@ class Running:
         return self.log.read_text(errors="replace")
 
     def ready(self) -> bool:
-        return f"{kafka.READY} {INPUT}[" in self.said()
+        return f"{kafka_source.READY} {INPUT}[" in self.said()
 
     def reasons(self) -> list[str]:
         """What it said besides that it reads, and besides librdkafka's and Bytewax's connecting."""
         return [
             line
             for line in self.said().splitlines()
-            if line.strip() and not line.startswith((kafka.READY, "%", "worker ", "redflag: rules "))
+            if line.strip() and not line.startswith((kafka_source.READY, "%", "worker ", "redflag: rules "))
         ]
 
 
@@ -813,7 +814,7 @@ def tally(
     anyone = next(iter(by_version.values()))
     for message in found:
         headers = dict(message.headers() or ())
-        place = int(headers[kafka.SOURCE_PARTITION]), int(headers[kafka.SOURCE_OFFSET])
+        place = int(headers[record.SOURCE_PARTITION]), int(headers[record.SOURCE_OFFSET])
         times[place] += 1
         if message.topic() == SETTINGS.invalid_topic:
             outputs = anyone
@@ -827,8 +828,8 @@ def tally(
             source is None
             or outputs.get(place) != (message.topic(), message.key(), message.value(), headers.get("error"))
             or message.partition() != source.partition()
-            or int(headers[kafka.SOURCE_TIMESTAMP]) != source.timestamp()[1]
-            or headers[kafka.SOURCE_TOPIC] != INPUT.encode()
+            or int(headers[record.SOURCE_TIMESTAMP]) != source.timestamp()[1]
+            or headers[record.SOURCE_TOPIC] != INPUT.encode()
         ):
             counts.different += 1
             tell(
@@ -841,7 +842,7 @@ def tally(
         newest[where] = max(place[1], newest.get(where, -1))
     for message in found:
         headers = dict(message.headers() or ())
-        place = int(headers[kafka.SOURCE_PARTITION]), int(headers[kafka.SOURCE_OFFSET])
+        place = int(headers[record.SOURCE_PARTITION]), int(headers[record.SOURCE_OFFSET])
         if times[place] > 1:
             where = f"{message.topic()}[{message.partition()}]@{message.offset()}"
             tell(f"doubled {place} {where} at {message.timestamp()[1]}")

@@ -10,24 +10,25 @@ from typing import Any
 
 from bytewax.dataflow import Dataflow
 
-from dataflow import detect, kafka, recovery
+from dataflow import detect, recovery
+from dataflow.connectors import delivery, exactly_once_sink
 from dataflow.settings import Settings
 
 
 def ignore_the_skip_list() -> None:
     """What stands in the outputs already is written again."""
-    read_tail = kafka._read_tail
-    kafka._read_tail = lambda *where: (set(), read_tail(*where)[1])
+    read_tail = exactly_once_sink._read_tail
+    exactly_once_sink._read_tail = lambda *where: (set(), read_tail(*where)[1])
 
 
 def ignore_delivery_errors() -> None:
     """A record that the broker refuses vanishes without a word, as with Bytewax's own sink."""
-    kafka._Delivery._failed = lambda *_: None  # type: ignore[method-assign]
+    delivery.Delivery._failed = lambda *_: None  # type: ignore[method-assign]
 
 
 def leave_out_the_flush() -> None:
     """The snapshot is taken with records still in the producer's queue."""
-    kafka._Delivery.flush = kafka._Delivery.check  # type: ignore[method-assign]
+    delivery.Delivery.flush = delivery.Delivery.check  # type: ignore[method-assign]
 
 
 MUTANTS: dict[str, Callable[[], Any]] = {

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 
 from confluent_kafka import Message, TopicPartition
 
-from dataflow import kafka
+from dataflow.connectors import kafka_clients
 from dataflow.settings import Settings
 
 
 def read_all(settings: Settings, topics: Sequence[str], seconds: float = 30) -> list[Message]:
     """All messages of the topics, as far as these now reach."""
-    consumer = kafka.make_consumer(settings)
+    consumer = kafka_clients.make_consumer(settings)
     left = {}
     for topic in topics:
-        for partition in range(kafka.count_partitions(settings, topic)):
+        for partition in range(kafka_clients.count_partitions(settings, topic)):
             low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
             if high > low:
                 left[topic, partition] = high

@@ -15,7 +15,8 @@ import pytest
 from bytewax.testing import TestingSink, TestingSource, run_main
 from confluent_kafka import Producer
 
-from dataflow import kafka, lifecycle
+from dataflow import lifecycle
+from dataflow.connectors import exactly_once_sink, kafka_clients, kafka_source
 from dataflow.detect import build
 from dataflow.live_rules import LiveRules
 from dataflow.scoring import Model, load_model
@@ -90,7 +91,7 @@ def settings(broker: Broker, topics: Callable[..., str]) -> Settings:
 
 def produce(settings: Settings, topic: str, messages: list[tuple[str, bytes]]) -> None:
     producer = Producer({"bootstrap.servers": settings.brokers})
-    kafka.count_partitions(settings, topic)
+    kafka_clients.count_partitions(settings, topic)
     for key, value in messages:
         producer.produce(topic, key=key.encode(), value=value)
     assert producer.flush(20) == 0
@@ -113,11 +114,11 @@ def run_live(settings: Settings, rules: Path, model: Model, count: int) -> None:
     try:
         run_main(
             build(
-                kafka.KafkaSource(settings, topic),
-                kafka.KafkaSource(settings, settings.feedback_topic),
-                kafka.ExactlyOnceSink(settings, topic, (settings.alerts_topic, settings.classified_topic)),
-                kafka.ExactlyOnceSink(settings, topic, (settings.invalid_topic,)),
-                kafka.ExactlyOnceSink(settings, settings.feedback_topic, (settings.invalid_topic,)),
+                kafka_source.KafkaSource(settings, topic),
+                kafka_source.KafkaSource(settings, settings.feedback_topic),
+                exactly_once_sink.ExactlyOnceSink(settings, topic, (settings.alerts_topic, settings.classified_topic)),
+                exactly_once_sink.ExactlyOnceSink(settings, topic, (settings.invalid_topic,)),
+                exactly_once_sink.ExactlyOnceSink(settings, settings.feedback_topic, (settings.invalid_topic,)),
                 model,
                 LiveRules(rules, 1e9),
                 settings,

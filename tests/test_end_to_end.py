@@ -16,7 +16,7 @@ import pytest
 from confluent_kafka import Message
 from kafka import KafkaProducer
 
-from dataflow import kafka
+from dataflow.connectors import kafka_clients
 from dataflow.settings import Settings
 from tests.builders import MINUTE, NOON, raw
 from tests.conftest import Broker
@@ -120,7 +120,7 @@ def decision_of(message: Message) -> tuple[str, bool, list[str]]:
 def test_messages_of_other_clients_are_decided_the_same(
     settings: Settings, model_file: Path, processes: Processes, tmp_path: Path
 ) -> None:
-    kafka.count_partitions(settings, settings.transactions_topic)
+    kafka_clients.count_partitions(settings, settings.transactions_topic)
     clients = ["kafka-python"]
     producer = KafkaProducer(bootstrap_servers=settings.brokers)
     good = [

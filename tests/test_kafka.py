@@ -14,7 +14,8 @@ from bytewax.recovery import RecoveryConfig
 from bytewax.testing import cluster_main, run_main
 from confluent_kafka import Message, Producer
 
-from dataflow import kafka, lifecycle, recovery
+from dataflow import lifecycle, record, recovery
+from dataflow.connectors import exactly_once_sink, kafka_clients, kafka_source
 from dataflow.settings import Settings, UserError
 from tests.conftest import Broker
 from tests.reading import read_all
@@ -44,7 +45,7 @@ def running() -> Iterator[None]:
 
 def produce(settings: Settings, count: int, start: int = 0) -> None:
     producer = Producer({"bootstrap.servers": settings.brokers})
-    kafka.count_partitions(settings, settings.transactions_topic)
+    kafka_clients.count_partitions(settings, settings.transactions_topic)
     for number in range(start, start + count):
         producer.produce(settings.transactions_topic, key=b"u%d" % (number % 50), value=b"%d" % number)
         producer.poll(0)
@@ -52,16 +53,16 @@ def produce(settings: Settings, count: int, start: int = 0) -> None:
 
 
 def copy_flow(
-    settings: Settings, to_alerts: Callable[[Message], bool], sink_class: type = kafka.ExactlyOnceSink
+    settings: Settings, to_alerts: Callable[[Message], bool], sink_class: type = exactly_once_sink.ExactlyOnceSink
 ) -> Dataflow:
     """The smallest flow over source and sink: a message goes to alerts or to classified as it is."""
 
-    def route(messages: list[Message]) -> list[tuple[str, list[kafka.Record]]]:
+    def route(messages: list[Message]) -> list[tuple[str, list[record.Record]]]:
         return [
             (
-                kafka.partition_key(m.partition()),
+                record.partition_key(m.partition()),
                 [
-                    kafka.Record(
+                    record.Record(
                         settings.alerts_topic if to_alerts(m) else settings.classified_topic,
                         m.key(),
                         m.value(),
@@ -75,7 +76,7 @@ def copy_flow(
         ]
 
     flow = Dataflow("copy")
-    messages = op.input("read", flow, kafka.KafkaSource(settings, settings.transactions_topic))
+    messages = op.input("read", flow, kafka_source.KafkaSource(settings, settings.transactions_topic))
     routed = op.flat_map_batch("route", messages, route)
     outputs = (settings.alerts_topic, settings.classified_topic)
     op.output("write", routed, sink_class(settings, settings.transactions_topic, outputs))
@@ -150,13 +151,13 @@ def test_without_the_recovery_data_what_stands_in_the_outputs_is_still_not_writt
 def test_a_topic_made_anew_is_not_taken_for_the_old_one(settings: Settings, tmp_path: Path) -> None:
     """The same offsets at other times are other transactions: nothing of them may be skipped."""
     produce(settings, 100)
-    sink = kafka.ExactlyOnceSink(
+    sink = exactly_once_sink.ExactlyOnceSink(
         settings, settings.transactions_topic, (settings.alerts_topic, settings.classified_topic)
     )
     keys = sink.list_parts()
     for key in keys:
         part = sink.build_part("write", key, None)
-        part.write_batch([[kafka.Record(settings.alerts_topic, b"k", b"old", int(key), n, 1_000) for n in range(50)]])
+        part.write_batch([[record.Record(settings.alerts_topic, b"k", b"old", int(key), n, 1_000) for n in range(50)]])
         part.snapshot()
     run_for(2, copy_flow(settings, every_seventh), tmp_path / "r")
     found = outputs(settings)
@@ -167,44 +168,48 @@ def test_a_topic_made_anew_is_not_taken_for_the_old_one(settings: Settings, tmp_
 def test_a_record_that_is_too_large_stops_the_flow_with_the_reason(settings: Settings, tmp_path: Path) -> None:
     produce(settings, 10)
     small = msgspec.structs.replace(settings, kafka_config={"message.max.bytes": "1000"})
-    sink = kafka.ExactlyOnceSink(small, small.transactions_topic, (small.alerts_topic, small.classified_topic))
+    sink = exactly_once_sink.ExactlyOnceSink(
+        small, small.transactions_topic, (small.alerts_topic, small.classified_topic)
+    )
     part = sink.build_part("write", sink.list_parts()[0], None)
     with pytest.raises(UserError, match=r"not taken for .*too large"):
-        part.write_batch([[kafka.Record(small.alerts_topic, b"k", b"x" * 5000, 0, 1, 1)]])
+        part.write_batch([[record.Record(small.alerts_topic, b"k", b"x" * 5000, 0, 1, 1)]])
 
 
 def test_output_topics_with_different_partitions_are_refused(settings: Settings, topics: Callable[..., str]) -> None:
     other = topics("other")
-    sink = kafka.ExactlyOnceSink(settings, settings.transactions_topic, (settings.alerts_topic, other))
-    real = kafka.count_partitions
+    sink = exactly_once_sink.ExactlyOnceSink(settings, settings.transactions_topic, (settings.alerts_topic, other))
+    real = exactly_once_sink.count_partitions
     try:
-        kafka.count_partitions = lambda s, topic: 3 if topic == other else real(s, topic)  # type: ignore[assignment]
+        exactly_once_sink.count_partitions = lambda s, topic: 3 if topic == other else real(s, topic)  # type: ignore[assignment]
         with pytest.raises(UserError, match="equally many partitions"):
             sink.list_parts()
     finally:
-        kafka.count_partitions = real
+        exactly_once_sink.count_partitions = real
 
 
 def test_recovery_data_of_a_topic_that_was_made_anew_is_refused(settings: Settings) -> None:
     produce(settings, 10)
-    source = kafka.KafkaSource(settings, settings.transactions_topic)
+    source = kafka_source.KafkaSource(settings, settings.transactions_topic)
     with pytest.raises(UserError, match="made anew or cut"):
         source.build_part("read", "00000", 1_000_000)
-    sink = kafka.ExactlyOnceSink(settings, settings.transactions_topic, (settings.alerts_topic,))
+    sink = exactly_once_sink.ExactlyOnceSink(settings, settings.transactions_topic, (settings.alerts_topic,))
     sink.list_parts()
-    state = kafka.SinkState(version=1, partitions=4, ends={settings.alerts_topic: 99})
+    state = exactly_once_sink.SinkState(version=1, partitions=4, ends={settings.alerts_topic: 99})
     with pytest.raises(UserError, match="made anew or cut"):
         sink.build_part("write", "00000", state)
     with pytest.raises(UserError, match="had 8 when"):
-        sink.build_part("write", "00000", kafka.SinkState(version=1, partitions=8, ends={settings.alerts_topic: 0}))
+        sink.build_part(
+            "write", "00000", exactly_once_sink.SinkState(version=1, partitions=8, ends={settings.alerts_topic: 0})
+        )
 
 
 def test_no_broker_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka, "BROKER_WAIT_SECONDS", 1.0)
+    monkeypatch.setattr(kafka_clients, "BROKER_WAIT_SECONDS", 1.0)
     with pytest.raises(UserError, match=r"no broker answers at 127\.0\.0\.1:1"):
-        kafka.count_partitions(Settings(brokers="127.0.0.1:1"), "transactions")
+        kafka_clients.count_partitions(Settings(brokers="127.0.0.1:1"), "transactions")
 
 
 def test_a_wrong_client_setting_is_one_clear_line() -> None:
     with pytest.raises(UserError, match=r"no\.such\.thing"):
-        kafka.make_consumer(Settings(kafka_config={"no.such.thing": "1"}))
+        kafka_clients.make_consumer(Settings(kafka_config={"no.such.thing": "1"}))

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from dataflow import kafka
+from dataflow import record
+from dataflow.connectors import kafka_source
 from dataflow.settings import Settings
 from tests.builders import raw
 from tests.chaos import train_model
@@ -51,7 +52,7 @@ class Flow:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "dataflow.detect"], env=self._environ, stderr=log, stdout=log
             )
-        wait_for(lambda: self.said().count(f"{kafka.READY} {self.settings.transactions_topic}[") >= 1)
+        wait_for(lambda: self.said().count(f"{kafka_source.READY} {self.settings.transactions_topic}[") >= 1)
 
     def said(self) -> str:
         return self._log.read_text(errors="replace")
@@ -63,7 +64,8 @@ class Flow:
     def decided(self) -> Counter[bytes]:
         messages = read_all(self.settings, [self.settings.alerts_topic, self.settings.classified_topic])
         return Counter(
-            dict(m.headers())[kafka.SOURCE_PARTITION] + b"@" + dict(m.headers())[kafka.SOURCE_OFFSET] for m in messages
+            dict(m.headers())[record.SOURCE_PARTITION] + b"@" + dict(m.headers())[record.SOURCE_OFFSET]
+            for m in messages
         )
 
     def give(self, count: int) -> None:

@@ -19,7 +19,8 @@ from bytewax.recovery import RecoveryConfig
 from bytewax.testing import TestingSink, TestingSource, run_main
 from confluent_kafka import OFFSET_BEGINNING
 
-from dataflow import kafka, lifecycle, recovery
+from dataflow import lifecycle, record, recovery
+from dataflow.connectors import exactly_once_sink, kafka_source
 from dataflow.settings import Settings, UserError
 from tests.conftest import Broker
 
@@ -277,20 +278,20 @@ def settings(broker: Broker, topics: Callable[..., str]) -> Settings:
 
 
 def test_a_partition_that_held_nothing_yet_resumes_at_its_beginning(settings: Settings) -> None:
-    source = kafka.KafkaSource(settings, settings.transactions_topic)
+    source = kafka_source.KafkaSource(settings, settings.transactions_topic)
     part = source.build_part("read", "00000", OFFSET_BEGINNING)
     assert list(part.next_batch()) == []
     assert part.snapshot() == OFFSET_BEGINNING
     part.close()
 
 
-def sink_part(settings: Settings, state: kafka.SinkState | None) -> Any:
-    sink = kafka.ExactlyOnceSink(settings, settings.transactions_topic, (settings.alerts_topic,))
+def sink_part(settings: Settings, state: exactly_once_sink.SinkState | None) -> Any:
+    sink = exactly_once_sink.ExactlyOnceSink(settings, settings.transactions_topic, (settings.alerts_topic,))
     return sink.build_part("write", sink.list_parts()[0], state)
 
 
-def records(settings: Settings, *offsets: int) -> list[list[kafka.Record]]:
-    return [[kafka.Record(settings.alerts_topic, b"k", b"%d" % n, 0, n, 1_000) for n in offsets]]
+def records(settings: Settings, *offsets: int) -> list[list[record.Record]]:
+    return [[record.Record(settings.alerts_topic, b"k", b"%d" % n, 0, n, 1_000) for n in offsets]]
 
 
 def test_a_snapshot_while_the_tail_is_still_decided_again_forgets_nothing_of_it(settings: Settings) -> None:
@@ -314,5 +315,5 @@ def test_what_never_comes_again_does_not_hold_the_snapshots_back(settings: Setti
     first.write_batch(records(settings, 0, 1))
     first._delivery.flush()
     second = sink_part(settings, before)
-    second.write_batch([[kafka.Record(settings.alerts_topic, b"k", b"new", 0, n, 2_000) for n in range(3)]])
+    second.write_batch([[record.Record(settings.alerts_topic, b"k", b"new", 0, n, 2_000) for n in range(3)]])
     assert second.snapshot()["ends"] == {settings.alerts_topic: 5}

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Message, Producer
 
-from dataflow import kafka, replay
+from dataflow import record, replay
+from dataflow.connectors import exactly_once_sink
 from dataflow.settings import Settings
 from tests.builders import MINUTE, NOON, iso, raw
 from tests.chaos import train_model
@@ -47,12 +48,12 @@ def give(settings: Settings, *values: bytes, key: bytes = b"ann", at: float | No
 def reject(settings: Settings, *cases: tuple[int, str, str]) -> None:
     """Puts rejections of transactions[1] where the flow would: offset, error and field of each."""
     by_place = {(m.partition(), m.offset()): m for m in read_all(settings, [settings.transactions_topic])}
-    sink = kafka.ExactlyOnceSink(settings, settings.transactions_topic, (settings.invalid_topic,))
+    sink = exactly_once_sink.ExactlyOnceSink(settings, settings.transactions_topic, (settings.invalid_topic,))
     part = next(sink.build_part("write", key, None) for key in sink.list_parts()[1:])
     part.write_batch(
         [
             [
-                kafka.Record(
+                record.Record(
                     settings.invalid_topic,
                     by_place[1, offset].key(),
                     by_place[1, offset].value(),
@@ -148,7 +149,7 @@ def test_a_wrong_option_is_told(options: list[str], capsys: pytest.CaptureFixtur
 
 def test_no_broker_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("KAFKA_BROKERS", "127.0.0.1:1")
-    monkeypatch.setattr(kafka, "BROKER_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(kafka_clients, "BROKER_WAIT_SECONDS", 0.5)
     assert replay.main([]) == 2
     assert re.fullmatch(r"redflag: no broker answers at .*\n", capsys.readouterr().err)
 

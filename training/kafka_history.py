@@ -10,7 +10,7 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from msgspec.structs import replace
 
-from dataflow.kafka import make_consumer
+from dataflow.connectors.kafka_clients import make_consumer
 from dataflow.parsing import event_time
 from dataflow.settings import Settings, UserError
 
