@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import Message, Producer
 
 from dataflow import record, replay
-from dataflow.connectors import exactly_once_sink
+from dataflow.connectors import exactly_once_sink, kafka_clients
 from dataflow.settings import Settings
 from tests.builders import MINUTE, NOON, iso, raw
 from tests.chaos import train_model

@@ -3,10 +3,11 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from dataflow import lifecycle
 from dataflow.settings import Settings, UserError
@@ -109,6 +110,41 @@ def _wait_for_partitions(settings: Settings, topic: str, producer: Producer) -> 
             problem = f"topic {topic!r} on {settings.brokers} has partitions without a leader"
         time.sleep(0.1)
     raise UserError(problem or "stopped while waiting for the broker")
+
+
+class TopicIdentity(NamedTuple):
+    """What tells a topic from another of the same name: one that was made anew, or stands on another cluster."""
+
+    cluster_id: str
+    topic_id: str  # "" where the broker has no topic ids (the embedded one, older brokers)
+
+
+NO_TOPIC_ID = "AAAAAAAAAAAAAAAAAAAAAA"  # sixteen zero bytes: how a broker says that it has no topic ids
+EMBEDDED_CLUSTER = "mockCluster"  # how the cluster id of librdkafka's embedded broker begins
+
+
+def identify_topics(settings: Settings, topics: Sequence[str]) -> dict[str, TopicIdentity]:
+    """The identity of each topic; waits for a broker that is away.
+
+    Raises:
+        UserError: the broker did not answer within the delivery timeout, or a topic cannot be described.
+    """
+    admin = AdminClient(client_config(settings, {}))
+    seconds = settings.delivery_timeout_seconds
+    cluster_id = retry("cannot ask for the cluster id", lambda: admin.list_topics(timeout=5), seconds).cluster_id or ""
+    if cluster_id.startswith(EMBEDDED_CLUSTER):
+        return {topic: TopicIdentity(cluster_id, "") for topic in topics}
+    found = {}
+    for topic, future in admin.describe_topics(TopicCollection(list(topics)), request_timeout=seconds).items():
+        try:
+            topic_id = str(future.result().topic_id)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError._UNSUPPORTED_FEATURE:
+                msg = f"topic {topic!r} cannot be described on {settings.brokers} ({error.args[0].str()})"
+                raise UserError(msg) from error
+            topic_id = ""
+        found[topic] = TopicIdentity(cluster_id, "" if topic_id == NO_TOPIC_ID else topic_id)
+    return found
 
 
 def retry(what: str, call: Callable[[], Any], seconds: float) -> Any:
