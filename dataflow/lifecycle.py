@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import logging
 import os
 import signal
 import sys
@@ -22,6 +23,11 @@ _reporting = threading.Event()  # set in a process that is a flow and nothing el
 def stopping() -> bool:
     """Whether a stop was asked for: the sources end, what they handed out is decided and flushed."""
     return _stopping.is_set()
+
+
+def wait_for_stop(seconds: float) -> None:
+    """Sleeps, but not longer than until a stop is asked for."""
+    _stopping.wait(seconds)
 
 
 _when_running: list[Callable[[], None]] = []
@@ -46,6 +52,7 @@ def prepare(stop_timeout_seconds: float) -> None:
 
 def report_mistakes() -> None:
     """From now on a user's mistake ends this process with one line; also one raised deep in a worker."""
+    logging.basicConfig(format="redflag: %(message)s", level=logging.INFO, stream=sys.stderr)
     sys.excepthook = _report
     _reporting.set()
 
