@@ -127,6 +127,18 @@ def test_transactions_wait_until_it_is_known_what_was_labelled_before_them(monke
     assert reading.activation() == [(LEADER, 0, 0)]
 
 
+def test_a_label_that_is_on_its_way_behind_later_transactions_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One answer of the broker brings both; the client hands out its first messages before the label."""
+    reading = Reading(monkeypatch, 1, 1)
+    reading.give(End(LEADER, 0, 0), End(FOLLOWER, 0, 0))
+    assert reading.activation() == []
+    reading.consumer.ends = {(LEADER, 0): 1, (FOLLOWER, 0): 1}
+    reading.give(record(LEADER, 0, 0, 1000))
+    assert reading.activation() == []
+    reading.give(record(FOLLOWER, 0, 0, 900))
+    assert reading.activation() == [(FOLLOWER, 0, 0), (LEADER, 0, 0)]
+
+
 def test_a_partition_of_which_nothing_is_heard_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(kafka_source.time, "monotonic", lambda: now)
@@ -134,7 +146,9 @@ def test_a_partition_of_which_nothing_is_heard_is_not_waited_for_for_ever(monkey
     now += 1000.0  # it took long to start
     reading.give(record(LEADER, 0, 0, 1000))
     assert reading.activation() == []
-    now += PATIENCE_SECONDS + 0.1
+    now += PATIENCE_SECONDS / 2
+    assert reading.activation() == []
+    now += PATIENCE_SECONDS / 2 + 0.1
     assert reading.activation() == [(LEADER, 0, 0)]
 
 

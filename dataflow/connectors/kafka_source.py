@@ -173,14 +173,15 @@ Place = tuple[str, int]
 class _Partition:
     """What has come of a partition and is not handed out yet."""
 
-    __slots__ = ("end", "messages", "next_offset", "paused", "place", "quiet_since")
+    __slots__ = ("end", "known", "messages", "next_offset", "paused", "place", "unknown_since")
 
     def __init__(self, place: Place, next_offset: int):
         self.place = place
+        self.known = TopicPartition(*place)  # as the client takes it
         self.messages: deque[Message] = deque()
         self.next_offset = next_offset  # past what was handed out, and past control records behind that
         self.end = -1  # the offset at which the partition ended when the last of it came; -1: it went on
-        self.quiet_since = time.monotonic()  # since then nothing has come of it
+        self.unknown_since: float | None = None  # there is more of it, and since then it has been waited for
         self.paused = False
 
 
@@ -227,7 +228,7 @@ class _Fetcher:
 
     def end(self, partition: _Partition) -> int:
         """Where the partition ended when librdkafka last heard of it, 0 before; no request is made."""
-        high: int = self.consumer.get_watermark_offsets(TopicPartition(*partition.place), cached=True)[1]
+        high: int = self.consumer.get_watermark_offsets(partition.known, cached=True)[1]
         return max(0, high)
 
     def snapshot_taken(self) -> None:
@@ -248,7 +249,6 @@ class _Fetcher:
             if batch:
                 leader.messages.clear()
                 leader.next_offset = batch[-1].offset() + 1
-                leader.quiet_since = time.monotonic()
         else:
             batch = self._in_step(number)
         if batch:
@@ -264,8 +264,6 @@ class _Fetcher:
             for topic in self._topics:
                 numbers = ", ".join(str(n) for t, n in sorted(self._partitions) if t == topic)
                 log.info("reading %s[%s] on %s", topic, numbers, self._settings.brokers)
-            for partition in self._partitions.values():
-                partition.quiet_since = time.monotonic()
         wait = 0.0
         if self._pace is not None:
             self._pace.activated()
@@ -289,7 +287,7 @@ class _Fetcher:
                 self._followers_waiting += 1
             if len(partition.messages) > BUFFER_LIMIT and not partition.paused:
                 partition.paused = True
-                self.consumer.pause([TopicPartition(*partition.place)])
+                self.consumer.pause([partition.known])
 
     def _event(self, message: Message) -> None:
         error = message.error()
@@ -321,24 +319,28 @@ class _Fetcher:
         partition.next_offset = max(partition.next_offset, partition.end)
         if partition.paused:
             partition.paused = False
-            self.consumer.resume([TopicPartition(*partition.place)])
+            self.consumer.resume([partition.known])
 
     def _ended(self, partition: _Partition) -> bool:
-        """Whether all that the partition held when that was last heard of has been handed out."""
+        """Whether all that the partition is known to hold has been handed out."""
         if partition.messages:
             return False
-        if partition.end >= 0:
-            return True
-        # It need not wait for the end to be told, which takes up to fetch.wait.max.ms.
-        return 0 < self.end(partition) <= partition.next_offset
+        # Not by the event that tells the end alone: what has come since may be in the client's queue already, behind
+        # messages of other partitions that carry later timestamps.
+        end = self.end(partition)
+        return end <= partition.next_offset and (end > 0 or partition.end >= 0)
 
     def _known_until(self, partition: _Partition) -> float:
         """No message of the partition will come that is older, as far as is known: record time in ms."""
         if partition.messages:
+            partition.unknown_since = None
             return float(partition.messages[0].timestamp()[1])
         if self._ended(partition):
+            partition.unknown_since = None
             return math.inf
-        return math.inf if time.monotonic() - partition.quiet_since > PATIENCE_SECONDS else -math.inf
+        if partition.unknown_since is None:
+            partition.unknown_since = time.monotonic()
+        return math.inf if time.monotonic() - partition.unknown_since > PATIENCE_SECONDS else -math.inf
 
     def _all_ended(self, number: int) -> bool:
         return all(
@@ -379,7 +381,6 @@ class _Fetcher:
 
     def _next(self, partition: _Partition) -> Message:
         message = partition.messages.popleft()
-        partition.quiet_since = time.monotonic()
         partition.next_offset = message.offset() + 1
         return message
 
