@@ -1,5 +1,6 @@
 """How a flow ends: gracefully on SIGTERM or Ctrl-C, and in one line, not a traceback, on a user's mistake."""
 
+import atexit
 import functools
 import gc
 import logging
@@ -142,3 +143,16 @@ def _report(kind: type[BaseException], error: BaseException, traceback: Tracebac
             fail(cause)
         cause = cause.__cause__ or cause.__context__
     sys.__excepthook__(kind, error, traceback)
+
+
+TOPICS_CHANGED = 3
+"""The exit status that says to a supervisor: the topics have changed, start me anew."""
+
+
+def end_with(status: int, stop_timeout_seconds: float) -> None:
+    """Stops the flow gracefully, and ends the process with that status, at the latest after the timeout."""
+    atexit.register(os._exit, status)
+    _stopping.set()
+    timer = threading.Timer(stop_timeout_seconds, os._exit, (status,))
+    timer.daemon = True
+    timer.start()
