@@ -111,6 +111,10 @@ class KafkaSource(FixedPartitionedSource[Message, SourceState]):
         # Bytewax shares the source among the worker threads of a process.
         self._fetchers = PerWorker(lambda: _Fetcher(settings, self._topics, self._counts, pace() if pace else None))
 
+    def counts(self) -> dict[str, int]:
+        """The partitions of each topic when the flow began; empty before."""
+        return self._counts
+
     @lifecycle.mistakes_end_the_flow
     def list_parts(self) -> list[str]:
         """One part for each partition number, zero-padded."""
