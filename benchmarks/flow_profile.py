@@ -99,7 +99,7 @@ class Nowhere(FixedPartitionedSink[list[Record], int]):
         return [partition_key(number) for number in range(PARTITIONS)]
 
     def part_fn(self, item_key: str) -> int:
-        return int(item_key)
+        return int(item_key.rpartition("-")[2])
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> NowherePart:
         return NowherePart(self)

@@ -106,7 +106,7 @@ def build(
     op.output("write_decisions", decisions, decisions_sink)
     op.output("write_invalid", invalid, invalid_sink)
     if full:
-        invalid_feedback = op.flat_map_batch("route_to_invalid_feedback", learned, steps.to_invalid)
+        invalid_feedback = op.flat_map_batch("route_to_invalid_feedback", learned, steps.to_invalid_feedback)
         op.output("write_invalid_feedback", invalid_feedback, invalid_feedback_sink)
     return flow
 
@@ -131,9 +131,11 @@ def flow() -> Dataflow:
     return build(
         KafkaSource(settings, source_topic),
         KafkaSource(settings, settings.feedback_topic, idle_seconds=0.1),  # labels are days late anyway
-        ExactlyOnceSink(settings, source_topic, (settings.alerts_topic, settings.classified_topic)),
-        ExactlyOnceSink(settings, source_topic, (settings.invalid_topic,)),
-        ExactlyOnceSink(settings, settings.feedback_topic, (settings.invalid_topic,)),
+        ExactlyOnceSink(
+            settings, {source_topic: (settings.alerts_topic, settings.classified_topic, settings.invalid_topic)}
+        ),
+        ExactlyOnceSink(settings, {source_topic: (settings.invalid_topic,)}),
+        ExactlyOnceSink(settings, {settings.feedback_topic: (settings.invalid_topic,)}),
         model,
         rules,
         settings,

@@ -13,7 +13,7 @@ from dataflow.feedback import Feedback, parse_feedback
 from dataflow.live_rules import LiveRules
 from dataflow.parsing import parse
 from dataflow.profile import BasicProfile, MerchantProfile, UserProfile
-from dataflow.record import Record, partition_key
+from dataflow.record import ERROR, FIELD, Record, source_key
 from dataflow.rules import MODEL_FIELDS
 from dataflow.scoring import Scorer
 from dataflow.settings import Settings
@@ -86,6 +86,7 @@ class Steps:
         self._alerts_topic = settings.alerts_topic
         self._classified_topic = settings.classified_topic
         self._invalid_topic = settings.invalid_topic
+        self._feedback_topic = settings.feedback_topic
 
     def parse(self, messages: list[Message]) -> Iterable[Transaction | Rejection]:
         """Parses messages: each becomes a transaction or a rejection."""
@@ -150,24 +151,32 @@ class Steps:
 
     def to_alerts(self, alerts: list[tuple[str, Decision]]) -> Iterable[Routed]:
         """Records for the alerts' topic."""
-        return _records([decision for _, decision in alerts], self._alerts_topic)
+        return _records([decision for _, decision in alerts], self._alerts_topic, self._source_topic)
 
     def to_classified(self, decisions: list[Decision]) -> Iterable[Routed]:
         """Records for the topic of what is genuine."""
-        return _records(decisions, self._classified_topic)
+        return _records(decisions, self._classified_topic, self._source_topic)
 
     def to_invalid(self, parsed: Sequence[Event | Rejection]) -> Iterable[Routed]:
         """Records for the topic of what cannot be parsed: the message as it was, the error beside it."""
+        return self._invalid(parsed, self._source_topic)
+
+    def to_invalid_feedback(self, parsed: Sequence[Feedback | Rejection]) -> Iterable[Routed]:
+        """As `to_invalid`, for messages of the feedback topic."""
+        return self._invalid(parsed, self._feedback_topic)
+
+    def _invalid(self, parsed: Sequence[Event | Rejection], source_topic: str) -> Iterable[Routed]:
         return _routed(
             [
                 Record(
                     self._invalid_topic,
                     bad.key,
                     bad.value,
+                    source_topic,
                     bad.partition,
                     bad.offset,
                     bad.record_ms,
-                    [("error", bad.error.encode()), ("field", bad.field.encode())],
+                    [(ERROR, bad.error.encode()), (FIELD, bad.field.encode())],
                 )
                 for bad in parsed
                 if isinstance(bad, Rejection)
@@ -175,11 +184,13 @@ class Steps:
         )
 
 
-def _records(decisions: list[Decision], topic: str) -> list[Routed]:
+def _records(decisions: list[Decision], topic: str, source_topic: str) -> list[Routed]:
     records = []
     for decision in decisions:
         txn = decision.transaction
-        records.append(Record(topic, txn.user.encode(), to_json(decision), txn.partition, txn.offset, txn.record_ms))
+        records.append(
+            Record(topic, txn.user.encode(), to_json(decision), source_topic, txn.partition, txn.offset, txn.record_ms)
+        )
     return _routed(records)
 
 
@@ -197,4 +208,4 @@ def _routed(records: list[Record]) -> list[Routed]:
         if together is None:
             together = by_partition[partition] = []
         together.append(record)
-    return [(partition_key(partition), together) for partition, together in by_partition.items()]
+    return [(source_key(together[0].source_topic, partition), together) for partition, together in by_partition.items()]

@@ -116,9 +116,11 @@ def run_live(settings: Settings, rules: Path, model: Model, count: int) -> None:
             build(
                 kafka_source.KafkaSource(settings, topic),
                 kafka_source.KafkaSource(settings, settings.feedback_topic),
-                exactly_once_sink.ExactlyOnceSink(settings, topic, (settings.alerts_topic, settings.classified_topic)),
-                exactly_once_sink.ExactlyOnceSink(settings, topic, (settings.invalid_topic,)),
-                exactly_once_sink.ExactlyOnceSink(settings, settings.feedback_topic, (settings.invalid_topic,)),
+                exactly_once_sink.ExactlyOnceSink(
+                    settings, {topic: (settings.alerts_topic, settings.classified_topic)}
+                ),
+                exactly_once_sink.ExactlyOnceSink(settings, {topic: (settings.invalid_topic,)}),
+                exactly_once_sink.ExactlyOnceSink(settings, {settings.feedback_topic: (settings.invalid_topic,)}),
                 model,
                 LiveRules(rules, 1e9),
                 settings,

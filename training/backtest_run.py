@@ -304,8 +304,8 @@ def run(
 def _refusals(tally: Tally) -> Callable[[list[Routed]], None]:
     def count(routed: list[Routed]) -> None:
         for record in written(routed):
-            headers = dict(record.headers or ())
-            tally.invalid[f"{headers['field'].decode()}: {headers['error'].decode()}".removeprefix(": ")] += 1
+            headers = {name: (value or b"").decode() for name, value in record.headers or ()}
+            tally.invalid[f"{headers['field']}: {headers['error']}".removeprefix(": ")] += 1
 
     return count
 
