@@ -158,17 +158,13 @@ class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
             found = ", ".join(f"{topic} has {count}" for topic, count in equal.items())
             msg = f"the output topics must have equally many partitions, but {found}: add some to the smaller"
             raise UserError(msg)
-        check_rights(settings, sources, outputs)
-        limits = read_limits(settings, (*sources, *outputs))
+        admin, seconds = AdminClient(client_config(settings, {})), settings.delivery_timeout_seconds
+        check_rights(admin, sources, outputs, seconds)
+        limits = read_limits(admin, (*sources, *outputs), seconds)
         warn_of_small_outputs(limits, sources, outputs)
         identities = identify_topics(settings, (*sources, *outputs))
-        admin = AdminClient(client_config(settings, {}))
         source_ends, output_ends = (
-            ask_ends(
-                admin,
-                [(topic, number) for topic in topics for number in range(counts[topic])],
-                settings.delivery_timeout_seconds,
-            )
+            ask_ends(admin, [(topic, number) for topic in topics for number in range(counts[topic])], seconds)
             for topics in (sources, outputs)
         )
         already = AlreadyWritten(

@@ -7,8 +7,8 @@ from typing import Final, NamedTuple
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, ResourceType
 
-from dataflow.connectors.kafka_clients import EMBEDDED_CLUSTER, client_config, retry
-from dataflow.settings import Settings, UserError
+from dataflow.connectors.kafka_clients import EMBEDDED_CLUSTER, retry
+from dataflow.settings import UserError
 
 DEFAULT_BYTES: Final = 1_048_588  # a broker's own default of max.message.bytes
 MAX_MESSAGE_BYTES: Final = "max.message.bytes"
@@ -39,14 +39,12 @@ class Limits(NamedTuple):
         return min(self.by_topic.values(), default=DEFAULT_BYTES)
 
 
-def read_limits(settings: Settings, topics: Sequence[str]) -> Limits:
+def read_limits(admin: AdminClient, topics: Sequence[str], seconds: float) -> Limits:
     """What `max.message.bytes` of each topic is, where the broker tells it; one warning where it does not.
 
     Raises:
-        UserError: no broker answers.
+        UserError: no broker answers within `seconds`.
     """
-    admin = AdminClient(client_config(settings, {}))
-    seconds = settings.delivery_timeout_seconds
     defaults = dict.fromkeys(topics, DEFAULT_BYTES)
     if is_embedded(admin, seconds):
         return Limits(defaults)
@@ -89,16 +87,14 @@ def warn_of_small_outputs(limits: Limits, sources: Collection[str], outputs: Col
         )  # fmt: skip
 
 
-def check_rights(settings: Settings, sources: Collection[str], outputs: Collection[str]) -> None:
+def check_rights(admin: AdminClient, sources: Collection[str], outputs: Collection[str], seconds: float) -> None:
     """Checks that this user may do with each topic what the flow will have to, where the broker tells.
 
     What is missing would otherwise show only when it is needed: to read an output after the first crash.
 
     Raises:
-        UserError: an ACL is missing; the line names those that are needed.
+        UserError: an ACL is missing, and the line names those that are needed; no broker answers within `seconds`.
     """
-    admin = AdminClient(client_config(settings, {}))
-    seconds = settings.delivery_timeout_seconds
     if is_embedded(admin, seconds):
         return
 
