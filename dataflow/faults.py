@@ -39,12 +39,12 @@ class Guard:
 
     Args:
         step: its id.
-        dead_letter: what becomes of a value of the step that it raises on, given what is wrong.
+        dead_letter: what becomes of a value that the step raises on, given the error's type and the step.
     """
 
     __slots__ = ("_dead_letter", "_said", "in_a_row", "step")
 
-    def __init__(self, step: str, dead_letter: Callable[[Any, str], Rejection]):
+    def __init__(self, step: str, dead_letter: Callable[[Any, str, str], Rejection]):
         self.step = step
         self.in_a_row = 0  # failures since the last success; a step sets it to 0
         self._dead_letter = dead_letter
@@ -61,7 +61,7 @@ class Guard:
         kind = type(error).__name__
         FAILED.labels(self.step, kind).inc()
         self.in_a_row += 1
-        letter = self._dead_letter(value, f"{kind} in step {self.step}")
+        letter = self._dead_letter(value, kind, self.step)
         where = f"{letter.topic}[{letter.partition}]@{letter.offset}"
         if self.in_a_row >= IN_A_ROW:
             msg = (

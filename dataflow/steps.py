@@ -15,12 +15,12 @@ from dataflow.feedback import Feedback, parse_feedback
 from dataflow.live_rules import LiveRules
 from dataflow.parsing import parse
 from dataflow.profile import BasicProfile, MerchantProfile, UserProfile
-from dataflow.record import Record, source_key
+from dataflow.record import ERROR, FIELD, STEP, Header, Record, producer_headers, source_key
 from dataflow.rules import MODEL_FIELDS
 from dataflow.scoring import Scorer
 from dataflow.settings import Settings
 from dataflow.table import Table
-from dataflow.transaction import Headers, Rejection, Transaction
+from dataflow.transaction import Rejection, Transaction
 
 ANOMALY, RISK = [field.name for field in MODEL_FIELDS]
 
@@ -74,8 +74,8 @@ def update_basic_profile(profile: BasicProfile | None, event: Transaction) -> tu
     return profile, (event, *observe_basic(event, profile))
 
 
-def dead_letter(value: Any, what: str) -> Rejection:
-    """The dead letter of whatever a step takes: the message that it came from as it was, and what is wrong."""
+def dead_letter(value: Any, error: str, step: str) -> Rejection:
+    """The dead letter of whatever a step takes: the message that it came from as it was, which error, in which step."""
     if isinstance(value, tuple):  # what the user's profile made of an event
         value = value[0]
     if isinstance(value, Decision):
@@ -84,9 +84,11 @@ def dead_letter(value: Any, what: str) -> Rejection:
         if value.message is None:
             msg = "feedback without its message"
             raise TypeError(msg)
-        return replace(value.message, error=what)
+        return replace(value.message, error=error, step=step)
     txn: Transaction = value
-    return Rejection(what, "", txn.partition, txn.offset, txn.record_ms, txn.key, txn.value, txn.topic, txn.headers)
+    return Rejection(
+        error, "", txn.partition, txn.offset, txn.record_ms, txn.key, txn.value, txn.topic, txn.headers, step
+    )
 
 
 class Steps:
@@ -104,7 +106,7 @@ class Steps:
         self._alerts_topic = settings.alerts_topic
         self._classified_topic = settings.classified_topic
         self._invalid_topic = settings.invalid_topic
-        self._parsing = Guard("parse_messages", lambda value, _what: value)
+        self._parsing = Guard("parse_messages", lambda value, error, step: replace(value, error=error, step=step))
         self._deciding = Guard("score_and_check_rules", dead_letter)
         self._routing = Guard("route_decisions", dead_letter)
 
@@ -122,9 +124,9 @@ class Steps:
                     else parse(value, key, topic, partition, offset, record_ms)
                 )
             except Exception as error:
-                what = f"{type(error).__name__} in step {self._parsing.step}"
-                event = Rejection(what, "", partition, offset, record_ms, key, value)
-                self._parsing.failed(event, error)
+                source = feedback_topic if labels else topic
+                event = Rejection("", "", partition, offset, record_ms, key, value, source)
+                event = self._parsing.failed(event, error)
             else:
                 self._parsing.in_a_row = 0
             if isinstance(event, Transaction):
@@ -234,7 +236,9 @@ class Steps:
         return _routed(records)
 
     def _dead_record(self, bad: Rejection) -> Record:
-        about: Headers = [("error", bad.error.encode()), ("field", bad.field.encode())]
+        about: list[Header] = [(ERROR, bad.error.encode()), (FIELD, bad.field.encode())]
+        if bad.step:
+            about.append((STEP, bad.step.encode()))
         return Record(
             self._invalid_topic,
             bad.key,
@@ -243,13 +247,14 @@ class Steps:
             bad.partition,
             bad.offset,
             bad.record_ms,
-            [*(bad.headers or ()), *about],
+            [*(producer_headers(bad.headers) or ()), *about],
         )
 
 
 def _decision_record(decision: Decision, topic: str) -> Record:
     txn = decision.transaction
-    return Record(topic, txn.key, to_json(decision), txn.topic, txn.partition, txn.offset, txn.record_ms, txn.headers)
+    headers = producer_headers(txn.headers)
+    return Record(topic, txn.key, to_json(decision), txn.topic, txn.partition, txn.offset, txn.record_ms, headers)
 
 
 def written(routed: Iterable[Routed]) -> list[Record]:

@@ -74,3 +74,4 @@ class Rejection(msgspec.Struct, gc=False, frozen=True):
     value: bytes | None
     topic: str = ""
     headers: Headers | None = None
+    step: str = ""  # that raised on it, where it is sound by itself
