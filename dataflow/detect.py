@@ -36,7 +36,6 @@ from dataflow.steps import (
     key_alerts_by_user,
     key_by_merchant,
     key_by_user,
-    parse_labels,
     suppress_repeats,
     update_basic_profile,
 )
@@ -72,7 +71,7 @@ def build(
     if full:
         labels = op.input("read_feedback", flow, feedback_source)
         # Message
-        learned = op.flat_map_batch("parse_feedback", labels, parse_labels)
+        learned = op.flat_map_batch("parse_feedback", labels, steps.parse_labels)
         # Feedback | Rejection
         events = op.merge("merge_feedback", events, cast(Stream[Event | Rejection], learned))
         # Transaction | Feedback | Rejection
@@ -80,7 +79,7 @@ def build(
     # (user, Transaction | Feedback)
     if full:
         profiled = stateful_map("update_user_profile", by_user, steps.update_user_profile)
-        # (user, Payment | Lesson)
+        # (user, Payment | Lessons)
         by_merchant = op.flat_map_batch("key_by_merchant", profiled, key_by_merchant)
         # (merchant, Payment | Lesson)
         known = stateful_map("update_merchant_profile", by_merchant, steps.update_merchant_profile)

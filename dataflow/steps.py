@@ -1,18 +1,21 @@
 """What the steps of the detection flow do with a batch, as Bytewax hands it over; `dataflow.detect` has the graph."""
 
-from collections.abc import Iterable, Sequence
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
 
-from confluent_kafka import Message
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from dataflow.cooldown import SUPPRESSED, RecentAlerts, note
 from dataflow.decision import Decision, Verdict, combined, to_json
+from dataflow.enriched import Lesson, Payment
 from dataflow.features import observe_basic, observe_merchant, observe_user
 from dataflow.feedback import Feedback, parse_feedback
 from dataflow.live_rules import LiveRules
 from dataflow.parsing import parse
-from dataflow.profile import BasicProfile, MerchantProfile, UserProfile
+from dataflow.profile import BasicProfile, Lessons, MerchantProfile, UserProfile
 from dataflow.record import Record, partition_key
 from dataflow.rules import MODEL_FIELDS
 from dataflow.scoring import Scorer
@@ -23,8 +26,6 @@ from dataflow.transaction import Rejection, Transaction
 ANOMALY, RISK = [field.name for field in MODEL_FIELDS]
 
 Event = Transaction | Feedback
-Payment = tuple[Transaction, str, bytes, bool]  # with what the user's profile knew; whether it counts, or is a repeat
-Lesson = tuple[Feedback, bool | None]  # whether the amount explains the fraud; None for a repeat
 Profiled = tuple[Transaction, str, bytes]  # with the facts: the last location, and the numbers, packed
 Routed = tuple[str, list[Record]]  # by the source's partition: Bytewax takes 1 µs to route an item
 
@@ -34,19 +35,23 @@ def is_fraudulent(decision: Decision) -> bool:
     return decision.verdict.fraudulent
 
 
-def parse_labels(messages: list[Message]) -> Iterable[Feedback | Rejection]:
-    """Parses feedback: each message becomes a label or a rejection."""
-    return [parse_feedback(m.value(), m.key(), m.partition(), m.offset(), m.timestamp()[1]) for m in messages]
-
-
 def key_by_user(events: list[Event | Rejection]) -> Iterable[tuple[str, Event]]:
     """Keys each event by its user, so that one worker sees all of a user's, in their order; rejections end here."""
     return [(event.user, event) for event in events if not isinstance(event, Rejection)]
 
 
-def key_by_merchant(profiled: list[tuple[str, Payment | Lesson]]) -> Iterable[tuple[str, Payment | Lesson]]:
-    """Keys what the user's lane made of each event by its merchant."""
-    return [(item[0].merchant, item) for _, item in profiled]
+def key_by_merchant(enriched: list[tuple[str, Payment | Lessons]]) -> Iterable[tuple[str, Payment | Lesson]]:
+    """Keys payments by their merchant and lessons by theirs: those that come with a payment follow it."""
+    keyed: list[tuple[str, Payment | Lesson]] = []
+    for _, item in enriched:
+        if isinstance(item, Payment):
+            keyed.append((item.transaction.merchant, item))
+            lessons = item.lessons
+        else:
+            lessons = item
+        for lesson in lessons:
+            keyed.append((lesson.merchant, lesson))
+    return keyed
 
 
 def key_alerts_by_user(decisions: list[Decision]) -> Iterable[tuple[str, Decision]]:
@@ -78,10 +83,13 @@ def update_basic_profile(profile: BasicProfile | None, event: Transaction) -> tu
 class Steps:
     """The steps that need the model, the rules or a topic's name; each takes a batch, as Bytewax hands it over."""
 
-    def __init__(self, model: Scorer, rules: LiveRules, settings: Settings):
+    def __init__(self, model: Scorer, rules: LiveRules, settings: Settings, clock: Callable[[], float] = time.time):
+        """`clock`: the wall clock, seconds since 1970; what was not dated by the broker itself is held against it."""
         self._model = model
         self._rules = rules
         self._population = model.population
+        self._clock = clock
+        self._lead = settings.max_event_lead_seconds
         self._source_topic = settings.transactions_topic
         self._alerts_topic = settings.alerts_topic
         self._classified_topic = settings.classified_topic
@@ -89,16 +97,31 @@ class Steps:
 
     def parse(self, messages: list[Message]) -> Iterable[Transaction | Rejection]:
         """Parses messages: each becomes a transaction or a rejection."""
-        topic = self._source_topic
-        return [parse(m.value(), m.key(), topic, m.partition(), m.offset(), m.timestamp()[1]) for m in messages]
+        topic, lead, now = self._source_topic, self._lead, self._clock()
+        parsed = []
+        for m in messages:
+            kind, record_ms = m.timestamp()
+            wall = math.inf if kind == TIMESTAMP_LOG_APPEND_TIME else now
+            parsed.append(parse(m.value(), m.key(), topic, m.partition(), m.offset(), record_ms, wall, lead))
+        return parsed
 
-    def update_user_profile(self, profile: UserProfile | None, event: Event) -> tuple[UserProfile, Payment | Lesson]:
+    def parse_labels(self, messages: list[Message]) -> Iterable[Feedback | Rejection]:
+        """Parses feedback: each message becomes a label or a rejection."""
+        lead, now = self._lead, self._clock()
+        parsed = []
+        for m in messages:
+            kind, record_ms = m.timestamp()
+            wall = math.inf if kind == TIMESTAMP_LOG_APPEND_TIME else now
+            parsed.append(parse_feedback(m.value(), m.key(), m.partition(), m.offset(), record_ms, wall, lead))
+        return parsed
+
+    def update_user_profile(self, profile: UserProfile | None, event: Event) -> tuple[UserProfile, Payment | Lessons]:
         """Reads the facts from the profile as it was before the transaction, then takes the transaction in."""
         if profile is None:
             profile = UserProfile()
         if isinstance(event, Feedback):
-            return profile, (event, profile.learn(event.transaction_id, event.at, event.fraud))
-        return profile, (event, *observe_user(event, profile, self._population))
+            return profile, profile.learn(event)
+        return profile, observe_user(event, profile, self._population)
 
     def update_merchant_profile(
         self, profile: MerchantProfile | None, item: Payment | Lesson
@@ -106,13 +129,10 @@ class Steps:
         """Adds what the merchant's profile knew before the transaction; feedback ends here, and None comes of it."""
         if profile is None:
             profile = MerchantProfile()
-        if len(item) == 2:
-            label, explained = item
-            if explained is not None:
-                profile.learn(label.at, label.labelled_at, label.fraud, explained)
+        if isinstance(item, Lesson):
+            profile.learn(item)
             return profile, None
-        txn, last_location, known, counts = item
-        return profile, (txn, last_location, observe_merchant(txn, profile, known, counts, self._population))
+        return profile, (item.transaction, item.last_location, observe_merchant(item, profile, self._population))
 
     def decide(self, known: list[tuple[str, Profiled | None]]) -> Iterable[Decision]:
         """Scores, then checks the rules: one step, as handing a batch from one to the next takes 0.2 µs an item."""
