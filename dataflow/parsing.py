@@ -191,7 +191,7 @@ def event_time(text: str) -> float:
 
 
 def _rare_time(text: str) -> datetime:
-    """What ISO 8601 and RFC 3339 know and `fromisoformat` of Python 3.11 does not: 24:00:00, 23:59:60, and a small z."""
+    """What ISO 8601 and RFC 3339 know and `fromisoformat` of Python 3.11 does not: 24:00:00, 23:59:60, a small z."""
     end_of_day = _END_OF_DAY.fullmatch(text)
     if end_of_day:
         before, rest, offset = end_of_day.groups(default="")
