@@ -32,7 +32,7 @@ _MISSING = re.compile(r"Object missing required field `([^`]*)`")
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|([\[{])|([\]}])', re.DOTALL)
 _TIME_OFFSET = r"([Zz]|[+-]\d{2}(?::?\d{2}(?::?\d{2}(?:[.,]\d+)?)?)?)?"
 _END_OF_DAY = re.compile(rf"(.{{8,10}}[Tt ])24((?::?00(?::?00(?:[.,]0+)?)?)?){_TIME_OFFSET}")
-_LEAP_SECOND = re.compile(rf"(.{{8,10}}[Tt ]\d{{2}}:?59:?)60([.,]\d+)?{_TIME_OFFSET}")
+_LEAP_SECOND = re.compile(rf"(.{{8,10}}[Tt ]\d{{2}}:?\d{{2}}:?)60([.,]\d+)?{_TIME_OFFSET}")
 
 
 def parse(
@@ -204,7 +204,7 @@ def _rare_time(text: str) -> datetime:
         if (at.hour, at.minute) != (23, 59):
             raise ValueError(text)
         return moment + timedelta(seconds=1)
-    if text.endswith("z"):
+    if text.endswith("z") and text[-2:-1].isdigit():
         return datetime.fromisoformat(text[:-1] + "Z")
     raise ValueError(text)
 

@@ -109,7 +109,7 @@ def interleaved(txns: list[Transaction], labels: list[Feedback], chance: random.
 
 
 @given(histories(), st.randoms(use_true_random=False))
-@settings(max_examples=400)
+@settings(max_examples=150)
 def test_the_state_is_the_same_wherever_labels_come_among_transactions(
     events: tuple[list[Transaction], list[Feedback]], chance: random.Random
 ) -> None:
