@@ -1,8 +1,8 @@
 """What feedback teaches does not depend on the order in which transactions and labels are read."""
 
 import random
-from collections.abc import Callable, Iterable
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,52 +11,13 @@ from hypothesis import strategies as st
 
 from dataflow.enriched import Lesson, Payment
 from dataflow.feedback import Feedback
-from dataflow.live_rules import LiveRules
-from dataflow.profile import ANYONE, MerchantProfile, UserProfile
-from dataflow.scoring import Scorer
-from dataflow.settings import Settings
-from dataflow.steps import Event, Profiled, Steps, key_by_merchant, key_by_user
-from dataflow.table import Table
+from dataflow.steps import Event, key_by_merchant
 from dataflow.transaction import Transaction
 from tests.builders import DAY, HOUR, MINUTE, NOON, label, txn
+from tests.lanes import Lanes
 
 settings.register_profile("busy machine", deadline=None)
 settings.load_profile("busy machine")
-
-
-class Model:
-    """As much of a model as the profiles' steps read."""
-
-    population = ANYONE
-    version = "none"
-
-
-class Lanes:
-    """The flow's own steps from the user's profile to the merchant's, on one worker."""
-
-    def __init__(self) -> None:
-        self.steps = Steps(cast(Scorer, Model()), cast(LiveRules, None), Settings())
-        self.users: dict[str, UserProfile] = {}
-        self.merchants: dict[str, MerchantProfile] = {}
-        self.known: list[Profiled] = []
-
-    def read(self, events: Iterable[Event]) -> "Lanes":
-        for user, event in key_by_user(list(events)):
-            self.users[user], made = self.steps.update_user_profile(self.users.get(user), event)
-            for merchant, item in key_by_merchant([(user, made)]):
-                found = self.merchants.get(merchant)
-                self.merchants[merchant], profiled = self.steps.update_merchant_profile(found, item)
-                if profiled is not None:
-                    self.known.append(profiled)
-        return self
-
-    def fact(self, name: str) -> list[Any]:
-        """A field of all transactions, in their order."""
-        txns, lasts, numbers = zip(*self.known, strict=True)
-        return Table(list(txns), list(lasts), list(numbers)).column(name)
-
-    def state(self) -> Any:
-        return [{key: each.__reduce__()[1] for key, each in part.items()} for part in (self.users, self.merchants)]
 
 
 # Events: transactions in the order of their partition, labels in the order of theirs.
