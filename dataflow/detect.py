@@ -19,7 +19,7 @@ from bytewax.outputs import Sink
 from confluent_kafka import Message
 from prometheus_client import Gauge
 
-from dataflow import compiled, lifecycle, recovery
+from dataflow import compiled, lifecycle, metrics_server, recovery
 from dataflow.connectors.exactly_once_sink import ExactlyOnceSink
 from dataflow.connectors.kafka_source import KafkaSource
 from dataflow.features import BASIC
@@ -28,6 +28,7 @@ from dataflow.live_rules import LiveRules
 from dataflow.rules import MODEL_FIELDS
 from dataflow.scoring import Scorer, load_model
 from dataflow.settings import Settings, UserError
+from dataflow.start_report import StartReport
 from dataflow.steps import (
     Event,
     Routed,
@@ -115,7 +116,9 @@ def flow() -> Dataflow:
     """The graph with the ends that the settings name."""
     lifecycle.report_mistakes()
     settings = Settings.load()
-    recovery.guard(recovery.identity(settings), sys.argv[1:])
+    lifecycle.warn_of_unknown(settings)
+    metrics_server.leave_bytewax_api_off()
+    held = recovery.guard(recovery.identity(settings), sys.argv[1:])
     model = load_model(settings.model_file)
     check = partial(check_fields, settings)
     check(settings.model_file, model.features)
@@ -124,15 +127,17 @@ def flow() -> Dataflow:
         check_every=settings.rules_check_seconds,
         check=lambda rules: check(settings.rules_file, rules.fields),
     )
+    metrics = metrics_server.serve(settings.metrics_address, recovery.options(sys.argv[1:]).process_id)
     lifecycle.stop_gracefully(settings.stop_timeout_seconds)
     lifecycle.calm_collector()
     COMPILED.set(compiled.running())
+    report = StartReport(settings, rules.current, model.metadata, held, metrics)
     source_topic = settings.transactions_topic
     return build(
-        KafkaSource(settings, source_topic),
-        KafkaSource(settings, settings.feedback_topic, idle_seconds=0.1),  # labels are days late anyway
-        ExactlyOnceSink(settings, source_topic, (settings.alerts_topic, settings.classified_topic)),
-        ExactlyOnceSink(settings, source_topic, (settings.invalid_topic,)),
+        KafkaSource(settings, source_topic, report=report),
+        KafkaSource(settings, settings.feedback_topic, idle_seconds=0.1, report=report),  # labels are days late anyway
+        ExactlyOnceSink(settings, source_topic, (settings.alerts_topic, settings.classified_topic), report),
+        ExactlyOnceSink(settings, source_topic, (settings.invalid_topic,), report),
         ExactlyOnceSink(settings, settings.feedback_topic, (settings.invalid_topic,)),
         model,
         rules,
@@ -159,6 +164,7 @@ def check_fields(settings: Settings, reader: Path, fields: Iterable[str]) -> Non
 
 def main() -> None:
     """Runs the flow with recovery on; further options are those of `bytewax.run`, such as -w, -i and -a."""
+    lifecycle.report_mistakes()
     try:
         settings = Settings.load()
         recovery.prepare(settings.recovery_dir, settings.recovery_partitions)

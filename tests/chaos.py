@@ -39,7 +39,7 @@ from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPa
 from rich.console import Console
 from rich.table import Table
 
-from dataflow import record
+from dataflow import record, start_report
 from dataflow.connectors import kafka_source
 from dataflow.detect import build
 from dataflow.live_rules import LiveRules
@@ -284,6 +284,11 @@ class Feeder(threading.Thread):
 # ------------------------------------------------------------------------------------------------------- supervision
 
 
+SAID_WHEN_ALL_IS_WELL = (
+    f"redflag: {kafka_source.READY}", f"redflag: {start_report.PREFIX}", "redflag: rules ", "%", "worker ",
+)  # fmt: skip
+
+
 @dataclass
 class Running:
     """A process of the flow."""
@@ -299,11 +304,9 @@ class Running:
         return f"{kafka_source.READY} {INPUT}[" in self.said()
 
     def reasons(self) -> list[str]:
-        """What it said besides that it reads, and besides librdkafka's and Bytewax's connecting."""
+        """What it said besides what it reads and what is in force, and besides librdkafka's and Bytewax's connecting."""
         return [
-            line
-            for line in self.said().splitlines()
-            if line.strip() and not line.startswith((kafka_source.READY, "%", "worker ", "redflag: rules "))
+            line for line in self.said().splitlines() if line.strip() and not line.startswith(SAID_WHEN_ALL_IS_WELL)
         ]
 
 
@@ -486,6 +489,9 @@ class Chaos:
                 {
                     **clean,
                     "KAFKA_BROKERS": self.broker.bootstrap,
+                    "METRICS_ADDRESS": "off",  # several of them on one machine
+                    "LOG_FORMAT": "text",
+                    "LOG_LEVEL": "info",
                     "KAFKA_CONFIG_MESSAGE_MAX_BYTES": str(INPUT_LIMIT),
                     "RULES_FILE": str(self._rules_file),
                     "MODEL_FILE": str(model_file),

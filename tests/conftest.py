@@ -43,6 +43,7 @@ _broker_used = pytest.StashKey[str]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ.setdefault("METRICS_ADDRESS", "off")  # the tests' flows run side by side, and beside a `make detect`
     config.addinivalue_line("markers", "real_kafka: needs more of the shared broker than the embedded one can do")
 
 

@@ -22,6 +22,7 @@ from dataflow.connectors.kafka_clients import PerWorker, count_partitions, make_
 from dataflow.outbox import hand_over
 from dataflow.record import SOURCE_OFFSET, SOURCE_PARTITION, SOURCE_TIMESTAMP, SOURCE_TOPIC, Record, partition_key
 from dataflow.settings import Settings, UserError
+from dataflow.start_report import StartReport
 
 WRITTEN = Counter("redflag_records_written_total", "Records handed to the producer", ["topic"])
 SKIPPED = Counter(
@@ -44,8 +45,9 @@ class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
     partitions as each other. The promise holds as long as no other flow writes these topics.
     """
 
-    def __init__(self, settings: Settings, source_topic: str, topics: Sequence[str]):
+    def __init__(self, settings: Settings, source_topic: str, topics: Sequence[str], report: StartReport | None = None):
         self._settings = settings
+        self._report = report
         self._source_topic = source_topic
         self._topics = tuple(topics)
         self._writers = PerWorker(lambda: (Delivery(settings), make_consumer(settings)))
@@ -64,6 +66,9 @@ class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
             msg = f"the output topics must have equally many partitions, but {found}: add some to the smaller"
             raise UserError(msg)
         self._count = next(iter(counts.values()))
+        if self._report is not None:
+            for topic, count in counts.items():
+                self._report.topic(topic, count)
         # Bytewax asks once all processes of the cluster have found each other: none of the earlier ones lives.
         lifecycle.cluster_stands()
         _settling.begin()

@@ -1,6 +1,6 @@
 """A lean source: every partition of a topic, each message as librdkafka hands it over."""
 
-import sys
+import logging
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -13,10 +13,13 @@ from dataflow import lifecycle
 from dataflow.connectors.kafka_clients import PerWorker, count_partitions, make_consumer, watermarks
 from dataflow.record import partition_key
 from dataflow.settings import Settings, UserError
+from dataflow.start_report import StartReport
 
 IDLE_AWAKE = 0.001  # seconds to the next look at an idle partition, doubling up to the source's `idle_seconds`
-READY = "redflag: reading"  # how the line begins that says a worker is ready
+READY = "reading"  # how the message of the log begins that says a worker is ready
 EMPTY_POLL_SECONDS = 0.0005  # the partitions of one worker share a consumer: an empty poll counts for all of them
+
+_log = logging.getLogger("redflag.source")
 
 LAG = Gauge("redflag_consumer_lag_messages", "Messages behind the end of the partition", ["topic", "partition"])
 
@@ -28,17 +31,21 @@ class KafkaSource(FixedPartitionedSource[Message, int]):
     `idle_seconds`: an idle flow of two topics with 16 partitions each takes 2.8 % of a core at 20 ms, 4.9 % at 10.
     """
 
-    def __init__(self, settings: Settings, topic: str, idle_seconds: float = 0.02):
+    def __init__(self, settings: Settings, topic: str, idle_seconds: float = 0.02, report: StartReport | None = None):
         self._settings = settings
         self._topic = topic
         self._idle_seconds = idle_seconds
+        self._report = report
         # Bytewax shares the source among the worker threads of a process.
-        self._fetchers = PerWorker(lambda: _Fetcher(settings, topic))
+        self._fetchers = PerWorker(lambda: _Fetcher(settings, topic, report))
 
     @lifecycle.mistakes_end_the_flow
     def list_parts(self) -> list[str]:
         """One part for each partition, named with its zero-padded number."""
-        return [partition_key(p) for p in range(count_partitions(self._settings, self._topic))]
+        count = count_partitions(self._settings, self._topic)
+        if self._report is not None:
+            self._report.topic(self._topic, count)
+        return [partition_key(p) for p in range(count)]
 
     @lifecycle.mistakes_end_the_flow
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "_SourcePartition":
@@ -59,17 +66,20 @@ class _Fetcher:
     So an idle flow polls once, not once for each partition, and no partition waits for another's poll.
     """
 
-    def __init__(self, settings: Settings, topic: str):
+    def __init__(self, settings: Settings, topic: str, report: StartReport | None):
         self._settings = settings
         self._topic = topic
+        self._report = report
         self._consumer = make_consumer(settings)
         self._buffers: dict[int, list[Message]] = {}
         self._polled_empty = 0.0
         self._announced = False
 
     def add(self, partition: int, offset: int | None) -> None:
+        low, high = watermarks(self._consumer, self._topic, partition, self._settings.delivery_timeout_seconds)
+        if self._report is not None:
+            self._report.partition(self._topic, partition, offset, high)
         if offset is not None:
-            low, high = watermarks(self._consumer, self._topic, partition, self._settings.delivery_timeout_seconds)
             if offset > high:
                 msg = (
                     f"{self._topic}[{partition}] ends at offset {high}, but the recovery data stands at {offset}: "
@@ -90,7 +100,9 @@ class _Fetcher:
         if not self._announced:
             self._announced = True
             partitions = ", ".join(map(str, sorted(self._buffers)))
-            print(f"{READY} {self._topic}[{partitions}] on {self._settings.brokers}", file=sys.stderr, flush=True)
+            if self._report is not None:
+                self._report.say()
+            _log.info("%s %s[%s] on %s", READY, self._topic, partitions, self._settings.brokers)
         buffer = self._buffers[partition]
         if not buffer:
             now = time.monotonic()
