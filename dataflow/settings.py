@@ -260,6 +260,7 @@ _OTHERS = re.compile(
 )
 _TAKEN_FOR = {"KAFKA_BOOTSTRAP_SERVERS": "KAFKA_BROKERS", "BOOTSTRAP_SERVERS": "KAFKA_BROKERS"}
 _CLOSE = 0.8  # of difflib's ratio, 1 where names are equal
+_CLOSE_ENDS = 0.55  # likewise, of what follows an equal first word
 
 
 def _unknown(environ: Mapping[str, str], from_file: Mapping[str, str]) -> tuple[str, ...]:
@@ -269,7 +270,7 @@ def _unknown(environ: Mapping[str, str], from_file: Mapping[str, str]) -> tuple[
     for name in sorted({*environ, *from_file}):
         if name in known or (name.startswith(_KAFKA_PREFIX) and name != _KAFKA_PREFIX):
             continue
-        meant = _TAKEN_FOR.get(name) or next(iter(difflib.get_close_matches(name, known, 1, _CLOSE)), None)
+        meant = _TAKEN_FOR.get(name) or _meant(name, known)
         in_file = name in from_file
         ours = name.startswith(_PREFIXES) and not _OTHERS.fullmatch(name)
         # Compose reads `.env` too, and for settings of its own.
@@ -278,6 +279,16 @@ def _unknown(environ: Mapping[str, str], from_file: Mapping[str, str]) -> tuple[
             hint = f", did you mean {meant}?" if meant else "; `python -m dataflow.settings` lists them"
             lines.append(f"{where} is not a setting of Redflag, and does nothing{hint}")
     return tuple(lines)
+
+
+def _meant(name: str, known: Sequence[str]) -> str | None:
+    """The setting that a name is close to; a first word in common alone makes none close."""
+    for candidate in difflib.get_close_matches(name, known, 3, _CLOSE):
+        first = candidate.partition("_")[0]
+        ends = name.removeprefix(first), candidate.removeprefix(first)
+        if not name.startswith(first) or difflib.SequenceMatcher(None, *ends).ratio() >= _CLOSE_ENDS:
+            return candidate
+    return None
 
 
 def _kafka_config(values: Mapping[str, str]) -> dict[str, str]:

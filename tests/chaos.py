@@ -304,7 +304,7 @@ class Running:
         return f"{kafka_source.READY} {INPUT}[" in self.said()
 
     def reasons(self) -> list[str]:
-        """What it said besides what it reads and what is in force, and besides librdkafka's and Bytewax's connecting."""
+        """What it said besides what is in force and read, and besides librdkafka's and Bytewax's connecting."""
         return [
             line for line in self.said().splitlines() if line.strip() and not line.startswith(SAID_WHEN_ALL_IS_WELL)
         ]

@@ -142,9 +142,9 @@ def _missing(settings: Settings, topic: str) -> str:
 
 
 def _create_by_asking(settings: Settings, topic: str) -> None:
-    with contextlib.closing(make_producer(settings, lambda _error, _message: None)) as producer:
-        with contextlib.suppress(KafkaException):  # it is asked again
-            producer.list_topics(topic, timeout=5)
+    producer = make_producer(settings, lambda _error, _message: None)
+    with contextlib.closing(producer), contextlib.suppress(KafkaException):  # it is asked again
+        producer.list_topics(topic, timeout=5)
 
 
 class TopicIdentity(NamedTuple):
