@@ -52,16 +52,16 @@ def test_each_process_of_a_cluster_serves_on_a_port_of_its_own() -> None:
 def test_bytewaxs_own_server_stays_off_and_writes_nothing(tmp_path: Path) -> None:
     """It would write `dataflow.json` here, and end the process where it cannot."""
     code = (
-        "import socket\n"
         "from bytewax.dataflow import Dataflow\n"
-        "from bytewax.testing import TestingSink, TestingSource, cluster_main\n"
+        "from bytewax.run import cli_main\n"
+        "from bytewax.testing import TestingSink, TestingSource\n"
         "import bytewax.operators as op\n"
         "from dataflow import event_log, metrics_server\n"
         "event_log.set_up()\n"
         "metrics_server.leave_bytewax_api_off()\n"
         "flow = Dataflow('f')\n"
         "op.output('out', op.input('in', flow, TestingSource([1])), TestingSink([]))\n"
-        "cluster_main(flow, [], 0)\n"
+        "cli_main(flow)\n"
     )
     environ = {**os.environ, metrics_server.API_VARIABLE: "1", "BYTEWAX_DATAFLOW_API_PORT": "0"}
     found = subprocess.run(
