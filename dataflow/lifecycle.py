@@ -1,5 +1,6 @@
 """How a flow ends: gracefully on SIGTERM or Ctrl-C, and in one line, not a traceback, on a user's mistake."""
 
+import atexit
 import functools
 import gc
 import logging
@@ -25,6 +26,11 @@ _reporting = threading.Event()  # set in a process that is a flow and nothing el
 def stopping() -> bool:
     """Whether a stop was asked for: the sources end, what they handed out is decided and flushed."""
     return _stopping.is_set()
+
+
+def wait_for_stop(seconds: float) -> None:
+    """Sleeps, but not longer than until a stop is asked for."""
+    _stopping.wait(seconds)
 
 
 _when_running: list[Callable[[], None]] = []
@@ -146,3 +152,16 @@ def _report(kind: type[BaseException], error: BaseException, traceback: Tracebac
         _log.critical("ended by an error of the program: %s", kind.__name__, exc_info=(kind, error, traceback))
     else:  # Ctrl-C
         sys.__excepthook__(kind, error, traceback)
+
+
+TOPICS_CHANGED = 3
+"""The exit status that says to a supervisor: the topics have changed, start me anew."""
+
+
+def end_with(status: int, stop_timeout_seconds: float) -> None:
+    """Stops the flow gracefully, and ends the process with that status, at the latest after the timeout."""
+    atexit.register(os._exit, status)
+    _stopping.set()
+    timer = threading.Timer(stop_timeout_seconds, os._exit, (status,))
+    timer.daemon = True
+    timer.start()

@@ -33,7 +33,6 @@ class Held(NamedTuple):
     directory: Path
     partitions: int
     resumed: bool  # whether a flow has run on it before
-    interval: float | None  # seconds between snapshots; None for Bytewax's own
 
 
 def prepare(directory: Path, partitions: int) -> None:
@@ -105,23 +104,17 @@ def identity(settings: Settings) -> dict[str, Any]:
     }
 
 
-def options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> argparse.Namespace:
-    """What `bytewax.run` was given in `argv` or the environment about recovery and about the cluster."""
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("-r", "--recovery-directory", default=environ.get("BYTEWAX_RECOVERY_DIRECTORY"))
-    parser.add_argument("-s", "--snapshot-interval", default=environ.get("BYTEWAX_SNAPSHOT_INTERVAL"), type=float)
-    parser.add_argument("-i", "--process-id", type=int, default=int(environ.get("BYTEWAX_PROCESS_ID") or 0))
-    parser.add_argument("-a", "--addresses", default=environ.get("BYTEWAX_ADDRESSES", ""))
-    return parser.parse_known_args(argv)[0]
-
-
 def guard(own: Mapping[str, Any], argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Held | None:
     """Checks and holds the recovery directory that `bytewax.run` was given in `argv` or the environment, if any.
 
     Raises:
         UserError: it is another flow's, topic's or version's, or a flow that still runs holds it.
     """
-    given = options(argv, environ)
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("-r", "--recovery-directory", default=environ.get("BYTEWAX_RECOVERY_DIRECTORY"))
+    options.add_argument("-i", "--process-id", type=int, default=int(environ.get("BYTEWAX_PROCESS_ID") or 0))
+    options.add_argument("-a", "--addresses", default=environ.get("BYTEWAX_ADDRESSES", ""))
+    given, _ = options.parse_known_args(argv)
     if not given.recovery_directory:
         return None
     directory = Path(given.recovery_directory)
@@ -139,7 +132,7 @@ def guard(own: Mapping[str, Any], argv: Sequence[str], environ: Mapping[str, str
         raise UserError(msg) from error
     threading.Thread(target=_watch_room, args=(directory,), name="redflag-room", daemon=True).start()
     partitions = len(list(directory.glob("part-*.sqlite3")))
-    return Held(directory, partitions, resumed, given.snapshot_interval)
+    return Held(directory, partitions, resumed)
 
 
 def _check_room(directory: Path) -> None:

@@ -51,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     delivery_timeout_seconds: float = 120.0
     stop_timeout_seconds: float = 8.0
     max_batch: int = 500
+    max_event_lead_seconds: float = 300.0
     metrics_address: str | None = "127.0.0.1:3030"
     log_format: str = "text"
     log_level: str = "info"
@@ -230,6 +231,13 @@ TABLE: Sequence[Setting] = (
     ),
     Setting("STOP_TIMEOUT_SECONDS", "stop_timeout_seconds", number(1.0), "for a graceful stop", "s"),
     Setting("MAX_BATCH", "max_batch", whole(1), "messages a worker takes at once"),
+    Setting(
+        "MAX_EVENT_LEAD_SECONDS",
+        "max_event_lead_seconds",
+        number(0.0),
+        "by how much an event time may lead the record's, and that the wall clock, and still move a profile's clock",
+        "s",
+    ),
     Setting(
         "METRICS_ADDRESS", "metrics_address", Kind("host:port, or off", _address),
         "where metrics are served, `off` for nowhere; process 1 of several takes the next port, and so on",

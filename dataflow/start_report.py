@@ -5,8 +5,9 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dataflow.execution import Execution
 from dataflow.settings import Settings
 
 if TYPE_CHECKING:  # the connectors tell this what they know, and are no users of rules, models and recovery
@@ -18,12 +19,15 @@ PREFIX = "in force: "  # how each line of the block begins
 METRICS_ON = "metrics on "  # what stands before the address
 _log = logging.getLogger("redflag.start")
 
+Places = dict[int, tuple[int, int]]
+"""Where each partition begins to be read, and where it ends."""
+
 
 class StartReport:
     """Collects what is in force, and logs it: a line each for brokers, topics, rules, model, profiles and so on.
 
     What the settings and files say is known from the beginning. The connectors tell the rest while they are built:
-    `topic` how many partitions each topic has, `partition` where each of the source's begins. Then `say` logs it all.
+    `topics` how many partitions each topic has, `partition` where each of the source's begins. Then `say` logs it all.
 
     Workers are threads, and each has partitions of its own: each says what it reads, the first of a process the rest.
     """
@@ -31,6 +35,7 @@ class StartReport:
     def __init__(
         self,
         settings: Settings,
+        execution: Execution,
         rules: "Callable[[], RuleSet]",
         model: "Metadata",
         held: "Held | None",
@@ -38,9 +43,10 @@ class StartReport:
     ):
         """Takes the rules as a function: those that are in force when the block is said.
 
-        `held` is the recovery directory, `metrics` the address; None where there is none.
+        `held` is the recovery directory, `metrics` where they are served; None where there is none.
         """
         self._settings = settings
+        self._execution = execution
         self._rules = rules
         self._model = model
         self._held = held
@@ -50,32 +56,32 @@ class StartReport:
         self._worker = threading.local()
         self._said = False
 
-    def topic(self, topic: str, partitions: int) -> None:
-        """A topic that is read or written has so many partitions."""
+    def topics(self, counts: Mapping[str, int]) -> None:
+        """Each of these topics, which are read or written, has so many partitions."""
         with self._lock:
-            self._counts[topic] = partitions
+            self._counts.update(counts)
 
-    def partition(self, topic: str, partition: int, offset: int | None, end: int | None) -> None:
-        """This worker reads a partition from `offset` on; None where it begins at the beginning.
-
-        `end` is the offset at which the partition ends now, None where that is not known.
-        """
+    def partition(self, topic: str, partition: int, offset: int, end: int) -> None:
+        """This worker reads a partition from `offset` on; it now ends at the offset `end`."""
         self._reads().setdefault(topic, {})[partition] = offset, end
 
-    def say(self) -> None:
-        """Logs what this worker reads; the first of the process to come also all the rest. Each worker says it once."""
+    def say(self, counts: Mapping[str, int]) -> None:
+        """Logs what this worker reads, and where it is the first of the process, all the rest.
+
+        `counts` is for `topics`.
+        """
+        self.topics(counts)
         with self._lock:
             first, self._said = not self._said, True
-            counts = dict(self._counts)
+            known = dict(self._counts)
         if first:
-            for line in self._settled(counts):
+            for line in self._settled(known):
                 _log.info("%s%s", PREFIX, line)
-        for topic, partitions in self._reads().items():
-            _say_reading(topic, counts.get(topic), partitions)
-            self._warn_of_made_up(topic, counts.get(topic), partitions)
-        self._worker.reads = {}
+        for topic, places in self._reads().items():
+            _say_reading(topic, known[topic], places)
+            self._warn_of_made_up(topic, known[topic], places)
 
-    def _reads(self) -> dict[str, dict[int, tuple[int | None, int | None]]]:
+    def _reads(self) -> dict[str, Places]:
         if not hasattr(self._worker, "reads"):
             self._worker.reads = {}
         return self._worker.reads  # type: ignore[no-any-return]
@@ -91,14 +97,19 @@ class StartReport:
             f"profiles {settings.profiles}",
             "no recovery: a restart decides nothing twice, but begins at the beginning, with no profiles"
             if held is None
-            else _recovery_line(held),
+            else self._recovery_line(held),
             "no metrics (METRICS_ADDRESS=off)" if self._metrics is None else METRICS_ON + self._metrics,
         ]
         return [*lines, f"writes {', '.join(written)}"] if written else lines
 
-    def _warn_of_made_up(self, topic: str, count: int | None, partitions: Mapping[int, tuple[Any, int | None]]) -> None:
+    def _recovery_line(self, held: "Held") -> str:
+        state = "resumed" if held.resumed else "new"
+        interval = f"a snapshot every {self._execution.epoch_seconds:g} s"
+        return f"recovery in {held.directory}, {state}, {held.partitions} files, {interval}"
+
+    def _warn_of_made_up(self, topic: str, count: int, places: Places) -> None:
         """A topic that the broker made by itself, as somebody asked for it: so it looks, and so it stays for ever."""
-        if topic == self._settings.transactions_topic and count == 1 and partitions.get(0) in ((None, 0), (0, 0)):
+        if topic == self._settings.transactions_topic and count == 1 and places == {0: (0, 0)}:
             _log.warning(
                 "topic %r has one partition, and nothing ever stood in it: if its name is misspelt (%s), the broker "
                 "may have made it by itself just now; stop, mend the name, and delete the topic",
@@ -107,24 +118,17 @@ class StartReport:
             )
 
 
-def _say_reading(topic: str, count: int | None, partitions: Mapping[int, tuple[int | None, int | None]]) -> None:
-    places = []
-    for number, (offset, end) in sorted(partitions.items()):
-        begins = "the beginning" if offset is None else str(offset)
-        places.append(f"{number} from {begins}" + (f" of {end}" if end is not None else ""))
-    share = f"{len(partitions)} of {count} partitions" if count is not None else f"{len(partitions)} partitions"
+def _say_reading(topic: str, count: int, places: Places) -> None:
+    begins = ", ".join(f"{number} from {offset} of {end}" for number, (offset, end) in sorted(places.items()))
+    fields = {number: {"offset": offset, "end": end} for number, (offset, end) in sorted(places.items())}
     _log.info(
-        "%sreads %s, %s: %s",
+        "%sreads %s, %d of %d partitions: %s",
         PREFIX,
         topic,
-        share,
-        ", ".join(places),
-        extra={
-            "topic": topic,
-            "partitions": {
-                number: {"offset": offset, "end": end} for number, (offset, end) in sorted(partitions.items())
-            },
-        },
+        len(places),
+        count,
+        begins,
+        extra={"topic": topic, "partitions": fields},
     )
 
 
@@ -140,9 +144,3 @@ def _model_line(model: "Metadata", path: Path) -> str:
         f"model {model.fingerprint[:12]} from {path}: {', '.join(model.tiers)}; trained {model.created_at} on "
         f"{window.rows} transactions of {window.source}, {window.first} to {window.last}"
     )
-
-
-def _recovery_line(held: "Held") -> str:
-    interval = "Bytewax's interval" if held.interval is None else f"{held.interval:g} s"
-    state = "resumed" if held.resumed else "new"
-    return f"recovery in {held.directory}, {state}, {held.partitions} files, a snapshot every {interval}"

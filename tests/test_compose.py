@@ -22,7 +22,7 @@ from dataflow.connectors import kafka_source
 from dataflow.settings import Settings
 from dataflow.start_report import METRICS_ON
 from tests.builders import raw
-from tests.chaos import train_model
+from tests.chaos.__main__ import train_model
 from tests.kafka_server import KafkaServer
 from tests.reading import read_all
 

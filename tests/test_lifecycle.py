@@ -18,7 +18,7 @@ from dataflow import record
 from dataflow.connectors import kafka_source
 from dataflow.settings import Settings
 from tests.builders import raw
-from tests.chaos import train_model
+from tests.chaos.__main__ import train_model
 from tests.conftest import Broker
 from tests.kafka_server import KafkaServer
 from tests.reading import read_all

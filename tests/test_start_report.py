@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dataflow.execution import Execution
 from dataflow.recovery import Held
 from dataflow.rules import load_rules
 from dataflow.scoring import Metadata, Window
@@ -27,7 +28,8 @@ MODEL = Metadata(
     metrics={},
     created_at="2026-03-01T12:00:00+00:00",
 )
-HELD = Held(Path("/var/redflag"), 4, True, 60.0)
+HELD = Held(Path("/var/redflag"), 4, True)
+EXECUTION = Execution(HELD.directory, 0, 1, 1, 60.0)
 
 
 @pytest.fixture
@@ -40,16 +42,15 @@ def said(caplog: pytest.LogCaptureFixture) -> Any:
 
 def report(held: Held | None = HELD, metrics: str | None = "http://127.0.0.1:3030/metrics") -> StartReport:
     rules = load_rules(SETTINGS.rules_file)
-    return StartReport(SETTINGS, lambda: rules, MODEL, held, metrics)
+    return StartReport(SETTINGS, EXECUTION, lambda: rules, MODEL, held, metrics)
 
 
 def test_it_says_all_that_is_in_force_in_one_block(said: Any) -> None:
     made = report()
-    for topic in ("transactions", "fraud_alerts", "classified_transactions"):
-        made.topic(topic, 2)
+    made.topics({"fraud_alerts": 2, "classified_transactions": 2})
     made.partition("transactions", 1, 7, 9)
-    made.partition("transactions", 0, None, 4)
-    made.say()
+    made.partition("transactions", 0, 0, 4)
+    made.say({"transactions": 2})
     rules = load_rules(SETTINGS.rules_file)
     assert said() == [
         "in force: brokers 127.0.0.1:9092",
@@ -60,24 +61,23 @@ def test_it_says_all_that_is_in_force_in_one_block(said: Any) -> None:
         "in force: recovery in /var/redflag, resumed, 4 files, a snapshot every 60 s",
         "in force: metrics on http://127.0.0.1:3030/metrics",
         "in force: writes fraud_alerts (2 partitions), classified_transactions (2 partitions)",
-        "in force: reads transactions, 2 of 2 partitions: 0 from the beginning of 4, 1 from 7 of 9",
+        "in force: reads transactions, 2 of 2 partitions: 0 from 0 of 4, 1 from 7 of 9",
     ]
     assert said(logging.WARNING) == []
 
 
 def test_what_is_off_is_said_too(said: Any) -> None:
-    report(held=None, metrics=None).say()
+    report(held=None, metrics=None).say({})
     assert "in force: no metrics (METRICS_ADDRESS=off)" in said()
     assert any(line.startswith("in force: no recovery: a restart ") for line in said())
 
 
 def test_each_worker_says_what_it_reads_and_the_first_the_rest(said: Any) -> None:
     made = report()
-    made.topic("transactions", 2)
 
     def work(partition: int) -> None:
-        made.partition("transactions", partition, partition, None)
-        made.say()
+        made.partition("transactions", partition, partition, 7)
+        made.say({"transactions": 2})
 
     for partition in (0, 1):
         thread = threading.Thread(target=work, args=(partition,))
@@ -85,27 +85,27 @@ def test_each_worker_says_what_it_reads_and_the_first_the_rest(said: Any) -> Non
         thread.join()
     assert sum(line.startswith("in force: brokers") for line in said()) == 1
     assert [line for line in said() if "reads" in line] == [
-        "in force: reads transactions, 1 of 2 partitions: 0 from 0",
-        "in force: reads transactions, 1 of 2 partitions: 1 from 1",
+        "in force: reads transactions, 1 of 2 partitions: 0 from 0 of 7",
+        "in force: reads transactions, 1 of 2 partitions: 1 from 1 of 7",
     ]
 
 
 @pytest.mark.parametrize(
     ("topic", "count", "offset", "end", "suspicious"),
     [
-        ("transactions", 1, None, 0, True),
-        ("transactions", 1, None, 3, False),
-        ("transactions", 4, None, 0, False),
-        ("fraud_feedback", 1, None, 0, False),
+        ("transactions", 1, 0, 0, True),
+        ("transactions", 1, 0, 3, False),
+        ("transactions", 1, 3, 3, False),
+        ("transactions", 4, 0, 0, False),
+        ("fraud_feedback", 1, 0, 0, False),
     ],
 )
 def test_an_empty_topic_of_one_partition_may_be_a_spelling_mistake_that_the_broker_made_a_topic_of(
-    said: Any, topic: str, count: int, offset: int | None, end: int, suspicious: bool
+    said: Any, topic: str, count: int, offset: int, end: int, suspicious: bool
 ) -> None:
     made = report()
-    made.topic(topic, count)
     made.partition(topic, 0, offset, end)
-    made.say()
+    made.say({topic: count})
     warnings = said(logging.WARNING)
     assert len(warnings) == suspicious
     if suspicious:

@@ -4,7 +4,7 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
@@ -39,8 +39,10 @@ def address_family(brokers: str) -> str:
     return "v4" if all(host == "localhost" or _IPV4.fullmatch(host) for host in hosts) else "any"
 
 
-def make_producer(settings: Settings, on_delivery: Callable[[Any, Any], None]) -> Producer:
-    """An idempotent producer whose `on_delivery` hears of failures only.
+def make_producer(
+    settings: Settings, on_delivery: Callable[[Any, Any], None], own: Mapping[str, Any] | None = None
+) -> Producer:
+    """An idempotent producer whose `on_delivery` hears of failures only; `own`: what it has besides.
 
     Raises:
         UserError: librdkafka does not take a setting.
@@ -53,6 +55,7 @@ def make_producer(settings: Settings, on_delivery: Callable[[Any, Any], None]) -
             "message.timeout.ms": int(settings.delivery_timeout_seconds * 1000),
             # A callback a message costs 1 µs of Python; whether all went well, flush() and the absence of errors say.
             "delivery.report.only.error": True,
+            **(own or {}),
         },
     )
     # 1 ms: under load batches fill anyway (measured: 5 ms brings no throughput), a lone decision is not kept waiting.
@@ -63,18 +66,21 @@ def make_producer(settings: Settings, on_delivery: Callable[[Any, Any], None]) -
         raise UserError(_wrong_config(error)) from error
 
 
-def make_consumer(settings: Settings) -> Consumer:
-    """A consumer that is assigned partitions and commits nothing: offsets live in the snapshots.
+def make_consumer(settings: Settings, own: Mapping[str, Any] | None = None) -> Consumer:
+    """A consumer that is assigned partitions and commits nothing: offsets live in the snapshots; `own`: see above.
 
     Raises:
         UserError: librdkafka does not take a setting.
     """
-    own = {
-        "group.id": "redflag",  # required by the client; with `assign` no group is ever joined
-        "enable.auto.commit": False,
-        "auto.offset.reset": "error",
-    }
-    config = client_config(settings, own)
+    config = client_config(
+        settings,
+        {
+            "group.id": "redflag",  # required by the client; with `assign` no group is ever joined
+            "enable.auto.commit": False,
+            "auto.offset.reset": "error",
+            **(own or {}),
+        },
+    )
     config.setdefault("fetch.wait.max.ms", 100)
     try:
         return Consumer(config)
