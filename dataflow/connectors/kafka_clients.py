@@ -1,6 +1,7 @@
 """Kafka clients: how producers and consumers are made, and waiting for a broker that is away."""
 
 import contextlib
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,21 +11,32 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from confluent_kafka.admin import AdminClient
 
 from dataflow import lifecycle
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings, UserError, host_and_port
 
 T = TypeVar("T")
 
-BROKER_WAIT_SECONDS = 30.0  # how long a start waits for a broker, a topic and each of its partitions
+BROKER_WAIT_SECONDS = 30.0  # how long a start waits for a broker and each partition of a topic
+TOPIC_WAIT_SECONDS = 5.0  # how long for a topic that is not there: one that was just made may not have got around yet
+_IPV4 = re.compile(r"[0-9.]+")
 
 
 def client_config(settings: Settings, own: dict[str, Any]) -> dict[str, Any]:
     """The configuration of one client: our defaults, the user's `KAFKA_CONFIG_*`, then what must be as we say."""
     return {
         "log_level": 3,
-        "broker.address.family": "v4",
+        "broker.address.family": address_family(settings.brokers),
         "reconnect.backoff.max.ms": 1000,
         **settings.librdkafka(own),
     }
+
+
+def address_family(brokers: str) -> str:
+    """Which addresses of a broker's name are tried, unless the user says it.
+
+    `localhost` and IPv4 addresses: IPv4 only, as a broker seldom listens on `::1`, which is tried first, and logged.
+    """
+    hosts = {host_and_port(each)[0] for each in brokers.split(",")}
+    return "v4" if all(host == "localhost" or _IPV4.fullmatch(host) for host in hosts) else "any"
 
 
 def make_producer(
@@ -83,27 +95,35 @@ def _wrong_config(error: KafkaException) -> str:
 def count_partitions(settings: Settings, topic: str) -> int:
     """How many partitions a topic has, once each of them has a leader.
 
-    Asks through a producer, since a consumer's request would not create the topic where the broker does that.
+    Asks through a consumer, which does not make a broker create the topic: a misspelt name would become one. Only the
+    embedded broker, which knows no other way, is made to.
 
     Raises:
-        UserError: no broker answers, or the topic does not exist, within `BROKER_WAIT_SECONDS`.
+        UserError: no broker answers within `BROKER_WAIT_SECONDS`, or the topic does not exist.
     """
-    with contextlib.closing(make_producer(settings, lambda _error, _message: None)) as producer:
-        return _wait_for_partitions(settings, topic, producer)
+    with contextlib.closing(make_consumer(settings)) as consumer:
+        return _wait_for_partitions(settings, topic, consumer)
 
 
-def _wait_for_partitions(settings: Settings, topic: str, producer: Producer) -> int:
-    deadline = time.monotonic() + BROKER_WAIT_SECONDS
+def _wait_for_partitions(settings: Settings, topic: str, consumer: Consumer) -> int:
+    begun = time.monotonic()
     problem = ""
-    while time.monotonic() < deadline and not lifecycle.stopping():
+    while time.monotonic() < begun + BROKER_WAIT_SECONDS and not lifecycle.stopping():
         try:
-            found = producer.list_topics(topic, timeout=5).topics[topic]
+            metadata = consumer.list_topics(topic, timeout=5)
         except KafkaException as error:
             problem = (
                 f"no broker answers at {settings.brokers} ({error.args[0].str()}): is it up, is KAFKA_BROKERS right?"
             )
             continue
-        if found.error is not None:
+        found = metadata.topics[topic]
+        if found.error is not None and found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            problem = _missing(settings, topic)
+            if (metadata.cluster_id or "").startswith(EMBEDDED_CLUSTER):
+                _create_by_asking(settings, topic)
+            elif time.monotonic() > begun + TOPIC_WAIT_SECONDS:
+                break
+        elif found.error is not None:
             problem = (
                 f"topic {topic!r} cannot be used on {settings.brokers} ({found.error.str()}): "
                 "create it, or name another in the settings"
@@ -116,6 +136,21 @@ def _wait_for_partitions(settings: Settings, topic: str, producer: Producer) -> 
             problem = f"topic {topic!r} on {settings.brokers} has partitions without a leader"
         time.sleep(0.1)
     raise UserError(problem or "stopped while waiting for the broker")
+
+
+def _missing(settings: Settings, topic: str) -> str:
+    setting = settings.named_by(topic)
+    return (
+        f"there is no topic {topic!r}{f' ({setting})' if setting else ''} on {settings.brokers}: create it, as with "
+        f"`kafka-topics.sh --bootstrap-server {settings.brokers} --create --topic {topic} --partitions 4`"
+        f"{f', or name another in {setting}' if setting else ''}"
+    )
+
+
+def _create_by_asking(settings: Settings, topic: str) -> None:
+    producer = make_producer(settings, lambda _error, _message: None)
+    with contextlib.closing(producer), contextlib.suppress(KafkaException):  # it is asked again
+        producer.list_topics(topic, timeout=5)
 
 
 class TopicIdentity(NamedTuple):
