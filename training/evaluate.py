@@ -61,8 +61,8 @@ SHOWN = {
     "average precision": "average_precision",
     "ROC AUC": "roc_auc",
     "card precision 100": "card_precision_100",
-    "recall at FPR 0.1 %": "recall_at_0.001",
-    "recall at FPR 1 %": "recall_at_0.01",
+    "recall at 0.1% FPR": "recall_at_0.001",
+    "recall at 1% FPR": "recall_at_0.01",
     "alerts a day": "alerts_a_day",
 }
 """The figures that are printed, by what they are called there; metrics.json has all."""
@@ -404,19 +404,21 @@ def table(metrics: dict[str, Any]) -> Table:
         title=f"{metrics['history']}: {metrics['test_from']} to {metrics['test_until']}",
         title_justify="left",
         box=SIMPLE_HEAD,
+        show_edge=False,
         pad_edge=False,
+        collapse_padding=True,
     )
-    found.add_column("")
+    found.add_column("", no_wrap=True)
     for tier in metrics["tiers"]:
-        found.add_column(tier.replace("_", " "), justify="right", vertical="bottom")
+        found.add_column(tier.replace("_", "\n"), justify="right")
     for title, name in SHOWN.items():
         figures = [tier[name] for tier in metrics["tiers"].values()]
-        found.add_row(title, *(f"{_short(each['mean'])} ± {_short(each['std'])}" for each in figures))
+        found.add_row(title, *(_spread(each["mean"], each["std"]) for each in figures))
     return found
 
 
-def _short(figure: float) -> str:
-    return f"{figure:.3f}" if abs(figure) < 10 else f"{figure:,.0f}"
+def _spread(mean: float, std: float) -> str:
+    return f"{mean:.3f} ± {std:.3f}" if mean < 10 else f"{mean:,.1f} ± {std:,.1f}"
 
 
 def relabelled(history: History, labels: dict[str, Label]) -> tuple[History, LabelTime]:
