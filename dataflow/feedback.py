@@ -18,6 +18,7 @@ class Feedback(msgspec.Struct, gc=False, frozen=True):
     at: float  # event time of the transaction
     fraud: bool
     labelled_at: float
+    message: Rejection | None = None  # as which its message goes to the dead letters if a step fails on it
 
 
 class _Wire(msgspec.Struct, gc=False):

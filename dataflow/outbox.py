@@ -7,7 +7,7 @@ from confluent_kafka import KafkaException
 
 from dataflow.record import SOURCE_OFFSET, SOURCE_PARTITION, SOURCE_TIMESTAMP, SOURCE_TOPIC, Record
 
-Header = tuple[str, bytes]
+Header = tuple[str, bytes | None]
 
 
 class Delivery(Protocol):

@@ -19,13 +19,20 @@ class Record(msgspec.Struct, gc=False, frozen=True):
     topic: str
     key: bytes | None
     value: bytes | None
+    source_topic: str
     partition: int  # of the source
     offset: int  # in the source
     record_ms: int  # Kafka timestamp in the source
-    headers: list[tuple[str, bytes]] | None = None  # besides those of the origin
+    headers: list[tuple[str, bytes | None]] | None = None  # besides those of the origin
 
 
 @functools.cache
 def partition_key(partition: int) -> str:
     """A partition as a Bytewax key; zero-padded, as Bytewax orders parts as strings."""
     return f"{partition:05}"
+
+
+@functools.cache
+def source_key(topic: str, partition: int) -> str:
+    """A partition of a source topic as a Bytewax key; zero-padded, as Bytewax orders parts as strings."""
+    return f"{topic}:{partition:05}"

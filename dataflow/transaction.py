@@ -26,6 +26,9 @@ Latitude = Annotated[float, Meta(ge=-90, le=90)]
 Longitude = Annotated[float, Meta(ge=-180, le=180)]
 
 
+Headers = list[tuple[str, bytes | None]]
+
+
 class Transaction(msgspec.Struct, gc=False, kw_only=True):
     """One valid transaction: the fields of the contract, and where it came from.
 
@@ -53,6 +56,10 @@ class Transaction(msgspec.Struct, gc=False, kw_only=True):
     body: bytes = field(default=b"", name="redflag::body")  # the JSON object to which the verdict is spliced
     record_ms: int = field(default=0, name="redflag::record_ms")  # the record's Kafka timestamp, ms since 1970
     id_is_ours: bool = field(default=False, name="redflag::id_is_ours")  # the input carried no transaction_id
+    topic: str = field(default="", name="redflag::topic")
+    key: bytes | None = field(default=None, name="redflag::key")  # the message's own
+    value: bytes = field(default=b"", name="redflag::value")  # likewise, as it came
+    headers: Headers | None = field(default=None, name="redflag::headers")  # likewise
 
 
 class Rejection(msgspec.Struct, gc=False, frozen=True):
@@ -65,3 +72,5 @@ class Rejection(msgspec.Struct, gc=False, frozen=True):
     record_ms: int
     key: bytes | None
     value: bytes | None
+    topic: str = ""
+    headers: Headers | None = None

@@ -7,6 +7,9 @@ import msgspec
 from confluent_kafka import Message
 
 from dataflow.parsing import parse
+from dataflow.record import Record
+from dataflow.settings import Settings
+from dataflow.steps import Routed, written
 from dataflow.transaction import Transaction
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC).timestamp()
@@ -44,10 +47,26 @@ def txn(user: str = "ann", *, offset: int | None = None, partition: int = 0, **o
         raw(user, **others), user.encode(), "transactions", partition, number, 0, clock=lambda: NOON + 400 * DAY
     )
     assert isinstance(parsed, Transaction), parsed
+    parsed.topic = "transactions"
     return parsed
 
 
-def message(value: bytes | None, *, key: bytes | None = None, partition: int = 0, offset: int | None = None) -> Message:
+def message(
+    value: bytes | None,
+    *,
+    key: bytes | None = None,
+    partition: int = 0,
+    offset: int | None = None,
+    topic: str = "transactions",
+    headers: list[tuple[str, bytes]] | None = None,
+) -> Message:
     """What the source hands to the flow."""
     number = next(_numbers) if offset is None else offset
-    return Message(topic="transactions", partition=partition, offset=number, key=key, value=value)
+    return Message(topic=topic, partition=partition, offset=number, key=key, value=value, headers=headers)
+
+
+def split(routed: list[Routed]) -> tuple[list[Record], list[Record]]:
+    """What goes to the sink: the decisions, and the dead letters."""
+    records = written(routed)
+    invalid = Settings().invalid_topic
+    return [r for r in records if r.topic != invalid], [r for r in records if r.topic == invalid]

@@ -109,7 +109,7 @@ def open_history(options: Options) -> Messages:
         label_column = find_label_column(path, options.label_column)
     delay = None if options.labels_after is None else options.labels_after * DAY
     history = read_history(path, seed=options.seed, users=options.users, days=options.days, label_column=label_column)
-    return FromFile(history, delay)
+    return FromFile(history, delay, options.settings.feedback_topic)
 
 
 def run_one(options: Options, topic: FromTopic | None, rules: Path, spool: Path, done: Any) -> Tally:
@@ -131,7 +131,8 @@ def run_one(options: Options, topic: FromTopic | None, rules: Path, spool: Path,
         from msgspec.structs import replace
 
         # A transaction without an id is named after its topic.
-        settings = replace(settings, transactions_topic=messages.topic)
+        feedback = (options.feedback or settings.feedback_topic).removeprefix(PREFIX)
+        settings = replace(settings, transactions_topic=messages.topic, feedback_topic=feedback)
     labels = read_labels(options.labels, settings) if options.labels is not None else None
     model = load_model(options.model or settings.model_file)
     with spool.open("wb") as file:

@@ -51,8 +51,10 @@ def make_producer(settings: Settings, on_delivery: Callable[[Any, Any], None]) -
         raise UserError(_wrong_config(error)) from error
 
 
-def make_consumer(settings: Settings) -> Consumer:
+def make_consumer(settings: Settings, *, tell_ends: bool = False) -> Consumer:
     """A consumer that is assigned partitions and commits nothing: offsets live in the snapshots.
+
+    With `tell_ends` it hands out an event, a message with the error `_PARTITION_EOF`, whenever it reaches an end.
 
     Raises:
         UserError: librdkafka does not take a setting.
@@ -61,6 +63,7 @@ def make_consumer(settings: Settings) -> Consumer:
         "group.id": "redflag",  # required by the client; with `assign` no group is ever joined
         "enable.auto.commit": False,
         "auto.offset.reset": "error",
+        "enable.partition.eof": tell_ends,
     }
     config = client_config(settings, own)
     config.setdefault("fetch.wait.max.ms", 100)
