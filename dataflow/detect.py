@@ -123,12 +123,14 @@ def flow() -> Dataflow:
     lifecycle.stop_gracefully(settings.stop_timeout_seconds)
     lifecycle.calm_collector()
     COMPILED.set(compiled.running())
-    sources = [settings.transactions_topic]
+    outputs: dict[str, tuple[str, ...]] = {}
+    outputs[settings.transactions_topic] = (settings.alerts_topic, settings.classified_topic, settings.invalid_topic)
     if settings.profiles == "full":
-        sources.append(settings.feedback_topic)
-    outputs = settings.alerts_topic, settings.classified_topic, settings.invalid_topic
-    source = KafkaSource(settings, sources, pace=epoch_pace(execution), accept_gap=os.environ.get(ACCEPT_GAP) == "1")
-    return build(source, ExactlyOnceSink(settings, sources, outputs), model, rules, settings)
+        outputs[settings.feedback_topic] = (settings.invalid_topic,)
+    source = KafkaSource(
+        settings, list(outputs), pace=epoch_pace(execution), accept_gap=os.environ.get(ACCEPT_GAP) == "1"
+    )
+    return build(source, ExactlyOnceSink(settings, outputs), model, rules, settings)
 
 
 def check_fields(settings: Settings, reader: Path, fields: Iterable[str]) -> None:

@@ -39,19 +39,19 @@ class Guard:
 
     Args:
         step: its id.
-        dead_letter: what becomes of a value of the step that it raises on, given what is wrong.
+        dead_letter: what becomes of a value that the step raises on, given the error's type and the step.
     """
 
     __slots__ = ("_dead_letter", "_said", "in_a_row", "step")
 
-    def __init__(self, step: str, dead_letter: Callable[[Any, str], Rejection]):
+    def __init__(self, step: str, dead_letter: Callable[[Any, str, str], Rejection | None]):
         self.step = step
         self.in_a_row = 0  # failures since the last success; a step sets it to 0
         self._dead_letter = dead_letter
         self._said = -math.inf
 
-    def failed(self, value: Any, error: Exception) -> Rejection:
-        """What goes to the dead letters for a value that made the step raise.
+    def failed(self, value: Any, error: Exception) -> Rejection | None:
+        """What goes to the dead letters for a value that made the step raise; None for one that has no message.
 
         Raises:
             UserError: so many failed in a row that it is a fault of the program; of a step that raises that itself.
@@ -61,8 +61,8 @@ class Guard:
         kind = type(error).__name__
         FAILED.labels(self.step, kind).inc()
         self.in_a_row += 1
-        letter = self._dead_letter(value, f"{kind} in step {self.step}")
-        where = f"{letter.topic}[{letter.partition}]@{letter.offset}"
+        letter = self._dead_letter(value, kind, self.step)
+        where = f"{letter.topic}[{letter.partition}]@{letter.offset}" if letter is not None else "a label"
         if self.in_a_row >= IN_A_ROW:
             msg = (
                 f"the step {self.step} has failed {IN_A_ROW} times in a row, the last time with {kind} at {where}: a "
@@ -74,7 +74,8 @@ class Guard:
         if now - self._said >= LOG_SECONDS:
             self._said = now
             # Without the error's text: it may hold what stands in the transaction.
-            log.error("the step %s failed with %s at %s: that goes to the dead letters", self.step, kind, where)
+            becomes = "goes to the dead letters" if letter is not None else "is left out"
+            log.error("the step %s failed with %s at %s: that %s", self.step, kind, where, becomes)
         return letter
 
     def each(self, values: Sequence[V], do: Callable[[list[V]], list[W]]) -> tuple[list[W], list[Rejection]]:
@@ -93,7 +94,9 @@ class Guard:
                     sound.append(value)
                     self.in_a_row = 0
                 except Exception as error:
-                    bad.append(self.failed(value, error))
+                    letter = self.failed(value, error)
+                    if letter is not None:
+                        bad.append(letter)
             return do(sound), bad
         self.in_a_row = 0
         return made, []

@@ -1,32 +1,33 @@
 """What the steps of the detection flow do with a batch, as Bytewax hands it over; `dataflow.detect` has the graph."""
 
-from collections.abc import Iterable, Sequence
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from confluent_kafka import Message
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from dataflow.cooldown import SUPPRESSED, RecentAlerts, note
 from dataflow.decision import Decision, Verdict, combined, to_json
+from dataflow.enriched import Lesson, Payment
 from dataflow.faults import Guard
 from dataflow.features import observe_basic, observe_merchant, observe_user
 from dataflow.feedback import Feedback, parse_feedback
 from dataflow.live_rules import LiveRules
 from dataflow.parsing import parse
-from dataflow.profile import BasicProfile, MerchantProfile, UserProfile
-from dataflow.record import Record, source_key
+from dataflow.profile import BasicProfile, Lessons, MerchantProfile, UserProfile
+from dataflow.record import ERROR, FIELD, STEP, Header, Record, producer_headers, source_key
 from dataflow.rules import MODEL_FIELDS
 from dataflow.scoring import Scorer
 from dataflow.settings import Settings
 from dataflow.table import Table
-from dataflow.transaction import Headers, Rejection, Transaction
+from dataflow.transaction import Rejection, Transaction
 
 ANOMALY, RISK = [field.name for field in MODEL_FIELDS]
 
 Event = Transaction | Feedback
-Payment = tuple[Transaction, str, bytes, bool]  # with what the user's profile knew; whether it counts, or is a repeat
-Lesson = tuple[Feedback, bool | None]  # whether the amount explains the fraud; None for a repeat
 Profiled = tuple[Transaction, str, bytes]  # with the facts: the last location, and the numbers, packed
 Routed = tuple[str, list[Record]]  # by the source's topic and partition: Bytewax takes 1 µs to route an item
 
@@ -42,10 +43,25 @@ def key_by_user(events: list[Event | Rejection]) -> Iterable[tuple[str, Event]]:
 
 
 def key_by_merchant(
-    profiled: list[tuple[str, Payment | Lesson | Rejection]],
+    enriched: list[tuple[str, Payment | Lessons | Rejection]],
 ) -> Iterable[tuple[str, Payment | Lesson | Rejection]]:
-    """Re-keys user-enriched events by merchant; what the user's step failed on passes by."""
-    return [("" if isinstance(item, Rejection) else item[0].merchant, item) for _, item in profiled]
+    """Keys payments by their merchant and lessons by theirs: those that come with a payment follow it.
+
+    What the user's step failed on passes by, under a key that is nobody's.
+    """
+    keyed: list[tuple[str, Payment | Lesson | Rejection]] = []
+    for _, item in enriched:
+        if isinstance(item, Payment):
+            keyed.append((item.transaction.merchant, item))
+            lessons = item.lessons
+        elif isinstance(item, Rejection):
+            keyed.append(("", item))
+            continue
+        else:
+            lessons = item
+        for lesson in lessons:
+            keyed.append((lesson.merchant, lesson))
+    return keyed
 
 
 def key_alerts_by_user(decisions: list[Decision]) -> Iterable[tuple[str, Decision]]:
@@ -74,19 +90,23 @@ def update_basic_profile(profile: BasicProfile | None, event: Transaction) -> tu
     return profile, (event, *observe_basic(event, profile))
 
 
-def dead_letter(value: Any, what: str) -> Rejection:
-    """The dead letter of whatever a step takes: the message that it came from as it was, and what is wrong."""
-    if isinstance(value, tuple):  # what the user's profile made of an event
-        value = value[0]
-    if isinstance(value, Decision):
-        value = value.transaction
+def dead_letter(value: Any, error: str, step: str) -> Rejection | None:
+    """The dead letter of whatever a step takes: the message that it came from as it was, which error, in which step.
+
+    None for a label's lesson to a merchant: its message was taken in by the user's profile.
+    """
+    if isinstance(value, Lesson):
+        return None
     if isinstance(value, Feedback):
-        if value.message is None:
-            msg = "feedback without its message"
-            raise TypeError(msg)
-        return replace(value.message, error=what)
+        return replace(value.message, error=error, step=step) if value.message is not None else None
+    if isinstance(value, Payment | Decision):
+        value = value.transaction
+    elif isinstance(value, tuple):  # with the facts
+        value = value[0]
     txn: Transaction = value
-    return Rejection(what, "", txn.partition, txn.offset, txn.record_ms, txn.key, txn.value, txn.topic, txn.headers)
+    return Rejection(
+        error, "", txn.partition, txn.offset, txn.record_ms, txn.key, txn.value, txn.topic, txn.headers, step
+    )
 
 
 class Steps:
@@ -95,60 +115,62 @@ class Steps:
     Whatever a step raises on goes to the dead letters: see `dataflow.faults`.
     """
 
-    def __init__(self, model: Scorer, rules: LiveRules, settings: Settings):
+    def __init__(self, model: Scorer, rules: LiveRules, settings: Settings, clock: Callable[[], float] = time.time):
+        """`clock`: the wall clock, seconds since 1970; what was not dated by the broker itself is held against it."""
         self._model = model
         self._rules = rules
         self._population = model.population
+        self._clock = clock
+        self._lead = settings.max_event_lead_seconds
         self._source_topic = settings.transactions_topic
         self._feedback_topic = settings.feedback_topic
         self._alerts_topic = settings.alerts_topic
         self._classified_topic = settings.classified_topic
         self._invalid_topic = settings.invalid_topic
-        self._parsing = Guard("parse_messages", lambda value, _what: value)
+        self._parsing = Guard("parse_messages", lambda value, error, step: replace(value, error=error, step=step))
         self._deciding = Guard("score_and_check_rules", dead_letter)
         self._routing = Guard("route_decisions", dead_letter)
 
     def parse(self, messages: list[Message]) -> Iterable[Event | Rejection]:
         """Parses messages of both topics: each becomes a transaction, a label or a rejection."""
         parsed: list[Event | Rejection] = []
-        topic, feedback_topic = self._source_topic, self._feedback_topic
+        topic, feedback_topic, lead, now = self._source_topic, self._feedback_topic, self._lead, self._clock()
         for m in messages:
-            value, key, partition, offset, record_ms = m.value(), m.key(), m.partition(), m.offset(), m.timestamp()[1]
+            value, key, partition, offset = m.value(), m.key(), m.partition(), m.offset()
+            kind, record_ms = m.timestamp()
+            wall = math.inf if kind == TIMESTAMP_LOG_APPEND_TIME else now
             labels = m.topic() == feedback_topic
+            source = feedback_topic if labels else topic
             try:
                 event: Event | Rejection = (
-                    parse_feedback(value, key, partition, offset, record_ms)
+                    parse_feedback(value, key, partition, offset, record_ms, wall, lead)
                     if labels
-                    else parse(value, key, topic, partition, offset, record_ms)
+                    else parse(value, key, topic, partition, offset, record_ms, wall, lead)
                 )
-            except Exception as error:
-                what = f"{type(error).__name__} in step {self._parsing.step}"
-                event = Rejection(what, "", partition, offset, record_ms, key, value)
-                self._parsing.failed(event, error)
-            else:
                 self._parsing.in_a_row = 0
+            except Exception as error:
+                event = Rejection("", "", partition, offset, record_ms, key, value, source)
+                event = self._parsing.failed(event, error) or event
             if isinstance(event, Transaction):
                 event.topic = topic
                 event.key = key
                 event.value = value
                 event.headers = m.headers()
+            elif isinstance(event, Rejection):
+                event = replace(event, topic=source, headers=m.headers())
             else:
-                source = feedback_topic if labels else topic
-                if isinstance(event, Rejection):
-                    event = replace(event, topic=source, headers=m.headers())
-                else:
-                    message = Rejection("", "", partition, offset, record_ms, key, value, source, m.headers())
-                    event = replace(event, message=message)
+                message = Rejection("", "", partition, offset, record_ms, key, value, source, m.headers())
+                event = replace(event, message=message)
             parsed.append(event)
         return parsed
 
-    def update_user_profile(self, profile: UserProfile | None, event: Event) -> tuple[UserProfile, Payment | Lesson]:
+    def update_user_profile(self, profile: UserProfile | None, event: Event) -> tuple[UserProfile, Payment | Lessons]:
         """Reads the facts from the profile as it was before the transaction, then takes the transaction in."""
         if profile is None:
             profile = UserProfile()
         if isinstance(event, Feedback):
-            return profile, (event, profile.learn(event.transaction_id, event.at, event.fraud))
-        return profile, (event, *observe_user(event, profile, self._population))
+            return profile, profile.learn(event)
+        return profile, observe_user(event, profile, self._population)
 
     def update_merchant_profile(
         self, profile: MerchantProfile | None, item: Payment | Lesson | Rejection
@@ -158,13 +180,10 @@ class Steps:
             return profile, item
         if profile is None:
             profile = MerchantProfile()
-        if len(item) == 2:
-            label, explained = item
-            if explained is not None:
-                profile.learn(label.at, label.labelled_at, label.fraud, explained)
+        if isinstance(item, Lesson):
+            profile.learn(item)
             return profile, None
-        txn, last_location, known, counts = item
-        return profile, (txn, last_location, observe_merchant(txn, profile, known, counts, self._population))
+        return profile, (item.transaction, item.last_location, observe_merchant(item, profile, self._population))
 
     def decide(self, known: list[tuple[str, Profiled | Rejection | None]]) -> Iterable[Decision | Rejection]:
         """Scores, then checks the rules: one step, as handing a batch from one to the next takes 0.2 µs an item."""
@@ -234,7 +253,9 @@ class Steps:
         return _routed(records)
 
     def _dead_record(self, bad: Rejection) -> Record:
-        about: Headers = [("error", bad.error.encode()), ("field", bad.field.encode())]
+        about: list[Header] = [(ERROR, bad.error.encode()), (FIELD, bad.field.encode())]
+        if bad.step:
+            about.append((STEP, bad.step.encode()))
         return Record(
             self._invalid_topic,
             bad.key,
@@ -243,13 +264,14 @@ class Steps:
             bad.partition,
             bad.offset,
             bad.record_ms,
-            [*(bad.headers or ()), *about],
+            [*(producer_headers(bad.headers) or ()), *about],
         )
 
 
 def _decision_record(decision: Decision, topic: str) -> Record:
     txn = decision.transaction
-    return Record(topic, txn.key, to_json(decision), txn.topic, txn.partition, txn.offset, txn.record_ms, txn.headers)
+    headers = producer_headers(txn.headers)
+    return Record(topic, txn.key, to_json(decision), txn.topic, txn.partition, txn.offset, txn.record_ms, headers)
 
 
 def written(routed: Iterable[Routed]) -> list[Record]:

@@ -7,6 +7,8 @@ from msgspec import Meta, field
 
 DAY = 86_400.0
 MAX_AHEAD = DAY  # seconds an event time may lie ahead of the record's own Kafka timestamp
+MAX_LEAD: Final = 300.0
+"""Seconds by which an event time may lead the record's before it is no longer believed: see `credible`."""
 UNKNOWN: Final = "unknown"
 
 RESERVED = (
@@ -50,7 +52,9 @@ class Transaction(msgspec.Struct, gc=False, kw_only=True):
     category: Text | None = None
     ip: Text | None = None
 
-    at: float = field(default=0.0, name="redflag::at")  # event time, seconds since 1970 UTC
+    at: float = field(default=0.0, name="redflag::at")  # event time as it counts, seconds since 1970 UTC
+    # What the timestamp says, where it is too far ahead to be believed (then `at` is the record's time); else 0.
+    ahead_at: float = field(default=0.0, name="redflag::ahead_at")
     partition: int = field(default=0, name="redflag::partition")
     offset: int = field(default=0, name="redflag::offset")
     body: bytes = field(default=b"", name="redflag::body")  # the JSON object to which the verdict is spliced
@@ -74,3 +78,4 @@ class Rejection(msgspec.Struct, gc=False, frozen=True):
     value: bytes | None
     topic: str = ""
     headers: Headers | None = None
+    step: str = ""  # that raised on it, where it is sound by itself

@@ -112,7 +112,8 @@ def run_live(settings: Settings, rules: Path, model: Model, count: int) -> None:
     watching = threading.Thread(target=stop)
     watching.start()
     sources = settings.transactions_topic, settings.feedback_topic
-    sink = exactly_once_sink.ExactlyOnceSink(settings, sources, outputs)
+    by_source = {settings.transactions_topic: outputs, settings.feedback_topic: (settings.invalid_topic,)}
+    sink = exactly_once_sink.ExactlyOnceSink(settings, by_source)
     try:
         source = kafka_source.KafkaSource(settings, sources)
         run_main(build(source, sink, model, LiveRules(rules, 1e9), settings))

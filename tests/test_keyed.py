@@ -74,11 +74,11 @@ def test_where_the_mapper_raises_the_state_is_as_before_and_the_others_go_on() -
         return made
 
     bad = Rejection("bad", "", 0, 0, 0, None, None)
-    guard = Guard("total", lambda value, what: replace(bad, error=f"{value}: {what}"))
+    guard = Guard("total", lambda value, error, step: replace(bad, error=f"{value}: {error}", step=step))
     key = KeyedState(faulty, guard, None)
     assert key.on_batch([8, 1, 8, 2]) == (
-        [replace(bad, error="8: ZeroDivisionError in step total"), 1,
-         replace(bad, error="8: ZeroDivisionError in step total"), 3], False)  # fmt: skip
+        [replace(bad, error="8: ZeroDivisionError", step="total"), 1,
+         replace(bad, error="8: ZeroDivisionError", step="total"), 3], False)  # fmt: skip
     assert guard.in_a_row == 0
     assert key.snapshot() == [1, 2]
     with pytest.raises(ZeroDivisionError):

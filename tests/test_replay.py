@@ -48,8 +48,8 @@ def give(settings: Settings, *values: bytes, key: bytes = b"ann", at: float | No
 def reject(settings: Settings, *cases: tuple[int, str, str]) -> None:
     """Puts rejections of transactions[1] where the flow would: offset, error and field of each."""
     by_place = {(m.partition(), m.offset()): m for m in read_all(settings, [settings.transactions_topic])}
-    sink = exactly_once_sink.ExactlyOnceSink(settings, settings.transactions_topic, (settings.invalid_topic,))
-    part = next(sink.build_part("write", key, None) for key in sink.list_parts()[1:])
+    sink = exactly_once_sink.ExactlyOnceSink(settings, {settings.transactions_topic: (settings.invalid_topic,)})
+    part = sink.build_part("write", record.source_key(settings.transactions_topic, 1), None)
     part.write_batch(
         [
             [
@@ -57,6 +57,7 @@ def reject(settings: Settings, *cases: tuple[int, str, str]) -> None:
                     settings.invalid_topic,
                     by_place[1, offset].key(),
                     by_place[1, offset].value(),
+                    settings.transactions_topic,
                     1,
                     offset,
                     by_place[1, offset].timestamp()[1],

@@ -12,6 +12,7 @@ import msgspec
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.testing import run_main
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME
 
 from dataflow.detect import build
 from dataflow.live_rules import LiveRules
@@ -160,8 +161,8 @@ class PastMessage:
         return self._offset
 
     def timestamp(self) -> tuple[int, int]:
-        """Its kind, the creation, and milliseconds since 1970."""
-        return 1, int(self._txn.at * 1000)
+        """Its kind, and milliseconds since 1970; as if the broker had set it: the past needs no wall clock."""
+        return TIMESTAMP_LOG_APPEND_TIME, int(self._txn.at * 1000)
 
 
 class PastFeedback(PastMessage):
@@ -194,8 +195,8 @@ class PastFeedback(PastMessage):
         )
 
     def timestamp(self) -> tuple[int, int]:
-        """Its kind, the creation, and milliseconds since 1970."""
-        return 1, int(self.labelled_at * 1000)
+        """Its kind, and milliseconds since 1970."""
+        return TIMESTAMP_LOG_APPEND_TIME, int(self.labelled_at * 1000)
 
 
 _encode = msgspec.json.encode

@@ -198,7 +198,7 @@ class _Fetcher:
         self._leader = topics[0]
         self._by_partition = len(set(counts.values())) == 1
         self._pace = pace
-        self.consumer: Consumer = make_consumer(settings, tell_ends=True)
+        self.consumer: Consumer = make_consumer(settings, {"enable.partition.eof": True})
         self._partitions: dict[Place, _Partition] = {}
         self._followers: list[_Partition] = []
         self._numbers: set[int] = set()
