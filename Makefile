@@ -65,7 +65,7 @@ check: $(VENV)/.dev ## lint and types only
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-train: $(VENV)/.compiled ## train the model anew (TRAIN="--history FILE" and other options)
+train: $(VENV)/.compiled ## train a model; one that is there stays, but for TRAIN="--force" (MODEL=other.pkl, TRAIN="--history FILE")
 	$(BIN)/python -m training.train --out $(MODEL) $(TRAIN)
 
 generate: $(VENV)/.run ## generate transactions to KAFKA_BROKERS

@@ -203,6 +203,21 @@ _encode = msgspec.json.encode
 _decode = msgspec.json.Decoder(_Written).decode
 
 
+class _Dated(msgspec.Struct, gc=False):
+    timestamp: str
+
+
+_decode_dated = msgspec.json.Decoder(_Dated).decode
+
+
+def _event_time(message: Any) -> float:
+    """The event time that a message says, in seconds since 1970; infinite where it says none."""
+    try:
+        return event_time(_decode_dated(message.value() or b"").timestamp)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError):
+        return float("inf")  # the flow refuses it, and says why
+
+
 class Messages(Protocol):
     """What the flow reads: a history's messages, in order, with their truth where the history itself knows it."""
 
@@ -257,14 +272,15 @@ class FromFile:
 
 
 class FromTopic:
-    """A topic's messages as they are."""
+    """A topic's messages as they are, as far as it reached when this was made; another process can take it over."""
 
     def __init__(self, history: KafkaHistory, feedback: Iterable[Any] = ()):
         self.source = history.source
         self.topic = history.topic
         self.truths = array("b")
         self._history = history
-        self._feedback = iter(feedback)  # by Kafka timestamp
+        self._told = feedback  # by Kafka timestamp
+        self._feedback: Iterator[Any] = iter(())
         self._next: Any = None
 
     @property
@@ -273,6 +289,7 @@ class FromTopic:
         return self._history.progress
 
     def __iter__(self) -> Iterator[Any]:
+        self._feedback, self._next = iter(self._told), None
         return iter(self._history)
 
     def feedback(self, now: float) -> list[Any]:
@@ -300,7 +317,8 @@ def run(
 ) -> Tally:
     """Decides on all messages, with the profile of each user as it was at the time; alerts go to `spool`, one a line.
 
-    What lies in the first `warm_up_days` fills the profiles and is not counted.
+    What lies in the first `warm_up_days` fills the profiles and is not counted: by event time, from that of the first
+    transaction of the history, so that every ruleset is counted on the same transactions.
 
     Raises:
         UserError: the rules or the history are wrong.
@@ -308,7 +326,7 @@ def run(
     live = LiveRules(rules, check_every=float("inf"))
     tally = Tally(live.current().version, model.version)
     source = _Source(messages, progress)
-    decided = _Counting(tally, spool, messages, labels, warm_up_days * DAY)
+    decided = _Counting(tally, spool, source, labels, warm_up_days * DAY)
     refused = _refusals(tally)
 
     def take(routed: list[Routed]) -> None:
@@ -337,29 +355,28 @@ class _Counting:
         self,
         tally: Tally,
         spool: IO[bytes],
-        messages: Messages,
+        source: "_Source",
         labels: dict[str, bool] | None,
         warm_up: float,
     ):
         self._tally = tally
         self._spool = spool
-        self._messages = messages
+        self._source = source
+        self._messages = source.messages
         self._labels = labels
         self._warm_up = warm_up
-        self._from: float | None = None
 
     def __call__(self, records: list[Record]) -> None:
-        tally, by_day, warm = self._tally, self._tally.by_day, self._warm_up
+        tally, by_day = self._tally, self._tally.by_day
+        # Not from the first decision that comes here: alerts come before others, and which are alerts is the question.
+        counted_from = self._source.begin + self._warm_up if self._warm_up else float("-inf")
         for record in records:
             value = record.value or b""
             out = _decode(value)
             at = event_time(out.timestamp)
-            if warm:
-                if self._from is None:
-                    self._from = at + warm
-                if at < self._from:
-                    tally.warm_up += 1
-                    continue
+            if at < counted_from:
+                tally.warm_up += 1
+                continue
             if self._labels is not None:
                 truth = self._labels.get(out.transaction_id)
             else:
@@ -399,6 +416,7 @@ class _Source(FixedPartitionedSource[Any, None]):
         self.messages = messages
         self.report = progress
         self.error: Exception | None = None
+        self.begin = float("inf")  # event time of the first transaction that says one, seconds since 1970
 
     def list_parts(self) -> list[str]:
         return ["history"]
@@ -428,6 +446,8 @@ class _SourcePart(StatefulSourcePartition[Any, None]):
         feedback = self._source.messages.feedback
         batch: list[Any] = []
         for message in islice(self._messages, BATCH):
+            if self._source.begin == float("inf"):
+                self._source.begin = _event_time(message)
             batch += feedback((message.timestamp()[1] - 1) / 1000)
             batch.append(message)
         return batch

@@ -39,6 +39,7 @@ def train_model(path: Path) -> Path:
     options = [
         "--out",
         str(path),
+        "--force",  # a directory that is kept may hold one of the last run
         "--users",
         "300",
         "--days",
