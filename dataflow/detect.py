@@ -20,6 +20,7 @@ from confluent_kafka import Message
 from prometheus_client import Gauge
 
 from dataflow import compiled, lifecycle, recovery
+from dataflow.connectors.broker_watch import BrokerWatch
 from dataflow.connectors.exactly_once_sink import ExactlyOnceSink
 from dataflow.connectors.kafka_source import KafkaSource
 from dataflow.features import BASIC
@@ -128,6 +129,7 @@ def flow() -> Dataflow:
     lifecycle.calm_collector()
     COMPILED.set(compiled.running())
     source_topic = settings.transactions_topic
+    BrokerWatch(settings, (source_topic,)).start()
     return build(
         KafkaSource(settings, source_topic),
         KafkaSource(settings, settings.feedback_topic, idle_seconds=0.1),  # labels are days late anyway
