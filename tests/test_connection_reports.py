@@ -63,7 +63,8 @@ def reports_of(clock: Clock, **config: str) -> ConnectionReports:
         ),
         (
             "SSL",
-            "SSL handshake failed: error:0A00010B:SSL routines::wrong version number (after 0ms in state SSL_HANDSHAKE)",
+            "SSL handshake failed: error:0A00010B:SSL routines::wrong version number "
+            "(after 0ms in state SSL_HANDSHAKE)",
             "does not speak TLS at this port",
             "KAFKA_CONFIG_SECURITY_PROTOCOL (it is SSL)",
         ),
