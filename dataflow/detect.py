@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -20,8 +21,10 @@ from confluent_kafka import Message
 from prometheus_client import Gauge
 
 from dataflow import compiled, lifecycle, metrics_server, recovery
+from dataflow.connectors.broker_watch import BrokerWatch
 from dataflow.connectors.exactly_once_sink import ExactlyOnceSink
 from dataflow.connectors.kafka_source import KafkaSource
+from dataflow.connectors.topic_changes import TopicChanges
 from dataflow.decision import Decision
 from dataflow.epochs import epoch_pace
 from dataflow.execution import Execution
@@ -132,6 +135,9 @@ def flow() -> Dataflow:
     outputs[settings.transactions_topic] = (settings.alerts_topic, settings.classified_topic, settings.invalid_topic)
     if settings.profiles == "full":
         outputs[settings.feedback_topic] = (settings.invalid_topic,)
+    changes = TopicChanges(settings)
+    topics = dict.fromkeys([*outputs, *chain.from_iterable(outputs.values())])
+    watch = BrokerWatch(settings, list(topics), on_metadata=changes.counted, on_identities=changes.identified).start()
     source = KafkaSource(
         settings,
         list(outputs),
@@ -139,6 +145,8 @@ def flow() -> Dataflow:
         accept_gap=os.environ.get(ACCEPT_GAP) == "1",
         started=report.partition,
         ready=report.say,
+        began=changes.began,
+        broker_silent=watch.seconds_since_answer,
     )
     return build(source, ExactlyOnceSink(settings, outputs, report.topics), model, rules, settings)
 

@@ -1,6 +1,8 @@
 """Kafka clients: how producers and consumers are made, and waiting for a broker that is away."""
 
 import contextlib
+import functools
+import logging
 import re
 import threading
 import time
@@ -11,19 +13,27 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from confluent_kafka.admin import AdminClient
 
 from dataflow import lifecycle
+from dataflow.connectors.connection_reports import ConnectionReports
 from dataflow.settings import Settings, UserError, host_and_port
 
 T = TypeVar("T")
 
 BROKER_WAIT_SECONDS = 30.0  # how long a start waits for a broker and each partition of a topic
 TOPIC_WAIT_SECONDS = 5.0  # how long for a topic that is not there: one that was just made may not have got around yet
+NOTICE_SECONDS = 3.0  # of waiting for a broker, after how many it says that it waits
 _IPV4 = re.compile(r"[0-9.]+")
+
+_log = logging.getLogger("redflag.kafka")
 
 
 def client_config(settings: Settings, own: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of one client: our defaults, the user's `KAFKA_CONFIG_*`, then what must be as we say."""
+    """The configuration of one client: our defaults, the user's `KAFKA_CONFIG_*`, then what must be as we say.
+
+    Its clients write nothing to standard error by themselves, unless `KAFKA_CONFIG_LOG_LEVEL` or `KAFKA_CONFIG_DEBUG`
+    asks for it: each of a process' clients repeats all the time that a broker is away. `BrokerWatch` says it once.
+    """
     return {
-        "log_level": 3,
+        "log_level": 0,
         "broker.address.family": address_family(settings.brokers),
         "reconnect.backoff.max.ms": 1000,
         **settings.librdkafka(own),
@@ -60,14 +70,15 @@ def make_producer(
     )
     # 1 ms: under load batches fill anyway (measured: 5 ms brings no throughput), a lone decision is not kept waiting.
     config.setdefault("linger.ms", 1)
-    try:
-        return Producer({**config, "on_delivery": on_delivery})
-    except KafkaException as error:
-        raise UserError(_wrong_config(error)) from error
+    return _make(Producer, {**config, "on_delivery": on_delivery})
 
 
-def make_consumer(settings: Settings, own: Mapping[str, Any] | None = None) -> Consumer:
+def make_consumer(
+    settings: Settings, own: Mapping[str, Any] | None = None, reports: ConnectionReports | None = None
+) -> Consumer:
     """A consumer that is assigned partitions and commits nothing: offsets live in the snapshots; `own`: see above.
+
+    With `reports`, these hear of its connections, whenever it is polled.
 
     Raises:
         UserError: librdkafka does not take a setting.
@@ -82,14 +93,23 @@ def make_consumer(settings: Settings, own: Mapping[str, Any] | None = None) -> C
         },
     )
     config.setdefault("fetch.wait.max.ms", 100)
+    return _make(Consumer, {**config, **(reports.options if reports is not None else {})})
+
+
+def _make(kind: Callable[[dict[str, Any]], T], config: dict[str, Any]) -> T:
     try:
-        return Consumer(config)
+        return kind(config)
     except KafkaException as error:
-        raise UserError(_wrong_config(error)) from error
-
-
-def _wrong_config(error: KafkaException) -> str:
-    return f"Kafka client: {error.args[0].str()}; see KAFKA_BROKERS and KAFKA_CONFIG_* in the environment or .env"
+        said = error.args[0].str()
+        if "mechanism GSSAPI" in said and not {"sasl.mechanism", "sasl.mechanisms"} & config.keys():
+            msg = f"KAFKA_CONFIG_SECURITY_PROTOCOL={config['security.protocol']} needs KAFKA_CONFIG_SASL_MECHANISM too"
+            raise UserError(msg) from error
+        named = [
+            word for word in re.findall(r"[a-z]+(?:[._][a-z]+)+", said) if word in config or word.startswith("sasl.")
+        ]
+        names = " and ".join("KAFKA_CONFIG_" + word.upper().replace(".", "_") for word in named)
+        msg = f"Kafka client: {said}; see {names or 'KAFKA_BROKERS and KAFKA_CONFIG_*'} in the environment or .env"
+        raise UserError(msg) from error
 
 
 def count_partitions(settings: Settings, topic: str) -> int:
@@ -99,29 +119,38 @@ def count_partitions(settings: Settings, topic: str) -> int:
     embedded broker, which knows no other way, is made to.
 
     Raises:
-        UserError: no broker answers within `BROKER_WAIT_SECONDS`, or the topic does not exist.
+        UserError: the topic does not exist, or no broker answers, within `BROKER_WAIT_SECONDS`; or, much sooner, what a
+            broker answers shows that a setting is wrong.
     """
-    with contextlib.closing(make_consumer(settings)) as consumer:
-        return _wait_for_partitions(settings, topic, consumer)
+    reports = ConnectionReports(settings)
+    with contextlib.closing(make_consumer(settings, reports=reports)) as consumer:
+        return _wait_for_partitions(settings, topic, consumer, reports)
 
 
-def _wait_for_partitions(settings: Settings, topic: str, consumer: Consumer) -> int:
-    begun = time.monotonic()
+def _wait_for_partitions(settings: Settings, topic: str, consumer: Consumer, reports: ConnectionReports) -> int:
+    began = time.monotonic()
     problem = ""
-    while time.monotonic() < begun + BROKER_WAIT_SECONDS and not lifecycle.stopping():
+    while (waited := time.monotonic() - began) < BROKER_WAIT_SECONDS and not lifecycle.stopping():
         try:
-            metadata = consumer.list_topics(topic, timeout=5)
+            # Short at first: what was reported meanwhile is looked at only then.
+            timeout = min(1.0 if waited < 2 * NOTICE_SECONDS else 5.0, BROKER_WAIT_SECONDS - waited)
+            metadata = consumer.list_topics(topic, timeout=timeout)
         except KafkaException as error:
-            problem = (
-                f"no broker answers at {settings.brokers} ({error.args[0].str()}): is it up, is KAFKA_BROKERS right?"
-            )
+            consumer.poll(0)
+            if mistake := reports.lasting_mistake():
+                raise UserError(mistake) from error
+            reason = reports.reason() or error.args[0].str()
+            problem = f"no broker answers at {settings.brokers} ({reason}): is it up, is KAFKA_BROKERS right?"
+            if waited >= NOTICE_SECONDS:
+                _say_once(f"{problem} Waiting for up to {BROKER_WAIT_SECONDS:g} s")
+            time.sleep(0.1)
             continue
         found = metadata.topics[topic]
         if found.error is not None and found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             problem = _missing(settings, topic)
             if (metadata.cluster_id or "").startswith(EMBEDDED_CLUSTER):
                 _create_by_asking(settings, topic)
-            elif time.monotonic() > begun + TOPIC_WAIT_SECONDS:
+            elif waited > TOPIC_WAIT_SECONDS:
                 break
         elif found.error is not None:
             problem = (
@@ -153,6 +182,12 @@ def _create_by_asking(settings: Settings, topic: str) -> None:
         producer.list_topics(topic, timeout=5)
 
 
+@functools.cache
+def _say_once(line: str) -> None:
+    """Every worker and every topic waits for the same broker."""
+    _log.warning("%s", line)
+
+
 class TopicIdentity(NamedTuple):
     """What tells a topic from another of the same name: one that was made anew, or stands on another cluster."""
 
@@ -170,19 +205,41 @@ def identify_topics(settings: Settings, topics: Sequence[str]) -> dict[str, Topi
     Raises:
         UserError: the broker did not answer within the delivery timeout, or a topic cannot be described.
     """
-    admin = AdminClient(client_config(settings, {}))
+    admin = make_admin(settings)
     seconds = settings.delivery_timeout_seconds
     cluster_id = retry("cannot ask for the cluster id", lambda: admin.list_topics(timeout=5), seconds).cluster_id or ""
+    found = {}
+    for topic, described in describe_topics(admin, cluster_id, topics, seconds).items():
+        if isinstance(described, KafkaError):
+            msg = f"topic {topic!r} cannot be described on {settings.brokers} ({described.str()})"
+            raise UserError(msg)
+        found[topic] = described
+    return found
+
+
+def make_admin(settings: Settings) -> AdminClient:
+    """A client for questions about topics.
+
+    Raises:
+        UserError: librdkafka does not take a setting.
+    """
+    return _make(AdminClient, client_config(settings, {}))
+
+
+def describe_topics(
+    admin: AdminClient, cluster_id: str, topics: Sequence[str], seconds: float
+) -> dict[str, TopicIdentity | KafkaError]:
+    """Asks once: the identity of each topic, or why it cannot be told; answers within `seconds`."""
     if cluster_id.startswith(EMBEDDED_CLUSTER):
         return {topic: TopicIdentity(cluster_id, "") for topic in topics}
-    found = {}
+    found: dict[str, TopicIdentity | KafkaError] = {}
     for topic, future in admin.describe_topics(TopicCollection(list(topics)), request_timeout=seconds).items():
         try:
             topic_id = str(future.result().topic_id)
         except KafkaException as error:
             if error.args[0].code() != KafkaError._UNSUPPORTED_FEATURE:
-                msg = f"topic {topic!r} cannot be described on {settings.brokers} ({error.args[0].str()})"
-                raise UserError(msg) from error
+                found[topic] = error.args[0]
+                continue
             topic_id = ""
         found[topic] = TopicIdentity(cluster_id, "" if topic_id == NO_TOPIC_ID else topic_id)
     return found

@@ -88,6 +88,7 @@ class KafkaSource(FixedPartitionedSource[Message, SourceState]):
         pace: of the epochs, where there are several workers; makes one for each.
         accept_gap: go on where records are gone that were not read, or a topic was made anew; else refuse to.
         started: hears of each partition where it begins, and where it ends.
+        began: hears the number of partitions of each topic, once it is known.
         ready: hears from each worker that all its partitions have begun, with the number of partitions of each topic.
         broker_silent: seconds since a broker answered.
     """
@@ -100,6 +101,7 @@ class KafkaSource(FixedPartitionedSource[Message, SourceState]):
         *,
         accept_gap: bool = False,
         started: Callable[[str, int, int, int], None] | None = None,
+        began: Callable[[Mapping[str, int]], None] = lambda counts: None,
         ready: Callable[[Mapping[str, int]], None] | None = None,
         broker_silent: Callable[[], float] = lambda: 0.0,
     ):
@@ -107,6 +109,7 @@ class KafkaSource(FixedPartitionedSource[Message, SourceState]):
         self._topics = tuple(topics)
         self._accept_gap = accept_gap
         self._started = started
+        self._began = began
         self._broker_silent = broker_silent
         self._counts: dict[str, int] = {}
         self._identities: dict[str, TopicIdentity] = {}
@@ -115,15 +118,12 @@ class KafkaSource(FixedPartitionedSource[Message, SourceState]):
             lambda: _Fetcher(settings, self._topics, self._counts, pace() if pace else None, ready)
         )
 
-    def counts(self) -> dict[str, int]:
-        """The partitions of each topic when the flow began; empty before."""
-        return self._counts
-
     @lifecycle.mistakes_end_the_flow
     def list_parts(self) -> list[str]:
         """One part for each partition number, zero-padded."""
         self._counts.update({topic: count_partitions(self._settings, topic) for topic in self._topics})
         self._identities = identify_topics(self._settings, self._topics)
+        self._began(self._counts)
         return [partition_key(p) for p in range(max(self._counts.values()))]
 
     @lifecycle.mistakes_end_the_flow
