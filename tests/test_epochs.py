@@ -173,7 +173,7 @@ class Source(FixedPartitionedSource[Message, Any]):
         return ["00000", "00001"]
 
     def build_part(self, step_id: str, for_part: str, resume_state: Any) -> Any:
-        fetcher = kafka_source._Fetcher(Settings(), (LEADER,), {LEADER: 2}, self._pace() if self._pace else None)
+        fetcher = kafka_source._Fetcher(Settings(), (LEADER,), {LEADER: 2}, self._pace() if self._pace else None, None)
         fetcher.add(int(for_part), {LEADER: 0})
         identities = {LEADER: TopicIdentity("", "")}
         return kafka_source._SourcePart(fetcher, int(for_part), identities, {LEADER: 0}, lambda: 0.0)
