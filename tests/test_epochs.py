@@ -202,7 +202,7 @@ def longest_stalls(paced: bool, tmp_path: Path, stop: threading.Event, monkeypat
     monkeypatch.setattr(kafka_source, "IDLE_SECONDS", IDLE)
     pace = epoch_pace(Execution(None, 0, 1, 2, EPOCH)) if paced else None
     source = Source(pace)
-    monkeypatch.setattr(kafka_source, "make_consumer", lambda _settings, **_: Feed(source.polls))
+    monkeypatch.setattr(kafka_source, "make_consumer", lambda *_: Feed(source.polls))
     flow = Dataflow("epochs")
     op.output("write", op.input("read", flow, source), Nowhere())
     directory = tmp_path / str(paced)
