@@ -12,13 +12,14 @@ from dataflow.settings import Settings
 def read_all(settings: Settings, topics: Sequence[str], seconds: float = 30) -> list[Message]:
     """All messages of the topics, as far as these now reach."""
     consumer = kafka_clients.make_consumer(settings)
-    left = {}
+    starts, left = [], {}
     for topic in topics:
         for partition in range(kafka_clients.count_partitions(settings, topic)):
             low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
             if high > low:
                 left[topic, partition] = high
-    consumer.assign([TopicPartition(topic, partition, 0) for topic, partition in left])
+                starts.append(TopicPartition(topic, partition, low))
+    consumer.assign(starts)
     messages: list[Message] = []
     deadline = time.monotonic() + seconds
     while left:

@@ -22,10 +22,11 @@ from confluent_kafka.admin import AdminClient
 from dataflow import record
 from dataflow.connectors import kafka_clients
 from dataflow.connectors.transactional_producer import TransactionalProducer
-from dataflow.dead_letters import cases, ledger
+from dataflow.dead_letters import cases, ledger, mending
 from dataflow.dead_letters.__main__ import main
-from dataflow.dead_letters.cases import State, read_dead_letters
-from dataflow.settings import Settings
+from dataflow.dead_letters.cases import Case, DeadLetters, Rejected, State, read_dead_letters
+from dataflow.dead_letters.ledger import Place
+from dataflow.settings import Settings, UserError
 from tests.builders import MINUTE, NOON, iso, raw
 from tests.chaos import train_model
 from tests.conftest import Broker
@@ -37,8 +38,6 @@ from tests.reading import read_all
 def settings(broker: Broker, topics: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     names = {
         "TRANSACTIONS_TOPIC": topics("transactions"),
-        "ALERTS_TOPIC": topics("alerts"),
-        "CLASSIFIED_TOPIC": topics("classified"),
         "INVALID_TOPIC": topics("invalid"),
         "FEEDBACK_TOPIC": topics("feedback"),
         "KAFKA_BROKERS": broker.bootstrap,
@@ -80,27 +79,22 @@ def reject(
     *bad: tuple[int, str, str],
     topic: str | None = None,
     headers: tuple[tuple[str, bytes | None], ...] = (),
+    more: tuple[tuple[str, bytes | None], ...] = (),
 ) -> None:
     """Puts rejections of transactions[1] where the flow would: offset, error and field of each."""
     topic = topic or settings.transactions_topic
     by_place = {(m.partition(), m.offset()): m for m in read_all(settings, [topic])}
     for offset, error, field in bad:
         message = by_place[1, offset]
-        origin = {
-            record.SOURCE_TOPIC: topic.encode(),
-            record.SOURCE_PARTITION: b"1",
-            record.SOURCE_OFFSET: str(offset).encode(),
-            record.SOURCE_TIMESTAMP: str(message.timestamp()[1]).encode(),
-            "error": error.encode(),
-            "field": field.encode(),
-        }
-        produce(
-            settings,
-            settings.invalid_topic,
-            message.value(),
-            key=message.key(),
-            headers=[*headers, *origin.items()],
+        origin = (
+            (record.SOURCE_TOPIC, topic.encode()),
+            (record.SOURCE_PARTITION, b"1"),
+            (record.SOURCE_OFFSET, str(offset).encode()),
+            (record.SOURCE_TIMESTAMP, str(message.timestamp()[1]).encode()),
         )
+        about = (("error", error.encode()), ("field", field.encode()), *more)
+        key, value = message.key(), message.value()
+        produce(settings, settings.invalid_topic, value, key=key, headers=[*origin, *headers, *about])
 
 
 def sent(settings: Settings, topic: str | None = None) -> list[Message]:
@@ -300,11 +294,28 @@ def test_the_headers_of_the_producer_go_back_too(settings: Settings) -> None:
     assert message.headers() == [("traceparent", b"00-ab"), ("empty", None), (ledger.REPLAYED_FROM, name)]
 
 
+def test_headers_of_the_producer_that_have_our_names_say_nothing(three: Settings) -> None:
+    (message,) = (m for m in read_all(three, [three.transactions_topic]) if m.offset() == 1)
+    forged = (
+        (record.SOURCE_TOPIC, b"other"),
+        (record.SOURCE_OFFSET, b"7"),
+        ("error", b"forged"),
+        (cases.VALUE_SIZE, b"1000100"),
+        (ledger.REPLAYED_FROM, b"other-1-7"),
+    )
+    reject(three, (1, "again", "amount"), headers=forged)
+    (case,) = (
+        c for c in read_dead_letters(three, three.transactions_topic).cases if c.origin.offset == message.offset()
+    )
+    assert (case.newest.error, case.newest.whole, case.state) == ("again", True, State.OPEN)
+    assert [name for name, _ in case.newest.headers] == [name for name, _ in forged[:-1]]
+
+
 def test_the_beginning_of_a_value_too_large_is_not_sent_back(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     give(settings, b'{"user"')
-    reject(settings, (0, "too large", ""), headers=((cases.VALUE_SIZE, b"1000100"),))
+    reject(settings, (0, "too large", ""), more=((cases.VALUE_SIZE, b"1000100"),))
     assert main(["--send"]) == 0
     assert sent(settings) == []
     assert "1 of them are only the beginning of a message too large" in capsys.readouterr().out
@@ -479,45 +490,57 @@ def test_mended_feedback_goes_back_to_its_topic(
     assert json.loads(message.value())["fraud"] is True
 
 
+GOOD = Rejected(Place(1, 1, 5), "Expected float >= 0", "amount", b"ann", raw(amount=-1.0), (), whole=True)
+BAD = Rejected(Place(1, 2, 6), "too short", "location", b"ann", raw(location=""), (), whole=True)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"value": raw(amount=-2.0).decode()}, r".*would be rejected again: Expected .*field amount.*mend it"),
-        ({"value": "not json"}, ".*would be rejected again: not JSON"),
-        ({"value": None}, ".*would be rejected again: the message has no value"),
-        ({"key": "bob"}, "the key of .*-1-2 is not the original's"),
-        ({"offset": 99}, ".*-1-99 of that timestamp is not among the rejected"),
-        ({"timestamp": 1}, ".*-1-2 of that timestamp is not among the rejected"),
-        ({"offset": 1}, ".*-1-1 stands on line 1 already"),
+        ({"value": raw(amount=-2.0).decode()}, "t-1-2 would be rejected again: Expected .*field amount.*; mend it"),
+        ({"value": "not json"}, "t-1-2 would be rejected again: not JSON"),
+        ({"value": None}, "t-1-2 would be rejected again: the message has no value"),
+        ({"key": "bob"}, "the key of t-1-2 is not the original's"),
+        ({"offset": 99}, "t-1-99 of that timestamp is not among the rejected"),
+        ({"timestamp": 1}, "t-1-2 of that timestamp is not among the rejected"),
+        ({"offset": 1, "timestamp": 5}, "t-1-1 stands on line 1 already"),
         ({"topic": "other"}, "other-1-2 is not a message of"),
         ({"valu": "x"}, "Object contains unknown field `valu`"),
         ({"partition": "one"}, "Expected `int`"),
         ({"value_base64": "AAAA"}, "both value and value_base64"),
         ({"value": None, "value_base64": "?"}, "value_base64 is not base64"),
-        ({"value": "\ud800"}, ""),
+        ({"value": "\ud800"}, "Input data was truncated"),
         (b"{", "Input data was truncated"),
-        (b"\xff", ""),
-        (b"[" * 100_000, ""),
+        (b'{"topic": "\xff"}', ".*utf-8"),
+        (b"[" * 100_000, ".*recursion|Expected `object`"),
     ],
     ids=lambda case: str(case)[:40],
 )
-def test_one_bad_line_is_told_with_its_number_and_nothing_is_sent(
-    three: Settings,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    change: dict[str, Any] | bytes,
-    told: str,
-) -> None:
-    good, bad = exported(three, tmp_path / "bad.jsonl", "--field", "amount", "--field", "location")
+def test_a_bad_line_is_told_with_its_number(tmp_path: Path, change: dict[str, Any] | bytes, told: str) -> None:
+    settings = Settings(transactions_topic="t")
+    both = [Case(bad.place, bad, State.OPEN) for bad in (GOOD, BAD)]
+    path = tmp_path / "bad.jsonl"
+    mending.export(path, "t", both)
+    good, bad = (json.loads(line) for line in path.read_text().splitlines())
     good["value"] = bad["value"] = raw().decode()
     text = change if isinstance(change, bytes) else json.dumps({**bad, **change}).encode()
-    path = tmp_path / "mended.jsonl"
     path.write_bytes(json.dumps(good).encode() + b"\n\n" + text + b"\n")
-    capsys.readouterr()
-    assert main(["--import", str(path)]) == 2
-    error = capsys.readouterr().err
-    assert re.fullmatch(rf"redflag: .*mended\.jsonl:3: {told}.*; nothing was sent\n", error), error
+    with pytest.raises(UserError) as error:
+        mending.match(path, mending.read_file(path), settings, "t", DeadLetters(both, {}, 0))
+    assert re.fullmatch(rf"{re.escape(str(path))}:3: ({told}).*; nothing was sent", str(error.value)), error.value
+
+
+def test_of_a_file_with_one_bad_line_nothing_is_sent(
+    three: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = exported(three, tmp_path / "bad.jsonl")
+    lines[0]["value"] = raw().decode()
+    assert main(["--import", write(tmp_path / "mended.jsonl", lines)]) == 2
+    assert re.fullmatch(
+        r"redflag: .*mended.jsonl:2: .* would be rejected again.*; nothing was sent\n", capsys.readouterr().err
+    )
     assert sent(three) == []
+    assert set(states(three).values()) == {State.OPEN}
 
 
 def test_a_file_that_is_not_there_is_one_line(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
@@ -570,8 +593,13 @@ def test_no_broker_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert re.fullmatch(r"redflag: no broker answers at .*\n", capsys.readouterr().err)
 
 
-def test_replaying_twice_decides_once(settings: Settings, tmp_path: Path) -> None:
+def test_sending_twice_decides_once(
+    settings: Settings, topics: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A transaction of a day and a bit ahead is rejected; sent back when its time has come, it is decided, once."""
+    monkeypatch.setenv("ALERTS_TOPIC", topics("alerts"))
+    monkeypatch.setenv("CLASSIFIED_TOPIC", topics("classified"))
+    settings = Settings.load()
     env = {
         **os.environ,
         "MODEL_FILE": str(train_model(tmp_path / "model.pkl")),

@@ -91,11 +91,9 @@ class TransactionalProducer:
             yield
             self._commit()
         except KafkaException as error:
-            self._abort()
+            if not error.args[0].fatal():  # then nothing more can be asked of it, and the broker has aborted already
+                self._abort()
             raise UserError(self._reason(error.args[0])) from error
-        except KafkaError as error:  # a fatal one is raised as it is, from whatever call comes next
-            self._abort()
-            raise UserError(self._reason(error)) from error
         except BaseException:
             self._abort()
             raise
@@ -126,6 +124,7 @@ class TransactionalProducer:
         while len(written) + len(failed) < len(records) and time.monotonic() < deadline:
             self._producer.poll(0.1)
         if failed:
+            self._producer.poll(0.1)  # a fatal error, which is the cause, is raised here
             raise UserError(failed[0])
         if len(written) < len(records):
             msg = f"{len(records) - len(written)} records are not acknowledged: is the broker up?"
@@ -161,9 +160,8 @@ class TransactionalProducer:
                     raise
 
     def _abort(self) -> None:
-        with contextlib.suppress(
-            KafkaException, KafkaError
-        ):  # then the broker does it, when the transaction's time is over
+        # If it cannot, the broker does it, when the transaction's time is over.
+        with contextlib.suppress(KafkaException):
             self._producer.abort_transaction(TRANSACTION_SECONDS)
 
     def _reason(self, error: KafkaError, record: Outgoing | None = None) -> str:

@@ -13,16 +13,9 @@ from dataflow.dead_letters.ledger import REPLAYED_FROM, Place, read_ledger
 from dataflow.settings import Settings
 
 VALUE_SIZE = "value_size"  # header of a dead letter that holds only the beginning of a value too large for the topic
-_OURS = {
-    record.SOURCE_TOPIC,
-    record.SOURCE_PARTITION,
-    record.SOURCE_OFFSET,
-    record.SOURCE_TIMESTAMP,
-    "error",
-    "field",
-    VALUE_SIZE,
-    REPLAYED_FROM,
-}
+_SOURCE = (record.SOURCE_TOPIC, record.SOURCE_PARTITION, record.SOURCE_OFFSET, record.SOURCE_TIMESTAMP)
+
+Headers = Sequence[tuple[str, bytes | None]]
 
 
 class Rejected(NamedTuple):
@@ -33,7 +26,7 @@ class Rejected(NamedTuple):
     field: str
     key: bytes | None
     value: bytes | None
-    headers: list[tuple[str, bytes | None]]  # of its producer
+    headers: Headers  # of its producer
     whole: bool  # its value was not too large to be kept
 
     @property
@@ -103,10 +96,10 @@ def read_dead_letters(settings: Settings, topic: str) -> DeadLetters:
     strangers = 0
     wanted = topic.encode()
     for message in read_topic(settings, settings.invalid_topic):
-        headers: dict[str, bytes | None] = dict(message.headers() or ())
-        if headers.get(record.SOURCE_TOPIC, wanted) != wanted:
+        source, about, others = _split(message.headers() or ())
+        if source.get(record.SOURCE_TOPIC, wanted) != wanted:
             continue
-        bad = _rejected(message, headers)
+        bad = _rejected(message, source, about, others)
         if bad is None:
             strangers += 1
         else:
@@ -128,21 +121,37 @@ def read_dead_letters(settings: Settings, topic: str) -> DeadLetters:
     return DeadLetters(cases, sent, strangers)
 
 
-def _rejected(message: Message, headers: dict[str, bytes | None]) -> Rejected | None:
+def _split(headers: Headers) -> tuple[dict[str, bytes | None], dict[str, bytes | None], Headers]:
+    """Where the message stood, what is wrong with it, and the headers of its producer.
+
+    The flow writes them in this order: source, producer's, error and what follows. A producer may use any of our names
+    for its own, so it is by their place that ours are told: the first of the source's, and from the last error on.
+    """
+    source: dict[str, bytes | None] = {}
+    others = []
+    end = max((number for number, (name, _) in enumerate(headers) if name == "error"), default=len(headers))
+    for name, value in headers[:end]:
+        if name in _SOURCE and name not in source:
+            source[name] = value
+        elif name != REPLAYED_FROM:
+            others.append((name, value))
+    return source, dict(headers[end:]), others
+
+
+def _rejected(
+    message: Message, source: dict[str, bytes | None], about: dict[str, bytes | None], others: Headers
+) -> Rejected | None:
     """The dead letter; None if the record lacks what the flow writes."""
     try:
-        partition, offset, timestamp = (
-            int(headers[name] or b"")
-            for name in (record.SOURCE_PARTITION, record.SOURCE_OFFSET, record.SOURCE_TIMESTAMP)
-        )
+        partition, offset, timestamp = (int(source[name] or b"") for name in _SOURCE[1:])
     except (KeyError, ValueError):
         return None
     return Rejected(
         Place(partition, offset, timestamp),
-        (headers.get("error") or b"").decode(errors="replace"),
-        (headers.get("field") or b"").decode(errors="replace"),
+        (about.get("error") or b"").decode(errors="replace"),
+        (about.get("field") or b"").decode(errors="replace"),
         message.key(),
         message.value(),
-        [(name, value) for name, value in message.headers() or () if name not in _OURS],
-        VALUE_SIZE not in headers,
+        others,
+        VALUE_SIZE not in about,
     )

@@ -144,23 +144,27 @@ def match(
             raise _wrong(path, line.number, f"{name} of that timestamp is not among the rejected messages")
         if line.key != case.newest.key:
             raise _wrong(path, line.number, f"the key of {name} is not the original's, which it keeps")
-        rejection = _rejection(settings, topic, line)
-        if rejection is not None:
-            what = f"{rejection.error} (field {rejection.field})" if rejection.field else rejection.error
-            raise _wrong(path, line.number, f"{name} would be rejected again: {what}; mend it, or take the line out")
+        fault = _fault(settings, topic, line)
+        if fault:
+            raise _wrong(path, line.number, f"{name} would be rejected again: {fault}; mend it, or take the line out")
         found.append(Letter(line.place, case.origin, line.key, line.value, case.newest.headers, mended=True))
     return found, already
 
 
-def _rejection(settings: Settings, topic: str, line: Mended) -> Rejection | None:
-    """What the flow would say of it, were it sent now."""
+def _fault(settings: Settings, topic: str, line: Mended) -> str:
+    """What the flow would say of it, were it sent now; empty where it would be decided."""
     now_ms = time.time_ns() // 1_000_000
     partition, offset = line.place.partition, line.place.offset
-    if topic == settings.feedback_topic:
-        parsed: object = parse_feedback(line.value, line.key, partition, offset, now_ms)
-    else:
-        parsed = parse(line.value, line.key, topic, partition, offset, now_ms)
-    return parsed if isinstance(parsed, Rejection) else None
+    try:
+        if topic == settings.feedback_topic:
+            parsed: object = parse_feedback(line.value, line.key, partition, offset, now_ms)
+        else:
+            parsed = parse(line.value, line.key, topic, partition, offset, now_ms)
+    except Exception as error:  # as in the flow, whatever it is
+        return type(error).__name__
+    if not isinstance(parsed, Rejection):
+        return ""
+    return f"{parsed.error} (field {parsed.field})" if parsed.field else parsed.error
 
 
 def _wrong(path: Path, number: int, what: str) -> UserError:
