@@ -25,7 +25,7 @@ from dataflow.connectors.transactional_producer import TransactionalProducer
 from dataflow.dead_letters import cases, ledger, mending
 from dataflow.dead_letters.__main__ import main
 from dataflow.dead_letters.cases import Case, DeadLetters, Rejected, State, read_dead_letters
-from dataflow.dead_letters.ledger import Place
+from dataflow.dead_letters.ledger import Place, Sender
 from dataflow.settings import Settings, UserError
 from tests.builders import MINUTE, NOON, iso, raw
 from tests.chaos import train_model
@@ -254,6 +254,22 @@ def test_of_two_senders_at_once_the_earlier_ends_in_one_line(
     assert re.fullmatch(
         r"redflag: another process began to send as .*; 0 of 3 messages were sent back, .*\n", capfd.readouterr().err
     )
+    assert len(sent(three)) == 3
+
+
+def test_what_another_sent_before_this_one_could_is_not_sent_again(
+    three: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one comes when this one is about to end all others."""
+    begin = Sender.__init__
+
+    def after_the_other(self: Sender, *arguments: Any) -> None:
+        monkeypatch.setattr(Sender, "__init__", begin)
+        assert main(["--send"]) == 0
+        begin(self, *arguments)
+
+    monkeypatch.setattr(Sender, "__init__", after_the_other)
+    assert main(["--send"]) == 0
     assert len(sent(three)) == 3
 
 
