@@ -301,6 +301,18 @@ def test_a_second_rejection_is_traced_where_the_broker_sets_the_time(
     assert states(settings) == {(1, 0): State.AGAIN}
 
 
+@pytest.mark.real_kafka
+def test_small_messages_go_back_to_a_topic_that_takes_small_batches(
+    settings: Settings, topics: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRANSACTIONS_TOPIC", topics("transactions", config={"max.message.bytes": 2000}))
+    settings = Settings.load()
+    give(settings, *[b"x" * 400] * 10)
+    reject(settings, *[(offset, "not JSON: at 0", "") for offset in range(10)])
+    assert main(["--send"]) == 0
+    assert len(sent(settings)) == 10
+
+
 def test_the_headers_of_the_producer_go_back_too(settings: Settings) -> None:
     give(settings, b"no")
     reject(settings, (0, "not JSON: at 0", ""), headers=(("traceparent", b"00-ab"), ("empty", None)))

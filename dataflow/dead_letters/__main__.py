@@ -181,6 +181,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"redflag: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # the transaction under way was aborted
+        print("redflag: stopped; what was not sent is still to be sent", file=sys.stderr)
+        return 130
     return 0
 
 
