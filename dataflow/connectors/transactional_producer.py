@@ -48,7 +48,7 @@ class TransactionalProducer:
     The embedded broker takes the requests, but neither hides what is aborted nor fences the earlier one.
     """
 
-    def __init__(self, settings: Settings, name: str):
+    def __init__(self, settings: Settings, name: str, batch_bytes: int):
         """Makes the producer; when this returns, no transaction of an earlier one of that name is open.
 
         Raises:
@@ -61,8 +61,7 @@ class TransactionalProducer:
                 "transactional.id": name,
                 "transaction.timeout.ms": int(TRANSACTION_SECONDS * 1000),
                 "message.timeout.ms": int(TRANSACTION_SECONDS * 1000),
-                # A topic's limit is for batches, and the client does not split one that is too large.
-                "batch.num.messages": 1,
+                "batch.size": batch_bytes,
                 # The limit that counts is the topic's.
                 "message.max.bytes": 1_000_000_000,
             },
