@@ -47,7 +47,7 @@ run: $(VENV)/.compiled $(MODEL) ## broker, generator and detector, with alerts a
 
 test: $(VENV)/.dev $(VENV)/.compiled check ## lint, types, and all tests, on a real Apache Kafka where there is Java 17 and Maven
 	$(BIN)/python -m pytest
-	INTERPRETED=1 $(BIN)/python -m pytest -q tests/test_profile.py tests/test_features.py tests/test_tiers.py
+	INTERPRETED=1 $(BIN)/python -m pytest -q tests/test_profile.py tests/test_features.py tests/test_tiers.py tests/test_faults.py
 
 chaos: $(VENV)/.dev $(VENV)/.compiled ## kill flow and broker in every way, and look for what is lost, doubled or different (CHAOS="--seed 2")
 	@$(BIN)/python -m tests.chaos $(CHAOS)

@@ -1,7 +1,9 @@
 """How a flow ends: gracefully on SIGTERM or Ctrl-C, and in one line, not a traceback, on a user's mistake."""
 
+import atexit
 import functools
 import gc
+import logging
 import os
 import signal
 import sys
@@ -22,6 +24,11 @@ _reporting = threading.Event()  # set in a process that is a flow and nothing el
 def stopping() -> bool:
     """Whether a stop was asked for: the sources end, what they handed out is decided and flushed."""
     return _stopping.is_set()
+
+
+def wait_for_stop(seconds: float) -> None:
+    """Sleeps, but not longer than until a stop is asked for."""
+    _stopping.wait(seconds)
 
 
 _when_running: list[Callable[[], None]] = []
@@ -46,6 +53,7 @@ def prepare(stop_timeout_seconds: float) -> None:
 
 def report_mistakes() -> None:
     """From now on a user's mistake ends this process with one line; also one raised deep in a worker."""
+    logging.basicConfig(format="redflag: %(message)s", level=logging.INFO, stream=sys.stderr)
     sys.excepthook = _report
     _reporting.set()
 
@@ -135,3 +143,16 @@ def _report(kind: type[BaseException], error: BaseException, traceback: Tracebac
             fail(cause)
         cause = cause.__cause__ or cause.__context__
     sys.__excepthook__(kind, error, traceback)
+
+
+TOPICS_CHANGED = 3
+"""The exit status that says to a supervisor: the topics have changed, start me anew."""
+
+
+def end_with(status: int, stop_timeout_seconds: float) -> None:
+    """Stops the flow gracefully, and ends the process with that status, at the latest after the timeout."""
+    atexit.register(os._exit, status)
+    _stopping.set()
+    timer = threading.Timer(stop_timeout_seconds, os._exit, (status,))
+    timer.daemon = True
+    timer.start()

@@ -43,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     delivery_timeout_seconds: float = 120.0
     stop_timeout_seconds: float = 8.0
     max_batch: int = 500  # messages a partition hands to the flow at once
+    # By how much an event time may lead the record's (and that the wall clock) and still move a profile's clock.
+    max_event_lead_seconds: float = 300.0
     generator_rate: float = 2.0  # transactions a second
     generator_count: int | None = None
     generator_duration: float | None = None  # seconds
@@ -85,6 +87,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ),
             stop_timeout_seconds=read.number("STOP_TIMEOUT_SECONDS", base.stop_timeout_seconds, at_least=1.0),
             max_batch=read.integer("MAX_BATCH", base.max_batch, at_least=1),
+            max_event_lead_seconds=read.number("MAX_EVENT_LEAD_SECONDS", base.max_event_lead_seconds, at_least=0.0),
             generator_rate=read.number("GENERATOR_RATE", base.generator_rate, at_least=0.001),
             generator_count=read.optional("GENERATOR_COUNT", lambda name: read.integer(name, 0, at_least=0)),
             generator_duration=read.optional("GENERATOR_DURATION", lambda name: read.number(name, 0.0, at_least=0.0)),

@@ -67,8 +67,7 @@ def live(values: list[bytes], rules: Path, model: Model) -> dict[int, dict[str, 
     """What the live graph writes for messages, by their number."""
     decisions: list[Routed] = []
     source = TestingSource([message(value, offset=n) for n, value in enumerate(values)], 7)
-    sinks = TestingSink(decisions), TestingSink([]), TestingSink([])
-    run_main(build(source, TestingSource([]), *sinks, model, LiveRules(rules, 1e9), Settings()))
+    run_main(build(source, TestingSink(decisions), model, LiveRules(rules, 1e9), Settings()))
     return {record.offset: json.loads(record.value or b"") for record in written(decisions)}
 
 
@@ -110,20 +109,12 @@ def run_live(settings: Settings, rules: Path, model: Model, count: int) -> None:
     lifecycle._stopping.clear()
     watching = threading.Thread(target=stop)
     watching.start()
-    topic = settings.transactions_topic
+    sources = settings.transactions_topic, settings.feedback_topic
+    by_source = {settings.transactions_topic: outputs, settings.feedback_topic: (settings.invalid_topic,)}
+    sink = exactly_once_sink.ExactlyOnceSink(settings, by_source)
     try:
-        run_main(
-            build(
-                kafka_source.KafkaSource(settings, topic),
-                kafka_source.KafkaSource(settings, settings.feedback_topic),
-                exactly_once_sink.ExactlyOnceSink(settings, topic, (settings.alerts_topic, settings.classified_topic)),
-                exactly_once_sink.ExactlyOnceSink(settings, topic, (settings.invalid_topic,)),
-                exactly_once_sink.ExactlyOnceSink(settings, settings.feedback_topic, (settings.invalid_topic,)),
-                model,
-                LiveRules(rules, 1e9),
-                settings,
-            )
-        )
+        source = kafka_source.KafkaSource(settings, sources)
+        run_main(build(source, sink, model, LiveRules(rules, 1e9), settings))
     finally:
         watching.join()
         lifecycle._stopping.clear()
@@ -165,9 +156,8 @@ def test_over_a_topic_the_decisions_are_those_of_the_live_flow_byte_for_byte(
 
     # And its source in the graph: what is classified, too.
     decisions: list[Routed] = []
-    sinks = TestingSink(decisions), TestingSink([]), TestingSink([])
     source = _Source(FromTopic(history), lambda done: None)
-    run_main(build(source, TestingSource([]), *sinks, model, LiveRules(rules, 1e9), settings))
+    run_main(build(source, TestingSink(decisions), model, LiveRules(rules, 1e9), settings))
     for topic, values in standing.items():
         assert sorted(record.value or b"" for record in written(decisions) if record.topic == topic) == values
 
@@ -183,9 +173,8 @@ def test_over_a_file_the_verdicts_are_those_of_the_live_flow(tmp_path: Path, rul
     expected = live([to_json(txn) for txn in past], rules, model)
 
     decisions: list[Routed] = []
-    sinks = TestingSink(decisions), TestingSink([]), TestingSink([])
     source = _Source(FromFile(read_history(tmp_path / "past.csv")), lambda done: None)
-    run_main(build(source, TestingSource([]), *sinks, model, LiveRules(rules, 1e9), Settings()))
+    run_main(build(source, TestingSink(decisions), model, LiveRules(rules, 1e9), Settings()))
     found = {record.offset: json.loads(record.value or b"") for record in written(decisions)}
     different = [(expected[n], out) for n, out in found.items() if out != expected[n]]
     assert different == []

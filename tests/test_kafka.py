@@ -7,7 +7,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import bytewax.operators as op
-import msgspec
 import pytest
 from bytewax.dataflow import Dataflow
 from bytewax.recovery import RecoveryConfig
@@ -52,6 +51,10 @@ def produce(settings: Settings, count: int, start: int = 0) -> None:
     assert producer.flush(20) == 0
 
 
+def routes(settings: Settings) -> dict[str, tuple[str, ...]]:
+    return {settings.transactions_topic: (settings.alerts_topic, settings.classified_topic, settings.invalid_topic)}
+
+
 def copy_flow(
     settings: Settings, to_alerts: Callable[[Message], bool], sink_class: type = exactly_once_sink.ExactlyOnceSink
 ) -> Dataflow:
@@ -60,15 +63,17 @@ def copy_flow(
     def route(messages: list[Message]) -> list[tuple[str, list[record.Record]]]:
         return [
             (
-                record.partition_key(m.partition()),
+                record.source_key(settings.transactions_topic, m.partition()),
                 [
                     record.Record(
                         settings.alerts_topic if to_alerts(m) else settings.classified_topic,
                         m.key(),
                         m.value(),
+                        settings.transactions_topic,
                         m.partition(),
                         m.offset(),
                         m.timestamp()[1],
+                        record.producer_headers(m.headers()),
                     )
                 ],
             )
@@ -78,8 +83,7 @@ def copy_flow(
     flow = Dataflow("copy")
     messages = op.input("read", flow, kafka_source.KafkaSource(settings, settings.transactions_topic))
     routed = op.flat_map_batch("route", messages, route)
-    outputs = (settings.alerts_topic, settings.classified_topic)
-    op.output("write", routed, sink_class(settings, settings.transactions_topic, outputs))
+    op.output("write", routed, sink_class(settings, routes(settings)))
     return flow
 
 
@@ -148,60 +152,11 @@ def test_without_the_recovery_data_what_stands_in_the_outputs_is_still_not_writt
     assert outputs(settings) == Counter({b"%d" % n: 1 for n in range(500)})
 
 
-def test_a_topic_made_anew_is_not_taken_for_the_old_one(settings: Settings, tmp_path: Path) -> None:
-    """The same offsets at other times are other transactions: nothing of them may be skipped."""
-    produce(settings, 100)
-    sink = exactly_once_sink.ExactlyOnceSink(
-        settings, settings.transactions_topic, (settings.alerts_topic, settings.classified_topic)
-    )
-    keys = sink.list_parts()
-    for key in keys:
-        part = sink.build_part("write", key, None)
-        part.write_batch([[record.Record(settings.alerts_topic, b"k", b"old", int(key), n, 1_000) for n in range(50)]])
-        part.snapshot()
-    run_for(2, copy_flow(settings, every_seventh), tmp_path / "r")
-    found = outputs(settings)
-    assert found.pop(b"old") == 50 * len(keys)
-    assert found == Counter({b"%d" % n: 1 for n in range(100)})
-
-
-def test_a_record_that_is_too_large_stops_the_flow_with_the_reason(settings: Settings, tmp_path: Path) -> None:
-    produce(settings, 10)
-    small = msgspec.structs.replace(settings, kafka_config={"message.max.bytes": "1000"})
-    sink = exactly_once_sink.ExactlyOnceSink(
-        small, small.transactions_topic, (small.alerts_topic, small.classified_topic)
-    )
-    part = sink.build_part("write", sink.list_parts()[0], None)
-    with pytest.raises(UserError, match=r"not taken for .*too large"):
-        part.write_batch([[record.Record(small.alerts_topic, b"k", b"x" * 5000, 0, 1, 1)]])
-
-
-def test_output_topics_with_different_partitions_are_refused(settings: Settings, topics: Callable[..., str]) -> None:
-    other = topics("other")
-    sink = exactly_once_sink.ExactlyOnceSink(settings, settings.transactions_topic, (settings.alerts_topic, other))
-    real = exactly_once_sink.count_partitions
-    try:
-        exactly_once_sink.count_partitions = lambda s, topic: 3 if topic == other else real(s, topic)  # type: ignore[assignment]
-        with pytest.raises(UserError, match="equally many partitions"):
-            sink.list_parts()
-    finally:
-        exactly_once_sink.count_partitions = real
-
-
-def test_recovery_data_of_a_topic_that_was_made_anew_is_refused(settings: Settings) -> None:
+def test_a_source_that_ends_before_the_recovery_data_is_refused(settings: Settings) -> None:
     produce(settings, 10)
     source = kafka_source.KafkaSource(settings, settings.transactions_topic)
     with pytest.raises(UserError, match="made anew or cut"):
         source.build_part("read", "00000", 1_000_000)
-    sink = exactly_once_sink.ExactlyOnceSink(settings, settings.transactions_topic, (settings.alerts_topic,))
-    sink.list_parts()
-    state = exactly_once_sink.SinkState(version=1, partitions=4, ends={settings.alerts_topic: 99})
-    with pytest.raises(UserError, match="made anew or cut"):
-        sink.build_part("write", "00000", state)
-    with pytest.raises(UserError, match="had 8 when"):
-        sink.build_part(
-            "write", "00000", exactly_once_sink.SinkState(version=1, partitions=8, ends={settings.alerts_topic: 0})
-        )
 
 
 def test_no_broker_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,8 @@ from bytewax.recovery import RecoveryConfig
 from bytewax.testing import TestingSink, TestingSource, run_main
 from confluent_kafka import OFFSET_BEGINNING
 
-from dataflow import lifecycle, record, recovery
-from dataflow.connectors import exactly_once_sink, kafka_source
+from dataflow import lifecycle, recovery
+from dataflow.connectors import kafka_source
 from dataflow.settings import Settings, UserError
 from tests.conftest import Broker
 
@@ -283,37 +283,3 @@ def test_a_partition_that_held_nothing_yet_resumes_at_its_beginning(settings: Se
     assert list(part.next_batch()) == []
     assert part.snapshot() == OFFSET_BEGINNING
     part.close()
-
-
-def sink_part(settings: Settings, state: exactly_once_sink.SinkState | None) -> Any:
-    sink = exactly_once_sink.ExactlyOnceSink(settings, settings.transactions_topic, (settings.alerts_topic,))
-    return sink.build_part("write", sink.list_parts()[0], state)
-
-
-def records(settings: Settings, *offsets: int) -> list[list[record.Record]]:
-    return [[record.Record(settings.alerts_topic, b"k", b"%d" % n, 0, n, 1_000) for n in offsets]]
-
-
-def test_a_snapshot_while_the_tail_is_still_decided_again_forgets_nothing_of_it(settings: Settings) -> None:
-    """Killed twice: the second time before all that the first had written came again."""
-    first = sink_part(settings, None)
-    before = first.snapshot()
-    first.write_batch(records(settings, 0, 1, 2, 3))
-    first._delivery.flush()
-    second = sink_part(settings, before)
-    second.write_batch(records(settings, 0, 1))
-    state = second.snapshot()
-    third = sink_part(settings, state)
-    third.write_batch(records(settings, 2, 3, 4))
-    assert third.snapshot()["ends"] == {settings.alerts_topic: 5}
-
-
-def test_what_never_comes_again_does_not_hold_the_snapshots_back(settings: Settings) -> None:
-    """Decisions on a topic that was made anew since: the same offsets at another time."""
-    first = sink_part(settings, None)
-    before = first.snapshot()
-    first.write_batch(records(settings, 0, 1))
-    first._delivery.flush()
-    second = sink_part(settings, before)
-    second.write_batch([[record.Record(settings.alerts_topic, b"k", b"new", 0, n, 2_000) for n in range(3)]])
-    assert second.snapshot()["ends"] == {settings.alerts_topic: 5}

@@ -17,6 +17,7 @@ def test_settings_are_typed_and_say_what_was_given() -> None:
     settings = load(KAFKA_BROKERS="a:1,[::1]:2", GENERATOR_RATE="2.5", GENERATOR_COUNT="7", RECOVERY_INTERVAL="3")
     assert (settings.brokers, settings.generator_rate, settings.generator_count) == ("a:1,[::1]:2", 2.5, 7)
     assert settings.recovery_interval == 3
+    assert load(MAX_EVENT_LEAD_SECONDS="90").max_event_lead_seconds == 90.0
     assert "KAFKA_BROKERS" in settings.given
     assert "RULES_FILE" not in settings.given
 
@@ -44,6 +45,7 @@ def test_the_environment_wins_over_the_env_file(tmp_path: Path) -> None:
         ("GENERATOR_RATE", "nan", "a number"),
         ("GENERATOR_RATE", "inf", "a number"),
         ("RECOVERY_INTERVAL", "0", "whole number of at least 1"),
+        ("MAX_EVENT_LEAD_SECONDS", "-1", "a number of at least 0"),
         ("RECOVERY_INTERVAL", "1.5", "whole number"),
         ("GENERATOR_POPULATION", "martians", "realistic, tutorial"),
         ("ALERTS_TOPIC", "no spaces allowed", "topic name"),

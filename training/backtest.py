@@ -103,7 +103,8 @@ def open_history(options: Options) -> Messages:
         return FromTopic(KafkaHistory(options.history.removeprefix(PREFIX), options.settings), feedback)
     path = None if options.history is None else Path(options.history)
     delay = None if options.labels_after is None else options.labels_after * DAY
-    return FromFile(read_history(path, seed=options.seed, users=options.users, days=options.days), delay)
+    history = read_history(path, seed=options.seed, users=options.users, days=options.days)
+    return FromFile(history, delay, options.settings.feedback_topic)
 
 
 def run_one(options: Options, rules: Path, spool: Path, done: Any) -> Tally:
@@ -123,7 +124,8 @@ def run_one(options: Options, rules: Path, spool: Path, done: Any) -> Tally:
         from msgspec.structs import replace
 
         # A transaction without an id is named after its topic.
-        settings = replace(settings, transactions_topic=messages.topic)
+        feedback = (options.feedback or settings.feedback_topic).removeprefix(PREFIX)
+        settings = replace(settings, transactions_topic=messages.topic, feedback_topic=feedback)
     labels = read_labels(options.labels, settings) if options.labels is not None else None
     model = load_model(options.model or settings.model_file)
     with spool.open("wb") as file:

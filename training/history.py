@@ -12,13 +12,14 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, Protocol
 
 import msgspec
 
 from dataflow.features import Facts, observe_merchant, observe_user, row
+from dataflow.feedback import Feedback
 from dataflow.parsing import event_time
-from dataflow.profile import ANYONE, MerchantProfile, Population, UserProfile
+from dataflow.profile import ANYONE, Lessons, MerchantProfile, Population, UserProfile
 from dataflow.settings import UserError
 from dataflow.simulation import DEFAULT_START, history
 from dataflow.transaction import UNKNOWN, Transaction
@@ -112,27 +113,33 @@ def replay(
         txn = each.transaction
         while pending and pending[0][0] <= txn.at:
             labelled_at, _, known = heapq.heappop(pending)
-            _learn(users, merchants, known, labelled_at)
+            label = _feedback(known, labelled_at)
+            _teach(merchants, users[label.user].learn(label))
         user = users.get(txn.user)
         if user is None:
             user = users[txn.user] = UserProfile()
         merchant = merchants.get(txn.merchant)
         if merchant is None:
             merchant = merchants[txn.merchant] = MerchantProfile()
-        last_location, known_of_user, counts = observe_user(txn, user, population)
-        yield each, row(txn, last_location, observe_merchant(txn, merchant, known_of_user, counts, population))
+        payment = observe_user(txn, user, population)
+        facts = row(txn, payment.last_location, observe_merchant(payment, merchant, population))
+        _teach(merchants, payment.lessons)
+        yield each, facts
         if label_time is not None and (comes := label_time(each)) is not None:
             heapq.heappush(pending, (comes, number, each))
 
 
-def _learn(
-    users: dict[str, UserProfile], merchants: dict[str, MerchantProfile], known: Past, labelled_at: float
-) -> None:
+def _feedback(known: Past, labelled_at: float) -> Feedback:
     txn = known.transaction
-    fraud = bool(known.fraud)
-    explained = users[txn.user].learn(cast(str, txn.transaction_id), txn.at, fraud)
-    if explained is not None:
-        merchants[txn.merchant].learn(txn.at, labelled_at, fraud, explained)
+    return Feedback(txn.transaction_id or "", txn.user, txn.merchant, txn.at, bool(known.fraud), labelled_at)
+
+
+def _teach(merchants: dict[str, MerchantProfile], lessons: Lessons) -> None:
+    for lesson in lessons:
+        merchant = merchants.get(lesson.merchant)
+        if merchant is None:
+            merchant = merchants[lesson.merchant] = MerchantProfile()
+        merchant.learn(lesson)
 
 
 def _simulated(seed: int, users: int, days: float, start: datetime, population: str) -> History:

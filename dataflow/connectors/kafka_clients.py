@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
@@ -27,8 +27,10 @@ def client_config(settings: Settings, own: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def make_producer(settings: Settings, on_delivery: Callable[[Any, Any], None]) -> Producer:
-    """An idempotent producer whose `on_delivery` hears of failures only.
+def make_producer(
+    settings: Settings, on_delivery: Callable[[Any, Any], None], own: Mapping[str, Any] | None = None
+) -> Producer:
+    """An idempotent producer whose `on_delivery` hears of failures only; `own`: what it has besides.
 
     Raises:
         UserError: librdkafka does not take a setting.
@@ -41,6 +43,7 @@ def make_producer(settings: Settings, on_delivery: Callable[[Any, Any], None]) -
             "message.timeout.ms": int(settings.delivery_timeout_seconds * 1000),
             # A callback a message costs 1 µs of Python; whether all went well, flush() and the absence of errors say.
             "delivery.report.only.error": True,
+            **(own or {}),
         },
     )
     # 1 ms: under load batches fill anyway (measured: 5 ms brings no throughput), a lone decision is not kept waiting.
@@ -51,18 +54,21 @@ def make_producer(settings: Settings, on_delivery: Callable[[Any, Any], None]) -
         raise UserError(_wrong_config(error)) from error
 
 
-def make_consumer(settings: Settings) -> Consumer:
-    """A consumer that is assigned partitions and commits nothing: offsets live in the snapshots.
+def make_consumer(settings: Settings, own: Mapping[str, Any] | None = None) -> Consumer:
+    """A consumer that is assigned partitions and commits nothing: offsets live in the snapshots; `own`: see above.
 
     Raises:
         UserError: librdkafka does not take a setting.
     """
-    own = {
-        "group.id": "redflag",  # required by the client; with `assign` no group is ever joined
-        "enable.auto.commit": False,
-        "auto.offset.reset": "error",
-    }
-    config = client_config(settings, own)
+    config = client_config(
+        settings,
+        {
+            "group.id": "redflag",  # required by the client; with `assign` no group is ever joined
+            "enable.auto.commit": False,
+            "auto.offset.reset": "error",
+            **(own or {}),
+        },
+    )
     config.setdefault("fetch.wait.max.ms", 100)
     try:
         return Consumer(config)

@@ -6,16 +6,11 @@ from typing import NamedTuple
 
 from confluent_kafka import Message
 
-from dataflow import record
 from dataflow.connectors.kafka_clients import count_partitions
 from dataflow.connectors.topic_reader import read_topic
 from dataflow.dead_letters.ledger import REPLAYED_FROM, Place, read_ledger
+from dataflow.record import ERROR, FIELD, FULL_SIZE, OWN_HEADERS, RENAMED, Header, Origin, read_origin
 from dataflow.settings import Settings
-
-VALUE_SIZE = "value_size"  # header of a dead letter that holds only the beginning of a value too large for the topic
-_SOURCE = (record.SOURCE_TOPIC, record.SOURCE_PARTITION, record.SOURCE_OFFSET, record.SOURCE_TIMESTAMP)
-
-Headers = Sequence[tuple[str, bytes | None]]
 
 
 class Rejected(NamedTuple):
@@ -26,7 +21,7 @@ class Rejected(NamedTuple):
     field: str
     key: bytes | None
     value: bytes | None
-    headers: Headers  # of its producer
+    headers: Sequence[Header]  # of its producer
     whole: bool  # its value was not too large to be kept
 
     @property
@@ -94,15 +89,15 @@ def read_dead_letters(settings: Settings, topic: str) -> DeadLetters:
     count_partitions(settings, topic)
     rejected: dict[Place, Rejected] = {}
     strangers = 0
-    wanted = topic.encode()
     for message in read_topic(settings, settings.invalid_topic):
-        source, about, others = _split(message.headers() or ())
-        if source.get(record.SOURCE_TOPIC, wanted) != wanted:
-            continue
-        bad = _rejected(message, source, about, others)
-        if bad is None:
+        try:
+            origin = read_origin(message.headers())
+        except ValueError:
+            origin = None
+        if origin is None:
             strangers += 1
-        else:
+        elif origin.topic == topic:
+            bad = _rejected(message, origin)
             rejected[bad.place] = bad
     # The ledger after the dead letters: what is rejected in between is then not taken for a message of its own.
     entries = read_ledger(settings, topic)
@@ -121,37 +116,21 @@ def read_dead_letters(settings: Settings, topic: str) -> DeadLetters:
     return DeadLetters(cases, sent, strangers)
 
 
-def _split(headers: Headers) -> tuple[dict[str, bytes | None], dict[str, bytes | None], Headers]:
-    """Where the message stood, what is wrong with it, and the headers of its producer.
-
-    The flow writes them in this order: source, producer's, error and what follows. A producer may use any of our names
-    for its own, so it is by their place that ours are told: the first of the source's, and from the last error on.
-    """
-    source: dict[str, bytes | None] = {}
-    others = []
-    end = max((number for number, (name, _) in enumerate(headers) if name == "error"), default=len(headers))
-    for name, value in headers[:end]:
-        if name in _SOURCE and name not in source:
-            source[name] = value
-        elif name != REPLAYED_FROM:
-            others.append((name, value))
-    return source, dict(headers[end:]), others
-
-
-def _rejected(
-    message: Message, source: dict[str, bytes | None], about: dict[str, bytes | None], others: Headers
-) -> Rejected | None:
-    """The dead letter; None if the record lacks what the flow writes."""
-    try:
-        partition, offset, timestamp = (int(source[name] or b"") for name in _SOURCE[1:])
-    except (KeyError, ValueError):
-        return None
+def _rejected(message: Message, origin: Origin) -> Rejected:
+    headers: list[Header] = message.headers()
+    found = dict(headers)  # of two with one name the last: ours are behind the producer's
     return Rejected(
-        Place(partition, offset, timestamp),
-        (about.get("error") or b"").decode(errors="replace"),
-        (about.get("field") or b"").decode(errors="replace"),
+        Place(origin.partition, origin.offset, origin.record_ms),
+        (found.get(ERROR) or b"").decode(errors="replace"),
+        (found.get(FIELD) or b"").decode(errors="replace"),
         message.key(),
         message.value(),
-        others,
-        VALUE_SIZE not in about,
+        [(_given_name(name), value) for name, value in headers if name not in OWN_HEADERS and name != REPLAYED_FROM],
+        FULL_SIZE not in found,
     )
+
+
+def _given_name(name: str) -> str:
+    """The name that the producer gave a header: one of ours was renamed when the message was rejected."""
+    given = name.removeprefix(RENAMED)
+    return given if given in OWN_HEADERS else name

@@ -15,20 +15,20 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from dataflow.connectors.kafka_clients import (
-    EMBEDDED_CLUSTER,
     client_config,
     count_partitions,
     make_consumer,
     retry,
     watermarks,
 )
+from dataflow.connectors.topic_limits import is_embedded, read_limits
 from dataflow.connectors.topic_reader import read_topic
 from dataflow.connectors.transactional_producer import Outgoing, TransactionalProducer
 from dataflow.settings import Settings, UserError
 
 REPLAYED_FROM = "replayed_from"  # a header for people: where the message first stood
 BATCH = 500  # messages in one transaction: some 100 ms, in which who reads what is committed waits
-DEFAULT_BATCH_BYTES = 1_000_000  # the client's
+BATCH_BYTES = 1_000_000  # the client's default
 
 
 class Place(msgspec.Struct, frozen=True, order=True):
@@ -108,8 +108,11 @@ class Sender:
         """
         self._topic = topic
         self._ledger = ledger_topic(settings)
-        _make_ledger(settings, self._ledger)
-        self._producer = TransactionalProducer(settings, self._ledger, _batch_bytes(settings, (topic, self._ledger)))
+        admin = AdminClient(client_config(settings, {}))
+        _make_ledger(settings, admin, self._ledger)
+        # The topics' limits are for batches, and the client does not split one that is too large.
+        limits = read_limits(admin, (topic, self._ledger), settings.delivery_timeout_seconds)
+        self._producer = TransactionalProducer(settings, self._ledger, min(BATCH_BYTES, limits.smallest))
 
     def send(self, letters: Sequence[Letter]) -> None:
         """Sends the messages back to the partition where each stood; returns when all are committed.
@@ -176,12 +179,12 @@ def _refuse_cut(settings: Settings, ledger: str) -> None:
                 raise UserError(msg)
 
 
-def _make_ledger(settings: Settings, ledger: str) -> None:
+def _make_ledger(settings: Settings, admin: AdminClient, ledger: str) -> None:
     """Makes the ledger where it is missing, to be kept for ever; refuses one that the broker would cut."""
-    if _embedded(settings):  # there a producer's question makes a topic, and nothing is ever cut
+    if is_embedded(admin, settings.delivery_timeout_seconds):
+        # There a producer's question makes a topic, and nothing is ever cut.
         count_partitions(settings, ledger)
         return
-    admin = AdminClient(client_config(settings, {}))
     if not _stands(settings, ledger):
         # Compacted: each entry has a key of its own, so all of them stay.
         made = admin.create_topics([NewTopic(ledger, 1, config={"cleanup.policy": "compact"})], request_timeout=30)
@@ -195,36 +198,16 @@ def _make_ledger(settings: Settings, ledger: str) -> None:
                 )
                 raise UserError(msg) from error
         count_partitions(settings, ledger)
-    policy, *limits = _config(admin, ledger, "cleanup.policy", "retention.ms", "retention.bytes")
+    asked = ConfigResource(ResourceType.TOPIC, ledger)
+    try:
+        config = admin.describe_configs([asked], request_timeout=30)[asked].result(40)
+    except KafkaException as error:
+        msg = f"cannot see whether topic {ledger!r} keeps everything ({error.args[0].str()}): allow DescribeConfigs"
+        raise UserError(msg) from error
+    policy, *limits = (config[name].value for name in ("cleanup.policy", "retention.ms", "retention.bytes"))
     if policy != "compact" and not (policy == "delete" and limits == ["-1", "-1"]):
         msg = (
             f"topic {ledger!r} has cleanup.policy={policy}, and once cut, what was sent back would be sent again: "
             "set it to compact"
         )
         raise UserError(msg)
-
-
-def _batch_bytes(settings: Settings, topics: Sequence[str]) -> int:
-    """How large a batch all of the topics take: their limit is for batches, which the client does not split."""
-    if _embedded(settings):
-        return DEFAULT_BATCH_BYTES
-    admin = AdminClient(client_config(settings, {}))
-    return min(DEFAULT_BATCH_BYTES, *(int(_config(admin, topic, "max.message.bytes")[0]) for topic in topics))
-
-
-def _embedded(settings: Settings) -> bool:
-    with contextlib.closing(make_consumer(settings)) as consumer:
-        found = retry(
-            "cannot ask for the cluster id", lambda: consumer.list_topics(timeout=5), settings.delivery_timeout_seconds
-        )
-    return (found.cluster_id or "").startswith(EMBEDDED_CLUSTER)
-
-
-def _config(admin: AdminClient, topic: str, *names: str) -> list[str]:
-    asked = ConfigResource(ResourceType.TOPIC, topic)
-    try:
-        found = admin.describe_configs([asked], request_timeout=30)[asked].result(40)
-    except KafkaException as error:
-        msg = f"cannot read the settings of topic {topic!r} ({error.args[0].str()}): may we describe them (ACLs)?"
-        raise UserError(msg) from error
-    return [found[name].value for name in names]

@@ -155,13 +155,10 @@ def _fault(settings: Settings, topic: str, line: Mended) -> str:
     """What the flow would say of it, were it sent now; empty where it would be decided."""
     now_ms = time.time_ns() // 1_000_000
     partition, offset = line.place.partition, line.place.offset
-    try:
-        if topic == settings.feedback_topic:
-            parsed: object = parse_feedback(line.value, line.key, partition, offset, now_ms)
-        else:
-            parsed = parse(line.value, line.key, topic, partition, offset, now_ms)
-    except Exception as error:  # as in the flow, whatever it is
-        return type(error).__name__
+    if topic == settings.feedback_topic:
+        parsed: object = parse_feedback(line.value, line.key, partition, offset, now_ms)
+    else:
+        parsed = parse(line.value, line.key, topic, partition, offset, now_ms)
     if not isinstance(parsed, Rejection):
         return ""
     return f"{parsed.error} (field {parsed.field})" if parsed.field else parsed.error
