@@ -25,7 +25,7 @@ from dataflow.connectors.transactional_producer import TransactionalProducer
 from dataflow.dead_letters import ledger, mending
 from dataflow.dead_letters.__main__ import main
 from dataflow.dead_letters.cases import Case, DeadLetters, Rejected, State, read_dead_letters
-from dataflow.dead_letters.ledger import Place, Sender
+from dataflow.dead_letters.ledger import Place, Sender, SentBack
 from dataflow.settings import Settings, UserError
 from tests.builders import MINUTE, NOON, iso, raw
 from tests.chaos.__main__ import train_model
@@ -101,6 +101,12 @@ def sent(settings: Settings, topic: str | None = None) -> list[Message]:
     """What was sent back, as who reads what is committed sees it."""
     messages = read_all(settings, [topic or settings.transactions_topic])
     return [m for m in messages if ledger.REPLAYED_FROM in dict(m.headers() or ())]
+
+
+def entries(settings: Settings) -> list[SentBack]:
+    """What is recorded, in the order in which it was sent; the embedded broker's topics have several partitions."""
+    found = ledger.read_ledger(settings, settings.transactions_topic)
+    return sorted(found, key=lambda entry: entry.sent_to.offset)
 
 
 def states(settings: Settings, topic: str | None = None) -> dict[tuple[int, int], State]:
@@ -275,12 +281,12 @@ def test_what_another_sent_before_this_one_could_is_not_sent_again(
 
 def test_the_same_offset_of_a_topic_made_anew_is_another_message(three: Settings) -> None:
     assert main(["--send"]) == 0
-    entries = ledger.read_ledger(three, three.transactions_topic)
+    (stamp,) = (entry.rejected.timestamp for entry in entries(three) if entry.rejected.offset == 1)
     origin = {
         record.SOURCE_TOPIC: three.transactions_topic.encode(),
         record.SOURCE_PARTITION: b"1",
         record.SOURCE_OFFSET: b"1",
-        record.SOURCE_TIMESTAMP: str(entries[1].rejected.timestamp + 1).encode(),
+        record.SOURCE_TIMESTAMP: str(stamp + 1).encode(),
     }
     produce(three, three.invalid_topic, b"no", headers=list(origin.items()))
     found = read_dead_letters(three, three.transactions_topic).cases
@@ -458,8 +464,7 @@ def test_what_was_mended_goes_back_with_its_key_to_its_partition_once(
     found = sent(three)
     assert [json.loads(m.value())["transaction_id"] for m in found] == ["mended 1", "mended 2"]
     assert [(m.key(), m.partition()) for m in found] == [(b"ann", 1)] * 2
-    entries = ledger.read_ledger(three, three.transactions_topic)
-    assert [(e.rejected.offset, e.origin.offset, e.sent_to.offset, e.mended) for e in entries] == [
+    assert [(e.rejected.offset, e.origin.offset, e.sent_to.offset, e.mended) for e in entries(three)] == [
         (1, 1, found[0].offset(), True),
         (2, 2, found[1].offset(), True),
     ]
@@ -495,7 +500,7 @@ def test_what_was_rejected_again_is_mended_and_traced_to_where_it_first_stood(
     assert "sent back already, and left out" in capsys.readouterr().err
     assert main(["--import", write(tmp_path / "again.jsonl", [line])]) == 0
     assert len(sent(three)) == 2
-    entry = ledger.read_ledger(three, three.transactions_topic)[-1]
+    entry = entries(three)[-1]
     assert (entry.rejected.offset, entry.origin.offset) == (message.offset(), 1)
     assert states(three) == {(1, 0): State.OPEN, (1, 1): State.SENT, (1, 2): State.OPEN}
 
