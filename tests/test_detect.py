@@ -13,6 +13,7 @@ from confluent_kafka import Message
 
 from dataflow.detect import build
 from dataflow.live_rules import LiveRules
+from dataflow.record import source_key
 from dataflow.scoring import Model, load_model
 from dataflow.settings import Settings
 from dataflow.steps import Routed, written
@@ -134,7 +135,7 @@ def test_a_bad_message_goes_aside_as_it_was_and_the_next_is_decided(model: Model
     )
     assert len(written(decisions)) == 1
     (key, (record,)), (_, (tombstone,)) = invalid
-    assert (key, record.topic, record.key, record.value) == ("00002", "invalid_transactions", b"k", bad)
+    assert (key, record.topic, record.key, record.value) == ("transactions-00002", "invalid_transactions", b"k", bad)
     assert (record.partition, record.offset) == (2, 7)
     assert dict(record.headers or ())["field"] == b"amount"
     assert b">= 0" in dict(record.headers or ())["error"]
@@ -144,7 +145,7 @@ def test_a_bad_message_goes_aside_as_it_was_and_the_next_is_decided(model: Model
 def test_the_input_is_carried_through_and_the_key_is_the_user(model: Model, rules: LiveRules) -> None:
     value = raw("zoë", note={"deep": [1, 2]}, fraudulent=True, score=0.0)
     ((key, (record,)),), _ = run([message(value, partition=3)], model, rules)
-    assert (key, record.key) == ("00003", "zoë".encode())
+    assert (key, record.key) == ("transactions-00003", "zoë".encode())
     out = json.loads(record.value or b"")
     assert out["note"] == {"deep": [1, 2]}
     assert out["fraudulent"] is False
@@ -170,7 +171,7 @@ def test_records_go_out_by_the_partition_that_they_came_from_each_once(model: Mo
         for n in range(60)
     ]
     for routed in run(messages, model, rules):
-        assert all(key == f"{record.partition:05}" for key, records in routed for record in records)
+        assert all(key == source_key("transactions", record.partition) for key, records in routed for record in records)
         assert all(records for _, records in routed)
         for partition in range(3):
             offsets = [record.offset for record in written(routed) if record.partition == partition]
