@@ -1,6 +1,6 @@
 """The rules of a running flow: reloaded when a file changes, at a batch's boundary, all at once or not at all."""
 
-import sys
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +11,8 @@ from prometheus_client import Counter
 from dataflow.rule_lists import ListFiles, Stamp, stamp
 from dataflow.rules import Rule, RuleSet, load_rules
 from dataflow.settings import UserError
+
+_log = logging.getLogger("redflag.rules")
 
 RELOADS = Counter("redflag_rules_reloads_total", "Changed rules files that were taken")
 RELOAD_ERRORS = Counter(
@@ -79,10 +81,10 @@ class LiveRules:
             if rules.version != self._rules.version:
                 self._rules = rules
                 RELOADS.inc()
-                print(f"redflag: rules {rules.version} from {self._path}", file=sys.stderr, flush=True)
+                _log.info("rules %s from %s", rules.version, self._path)
         except UserError as error:
             RELOAD_ERRORS.inc()
-            print(f"redflag: the changed rules are not used, the old ones stay: {error}", file=sys.stderr, flush=True)
+            _log.warning("the changed rules are not used, the old ones stay: %s", error)
         finally:
             self._seen = self._used
             self._looking.release()

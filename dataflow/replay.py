@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dataflow import lifecycle, record
+from dataflow import event_log, lifecycle, record
 from dataflow.connectors import kafka_clients
 from dataflow.connectors.delivery import Delivery
 from dataflow.parsing import event_time
@@ -249,8 +249,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--show", type=int, default=0, metavar="N", help="also print the first N chosen messages")
     parser.add_argument("--send", action="store_true", help="send them back; without it, nothing is sent")
     options = parser.parse_args(argv)
+    event_log.set_up()
     try:
         settings = Settings.load()
+        lifecycle.warn_of_unknown(settings)
         topic = settings.feedback_topic if options.feedback else settings.transactions_topic
         cases = read_cases(settings, topic)
         choice = Choice(options.error, options.field, options.partition, options.since, options.until, options.offset)
@@ -267,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         send_back(settings, topic, chosen)
     except UserError as error:
-        print(f"redflag: {error}", file=sys.stderr)
+        lifecycle.complain(error)
         return 2
     print(f"{len(chosen)} of {len(cases)} messages sent back to {topic}")
     return 0

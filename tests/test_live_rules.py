@@ -317,9 +317,8 @@ def flow_decisions(
     workers: int = 1,
 ) -> list[dict[str, Any]]:
     decisions: list[Routed] = []
-    sinks = TestingSink(decisions), TestingSink([]), TestingSink([])
     source = TestingSource((message(value, offset=n) for n, value in enumerate(values)), 10)
-    flow = build(source, TestingSource([]), *sinks, model, running.rules, Settings())
+    flow = build(source, TestingSink(decisions), model, running.rules, Settings())
     if workers == 1:
         run_main(flow)
     else:

@@ -25,7 +25,7 @@ def test_rows_are_little_endian_floats_and_come_back() -> None:
     assert packed.pair(1.0, 2.0) == Struct("<2f").pack(1, 2)
 
 
-@pytest.mark.parametrize(("write", "count"), [(packed.write_basic_facts, 6), (packed.write_user_facts, 36),
+@pytest.mark.parametrize(("write", "count"), [(packed.write_basic_facts, 8), (packed.write_user_facts, 38),
                                               (packed.write_merchant_facts, 22)])  # fmt: skip
 def test_facts_are_floats_of_64_bits_in_their_order(write, count: int) -> None:  # type: ignore[no-untyped-def]
     values = tuple(n + 0.1 for n in range(count))
