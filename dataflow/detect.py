@@ -126,6 +126,7 @@ def flow() -> Dataflow:
     )
     lifecycle.stop_gracefully(settings.stop_timeout_seconds)
     lifecycle.calm_collector()
+    rules.watch()
     COMPILED.set(compiled.running())
     source_topic = settings.transactions_topic
     return build(
