@@ -1,5 +1,6 @@
 """How a running flow takes a changed rules file: all of it, between two batches, or nothing."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -7,13 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
-from confluent_kafka import Producer
+from confluent_kafka import Message, Producer
 from prometheus_client import REGISTRY
 
 from dataflow.detect import build
@@ -382,7 +382,7 @@ def test_a_load_beside_the_flow_pauses_between_its_steps_and_hands_the_interpret
     running.look(2)
     assert len(running.ids()) == 3 * STEP_RULES
     assert len(steps) == 3
-    assert all(before < after for before, after in pairwise(steps))
+    assert all(before < after for before, after in itertools.pairwise(steps))
     assert steps[0] >= 3 * STEP_RULES  # one after the check of each rule, too
     assert set(pauses) == {live_rules.SWITCH_SECONDS}
     assert sys.getswitchinterval() == usual
@@ -412,7 +412,7 @@ def test_workers_change_over_together_and_the_files_are_loaded_once(
         for worker in workers:
             worker.join()
     assert len(seen) == 4
-    assert all(sum(a != b for a, b in pairwise(versions)) <= 1 for versions in seen)
+    assert all(sum(a != b for a, b in itertools.pairwise(versions)) <= 1 for versions in seen)
     assert loads == [1]
 
 
@@ -477,32 +477,30 @@ def test_a_user_put_on_the_deny_list_while_it_is_quiet_is_denied_at_the_next_pay
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_change_under_load_loses_nothing_and_switches_once(running: Running, model: Model, workers: int) -> None:
-    changes = [HIGH + LOW, "[[rule]\n", LOW]
-    given = 0
+    numbers = itertools.count()
 
     def told() -> float:
         return metric("rules_reloads_total") + metric("rules_reload_errors_total")
 
-    def values() -> Iterator[bytes]:
-        nonlocal given
-        before, written, last = told(), 0, 1000
-        while given < last:
-            if given % 10 == 0:
+    def some(many: int) -> Iterator[bytes]:
+        for n in itertools.islice(numbers, many):
+            if n % 10 == 0:
                 time.sleep(0.001)
-            yield raw(f"u{given % 50}", at=NOON + given * MINUTE, amount=float(given % 600), merchant="m", n=given)
-            given += 1
-            if given < last or written > len(changes):
-                continue
-            last += 1000
-            assert given < 200_000
-            if told() - before == written:  # noticed under load: now the next
-                if written < len(changes):
-                    running.write(changes[written])
-                written += 1
+            assert n < 200_000
+            yield raw(f"u{n % 50}", at=NOON + n * MINUTE, amount=float(n % 600), merchant=f"m{n % 9}", n=n)
+
+    def values() -> Iterator[bytes]:
+        yield from some(1000)
+        for change in (HIGH + LOW, "[[rule]\n", LOW):
+            before = told()
+            running.write(change)
+            while told() == before:
+                yield from some(100)
+            yield from some(1000)
 
     with running.watch():
         decisions = flow_decisions(running, model, values(), workers)
-    assert sorted(d["n"] for d in decisions) == list(range(given))
+    assert sorted(d["n"] for d in decisions) == list(range(next(numbers)))
     by_version: dict[str, set[str]] = {}
     for decision in decisions:
         by_version.setdefault(decision["ruleset_version"], set()).update(decision["rules"])
@@ -513,7 +511,7 @@ def test_a_change_under_load_loses_nothing_and_switches_once(running: Running, m
     assert len(by_version) == 3
     if workers == 1:
         in_order = [d["ruleset_version"] for d in sorted(decisions, key=lambda d: d["_offset"])]
-        assert sum(a != b for a, b in pairwise(in_order)) == 2
+        assert sum(a != b for a, b in itertools.pairwise(in_order)) == 2
 
 
 # ---------------------------------------------------------------------------------------------------------- cooldown
@@ -562,31 +560,39 @@ def test_a_change_at_5000_a_second_loses_nothing_and_switches_once_a_partition(
         rules.write_text("[[rule]\n")  # told with no transaction at all
         await_line(log, "redflag: the changed rules are not used")
         rules.write_text(HIGH)
-        changes = [HIGH + LOW, "[[rule]\n", LOW]
-        producer = Producer({"bootstrap.servers": broker.bootstrap})
-        begin, count, written, until = time.monotonic(), 0, 0, 5000
-        while count < until:
-            value = raw(f"u{count % 500}", amount=count % 600 + 0.5)
-            producer.produce(names["transactions"], key=b"u%d" % (count % 500), value=value)
-            count += 1
-            if count % 50 == 0:
-                producer.poll(0)
-                time.sleep(max(0.0, begin + count / 5000 - time.monotonic()))
-            if count < until or written > len(changes):
-                continue
-            until += 1000
-            assert count < 200_000, log.read_text()
-            if told(log) == written + 1:  # the last change was noticed under load: now the next one
-                if written < len(changes):
-                    rules.write_text(changes[written])
-                written += 1
-                until += 4000
-        assert producer.flush(20) == 0
         settings = Settings(brokers=broker.bootstrap)
         outputs = [names["alerts"], names["classified"], names["invalid"]]
-        deadline = time.monotonic() + 60
-        while len(messages := read_all(settings, outputs)) < count:
-            assert time.monotonic() < deadline, f"{len(messages)} of {count}"
+        producer = Producer({"bootstrap.servers": broker.bootstrap})
+        count = 0
+
+        def send(many: int) -> None:
+            nonlocal count
+            begin = time.monotonic()
+            for sent in range(many):
+                value = raw(f"u{count % 500}", amount=count % 600 + 0.5)
+                producer.produce(names["transactions"], key=b"u%d" % (count % 500), value=value)
+                count += 1
+                if sent % 50 == 0:
+                    producer.poll(0)
+                    time.sleep(max(0.0, begin + sent / 5000 - time.monotonic()))
+
+        def await_decisions() -> list[Message]:
+            assert producer.flush(20) == 0
+            deadline = time.monotonic() + 60
+            while len(found := read_all(settings, outputs)) < count:
+                assert time.monotonic() < deadline, f"{len(found)} of {count}"
+            return found
+
+        send(2000)
+        await_decisions()
+        for change in (HIGH + LOW, "[[rule]\n", LOW):
+            before = told(log)
+            rules.write_text(change)
+            while told(log) == before:
+                send(1000)
+                assert count < 200_000, log.read_text()
+            send(1000)
+            messages = await_decisions()  # of each partition some by these rules
     finally:
         detector.terminate()
         assert detector.wait(30) == 0
@@ -598,7 +604,7 @@ def test_a_change_at_5000_a_second_loses_nothing_and_switches_once_a_partition(
         versions.setdefault(int(headers["source_partition"]), []).append(decided)
     in_order = [[version for _, version in sorted(decided)] for decided in versions.values()]
     assert all(len(set(offsets)) == len(offsets) for offsets in ([o for o, _ in d] for d in versions.values()))
-    assert [sum(a != b for a, b in pairwise(each)) for each in in_order] == [2] * len(in_order)
+    assert [sum(a != b for a, b in itertools.pairwise(each)) for each in in_order] == [2] * len(in_order)
     assert len({version for each in in_order for version in each}) == 3
     assert log.read_text().count("the changed rules are not used") == 2
 
