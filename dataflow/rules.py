@@ -34,8 +34,8 @@ ALL_FIELDS = (*FIELDS, *MODEL_FIELDS)
 
 MAX_RULES = 1000
 MAX_COOLDOWN = 30 * 86_400.0
-STEP_RULES, STEP_CHARACTERS = 50, 8_000
-"""At most so many rules, and characters of their code unless it is one rule's, are compiled at once.
+STEP_CHARACTERS = 8_000
+"""Of code that are compiled at once, unless a single rule's is longer.
 
 Python's compiler lets no other thread run meanwhile: a running flow stands still for about 1 ms per 2,000 characters.
 """
@@ -139,6 +139,7 @@ class RuleSet:
         self.fields = frozenset(shown.union(*(code.fields for _, code in live)))
         """What is read by the rules that are not off, and by their reasons."""
         self._used = sorted({name for _, code in live for name in code.fields})
+        self._used_texts = [name for name in self._used if _KINDS[name] == "text"]
         self._pieces = _compile([code for _, code in live], lists, pause)
         self._quiet = Outcome(False, [], [], [], 1.0, ())
         self._templates: dict[int, _Template] = {}
@@ -182,10 +183,13 @@ class RuleSet:
         return [next(counts) if rule.effect != "off" else 0 for rule in self.rules]
 
     def _match(self, table: Table | _Rows) -> list[int]:
-        columns = {name: _comparable(name, table.column(name)) for name in self._used}
+        columns = {name: table.column(name) for name in self._used}
+        for name in self._used_texts:
+            columns[name] = comparable(columns[name])
         masks = [0] * len(table)
+        numbers = range(len(table))
         for piece in self._pieces:
-            piece.match(zip(range(len(table)), *map(columns.__getitem__, piece.reads), strict=True), masks)
+            piece.match(zip(numbers, *[columns[name] for name in piece.reads], strict=True), masks)
         return masks
 
     def _template(self, mask: int) -> _Template:
@@ -221,23 +225,21 @@ class RuleSet:
         return template
 
 
-def _comparable(name: str, column: list[Any]) -> list[Any]:
-    return comparable(column) if _KINDS[name] == "text" else column
-
-
 def _compile(conditions: Sequence[Compiled], lists: Mapping[str, AbstractSet[str]], pause: Pause) -> list[_Piece]:
     """The conditions as functions, each of as many as are compiled in one step."""
-    pieces = []
-    begin = 0
-    while begin < len(conditions):
-        end, characters = begin, 0
-        while end < len(conditions) and end - begin < STEP_RULES:
-            characters += len(conditions[end].source)
-            if characters > STEP_CHARACTERS and end > begin:
-                break
-            end += 1
-        pieces.append(_compile_step(conditions[begin:end], begin, lists))
-        begin = end
+    pieces: list[_Piece] = []
+    step: list[Compiled] = []
+    characters = 0
+    for bit, condition in enumerate(conditions):
+        own = sum(map(len, _branch(condition, len(step))))
+        if step and characters + own > STEP_CHARACTERS:
+            pieces.append(_compile_step(step, bit - len(step), lists))
+            pause()
+            step, characters = [], 0
+        step.append(condition)
+        characters += own
+    if step:
+        pieces.append(_compile_step(step, len(conditions) - len(step), lists))
         pause()
     return pieces
 
@@ -248,8 +250,8 @@ def _compile_step(conditions: Sequence[Compiled], first: int, lists: Mapping[str
     named = sorted({name for condition in conditions for name in condition.lists})
     lines = ["", f"    for number, {''.join(f'f_{name}, ' for name in reads)}in rows:", "        mask = 0"]
     for bit, condition in enumerate(conditions):
-        lines += [f"        if {condition.source}:", f"            mask |= {1 << first + bit}"]
-    lines += ["        if mask:", "            masks[number] |= mask"]
+        lines += _branch(condition, bit)
+    lines += ["        if mask:", f"            masks[number] |= mask << {first}"]
     # Lists and functions as arguments with defaults: a local variable is read faster than a global one.
     local = [name for name in NAMESPACE if name != "__builtins__"] + [f"l_{name}" for name in named]
     lines[0] = f"def match(rows, masks, {', '.join(f'{name}={name}' for name in local)}):"
@@ -257,6 +259,10 @@ def _compile_step(conditions: Sequence[Compiled], first: int, lists: Mapping[str
     # The source is our own: names of fields and functions that we know, and constants in Python's own notation.
     exec(compile("\n".join(lines), "<rules>", "exec"), namespace)  # noqa: S102
     return _Piece(namespace["match"], reads)
+
+
+def _branch(condition: Compiled, bit: int) -> list[str]:
+    return [f"        if {condition.source}:", f"            mask |= {1 << bit}"]
 
 
 def _shown(value: float | str | bool) -> str:

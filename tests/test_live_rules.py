@@ -18,7 +18,6 @@ from prometheus_client import REGISTRY
 
 from dataflow.detect import build
 from dataflow.live_rules import LOOKS, LiveRules
-from dataflow.rules import STEP_RULES
 from dataflow.scoring import Model, load_model
 from dataflow.settings import Settings, UserError
 from dataflow.steps import Routed, written
@@ -378,12 +377,13 @@ def test_a_load_beside_the_flow_pauses_between_its_steps_and_hands_the_interpret
     monkeypatch.setattr(live_rules.time, "sleep", lambda seconds: pauses.append(sys.getswitchinterval()))
     monkeypatch.setattr(rules, "_compile_step", lambda *given: steps.append(len(pauses)) or compile_step(*given))
     usual = sys.getswitchinterval()
-    running.write("".join(rule(f"r{n}", f"amount > {n}") for n in range(3 * STEP_RULES)))
+    monkeypatch.setattr(rules, "STEP_CHARACTERS", 500)
+    running.write("".join(rule(f"r{n}", f"amount > {n}") for n in range(50)))
     running.look(2)
-    assert len(running.ids()) == 3 * STEP_RULES
-    assert len(steps) == 3
+    assert len(running.ids()) == 50
+    assert len(steps) > 3
     assert all(before < after for before, after in itertools.pairwise(steps))
-    assert steps[0] >= 3 * STEP_RULES  # one after the check of each rule, too
+    assert steps[0] >= 50  # one after the check of each rule, too
     assert set(pauses) == {live_rules.SWITCH_SECONDS}
     assert sys.getswitchinterval() == usual
 

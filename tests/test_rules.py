@@ -14,7 +14,6 @@ from dataflow.rules import (
     ALL_FIELDS,
     MODEL_FIELDS,
     STEP_CHARACTERS,
-    STEP_RULES,
     Outcome,
     Rule,
     RuleSet,
@@ -320,7 +319,7 @@ def test_batches_do_not_change_what_rules_say(load: Any) -> None:
 
 def test_rules_that_are_compiled_in_several_steps_say_what_each_says_by_itself(load: Any) -> None:
     large = "".join(f" or amount == {n} / 7" for n in range(70))  # of which few make a step
-    each = [rule(f"r{n}", f"amount > {n} or txn_per_hour > {n}" + large * (n > 60)) for n in range(75)]
+    each = [rule(f"r{n}", f"amount > {n} or txn_per_hour > {n}" + large * (n > 50)) for n in range(75)]
     rows = [row(amount=float(n), txn_per_hour=m) for n, m in ((-1, 0), (30, 40), (70, 3), (99, 0))]
     rules = load(*each)
     together = [outcome.rules for outcome in rules.evaluate(rows)]
@@ -329,9 +328,7 @@ def test_rules_that_are_compiled_in_several_steps_say_what_each_says_by_itself(l
     assert together == [[name for names in place for name in names] for place in zip(*alone, strict=True)]
 
 
-def test_no_step_compiles_many_rules_or_much_code_and_a_pause_follows_each(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_step_compiles_much_code_and_a_pause_follows_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import dataflow.rules
 
     steps: list[str] = []
@@ -346,15 +343,10 @@ def test_no_step_compiles_many_rules_or_much_code_and_a_pause_follows_each(
     path.write_text("".join(rule(f"r{n}", large if n % 400 > 350 else "amount > 4") for n in range(1000)))
     paused_at: list[int] = []
     load_rules(path, pause=lambda: paused_at.append(len(steps)))
-    held = [step.count("mask |= ") for step in steps]
-    assert sum(held) == 1000
-    assert max(held) == STEP_RULES == 50
+    assert sum(step.count("mask |= ") for step in steps) == 1000
     assert STEP_CHARACTERS == 8000
-    allowance = (
-        350 * STEP_RULES + 1000
-    )  # for what each rule, with a number of 300 digits, and the functions need besides
-    assert max(map(len, steps)) < STEP_CHARACTERS + allowance
-    assert len(steps) > 1000 / STEP_RULES + 10  # the large ones are fewer in a step
+    assert max(map(len, steps)) < 1.2 * STEP_CHARACTERS  # with what each step needs besides
+    assert len(steps) < 40
     assert paused_at.count(0) == 1000  # after the check of each
     assert {*range(1, len(steps) + 1)} <= set(paused_at)
 
