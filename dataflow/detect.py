@@ -129,6 +129,7 @@ def flow() -> Dataflow:
     metrics = metrics_server.serve(settings.metrics_address, execution.process)
     lifecycle.stop_gracefully(settings.stop_timeout_seconds)
     lifecycle.calm_collector()
+    rules.watch()
     COMPILED.set(compiled.running())
     report = StartReport(settings, execution, rules.current, model.metadata, held, metrics)
     outputs: dict[str, tuple[str, ...]] = {}

@@ -160,6 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--send does not send again what was rejected again: --export it, mend it, --import it")
     try:
         settings = Settings.load()
+        lifecycle.warn_of_unknown(settings)
         topic = settings.feedback_topic if options.feedback else settings.transactions_topic
         if options.mended:
             import_file(settings, topic, options.mended)
@@ -179,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             export(options.export, topic, chosen)
             print(f"{chosen_of_all}, written to {options.export}: mend the values, then --import sends them to {topic}")
     except UserError as error:
-        print(f"redflag: {error}", file=sys.stderr)
+        lifecycle.complain(error)
         return 2
     except KeyboardInterrupt:  # the transaction under way was aborted
         print("redflag: stopped; what was not sent is still to be sent", file=sys.stderr)
