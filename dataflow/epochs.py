@@ -6,8 +6,8 @@ batch or a sleep, all others wait for; and as each counts from its own last clos
 epoch, and grows with each further delay: at 1,000 transactions a second with an interval of 1 s, decisions took 33 ms
 at the start and 21 s a minute later.
 
-Here every worker counts from the last closing of all. The workers of a process tell each other in memory, processes
-in small files in the recovery directory. One that is early sleeps over the moments in which Bytewax would close its
+Here every part and every worker counts from the last closing of all. The workers of a process tell each other in
+memory, processes in small files in the recovery directory. One that is early sleeps over the moments in which Bytewax would close its
 epoch, which is as long as it would have waited afterwards, once.
 """
 
@@ -86,11 +86,15 @@ def _read(path: Path) -> tuple[int, float]:
 
 
 class EpochPace:
-    """Of one worker: keeps its epochs in step with those of the others.
+    """Of one worker: keeps the epochs of its source's parts in step with each other and with those of other workers.
+
+    Bytewax counts the first epoch of each part from when that part was built, and on resume it builds one after the
+    other, as their states are read: so the parts of one worker have to be brought together, too.
 
     Args:
         interval: seconds between two snapshots, as Bytewax knows it.
         closings: what the workers know of each other.
+        alone: there are no other workers.
         clock: seconds since 1970, as Bytewax itself goes by the wall clock.
         sleep: takes seconds.
     """
@@ -99,21 +103,33 @@ class EpochPace:
         self,
         interval: float,
         closings: Closings,
+        *,
+        alone: bool = False,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = lifecycle.wait_for_stop,
     ):
+        self.alone = alone
         self._interval = interval
         self._closings = closings
         self._clock = clock
         self._sleep = sleep
-        self._activated = self._closed_at = clock()
-        self._closed = 0
+        self._activated = clock()
+        self._parts: dict[int, tuple[int, float]] = {}  # epochs that each part has closed, and when the last was
         self._due: float | None = None
 
+    def began(self, part: int) -> None:
+        """A part was built: its first epoch begins."""
+        self._parts[part] = 0, self._clock()
+        self._due = None
+
+    def ended(self, part: int) -> None:
+        """A part is read no more."""
+        del self._parts[part]
+
     def activated(self) -> None:
-        """To be called first in each activation of the source: sleeps if the epoch would be closed too early."""
+        """To be called first in each activation of the source: sleeps if an epoch would be closed too early."""
         now = self._clock()
-        if now >= self._closed_at + self._interval - GUARD:
+        if now >= self._may_close() - GUARD:
             wait = self.due() - now
             # More than the interval itself: a clock was set meanwhile, and no wait may depend on that.
             if 0.0 < wait <= self._interval:
@@ -122,28 +138,31 @@ class EpochPace:
         self._activated = now
 
     def due(self) -> float:
-        """When the epoch under way should be closed: an interval after the last worker closed the one before."""
+        """When the epoch under way should be closed: an interval after the last of all closed the one before."""
         if self._due is None:
             # By the time that it may be closed, all have begun it, so all have closed the one before.
-            self._due = max(self._closings.latest(self._closed), self._closed_at) + self._interval
+            number, _ = min(self._parts.values())
+            mine = max(at for _, at in self._parts.values())
+            self._due = max(self._closings.latest(number), mine) + self._interval
         return self._due
 
     def rest(self) -> float:
         """Seconds in which the worker may wait for messages without closing its epoch late."""
-        return max(0.0, self._closed_at + self._interval - GUARD / 2 - self._clock())
+        return max(0.0, self._may_close() - GUARD / 2 - self._clock())
 
-    def closed(self) -> None:
-        """To be called with each snapshot of a part: all parts of a worker close an epoch in one activation."""
-        if self._closed_at != self._activated:
-            self._closed_at = self._activated
-            self._closed += 1
-            self._due = None
-            self._closings.closed(self._closed, self._closed_at)
+    def closed(self, part: int) -> None:
+        """To be called with each snapshot of a part."""
+        number = self._parts[part][0] + 1
+        self._parts[part] = number, self._activated
+        self._due = None
+        if all(count >= number for count, _ in self._parts.values()):
+            self._closings.closed(number, self._activated)
+
+    def _may_close(self) -> float:
+        return min((at for _, at in self._parts.values()), default=math.inf) + self._interval
 
 
-def epoch_pace(execution: Execution) -> Callable[[], EpochPace] | None:
-    """Makes the pace of each worker; None where one worker is alone: the parts of one keep in step by themselves."""
-    if execution.alone:
-        return None
+def epoch_pace(execution: Execution) -> Callable[[], EpochPace]:
+    """Makes the pace of each worker."""
     closings = Closings(execution.directory, execution.process, execution.processes)
-    return lambda: EpochPace(execution.epoch_seconds, closings)
+    return lambda: EpochPace(execution.epoch_seconds, closings, alone=execution.alone)

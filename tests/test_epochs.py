@@ -34,7 +34,9 @@ class Worker:
     def __init__(self, clock: "Clock", step: float, paced: bool, closings: Closings):
         self._clock = clock
         self._step = step  # seconds between its activations: by a sleep, or a long batch
-        self.pace = EpochPace(INTERVAL, closings, clock, clock.sleep) if paced else None
+        self.pace = EpochPace(INTERVAL, closings, clock=clock, sleep=clock.sleep) if paced else None
+        if self.pace is not None:
+            self.pace.began(0)
         self.started = clock()
         self.closed = 0
         self.closed_at = clock()
@@ -55,7 +57,7 @@ class Worker:
             self.closed += 1
             self.closed_at = now
             if self.pace is not None:
-                self.pace.closed()
+                self.pace.closed(0)
             self.stalls.append(-self._clock())
         rest = self.pace.rest() if self.pace is not None else self._step
         self.next = self._clock() + max(min(self._step, rest), 0.0005)
@@ -97,27 +99,48 @@ def test_without_pace_the_stalls_grow_up_to_a_whole_interval_and_with_it_they_do
 def test_a_worker_that_fell_behind_is_waited_for_once(tmp_path: Path) -> None:
     clock = Clock()
     first, second = Closings(tmp_path, 0, 2), Closings(tmp_path, 1, 2)
-    early = EpochPace(INTERVAL, first, clock, clock.sleep)
+    early = EpochPace(INTERVAL, first, clock=clock, sleep=clock.sleep)
+    early.began(0)
     began = clock.now
     clock.now = began + INTERVAL
     early.activated()
-    early.closed()
+    early.closed(0)
     second.closed(1, began + INTERVAL + 0.7)  # it closed that epoch 0.7 s later
     clock.now = began + 2 * INTERVAL - GUARD / 2  # at which Bytewax would soon close the next one
     early.activated()
     assert clock.now == pytest.approx(began + 2 * INTERVAL + 0.7)
 
 
+def test_parts_that_were_built_one_after_the_other_are_closed_together(tmp_path: Path) -> None:
+    """On resume Bytewax builds them as their states are read, and counts the first epoch of each from then."""
+    clock = Clock()
+    pace = EpochPace(INTERVAL, Closings(), alone=True, clock=clock, sleep=clock.sleep)
+    began = clock.now
+    pace.began(0)
+    clock.now += 0.3
+    pace.began(1)
+    clock.now = began + INTERVAL - GUARD / 2
+    pace.activated()
+    assert clock.now == pytest.approx(began + 0.3 + INTERVAL)
+    pace.closed(0)
+    pace.closed(1)
+    closed = clock.now
+    clock.now = closed + INTERVAL
+    pace.activated()
+    assert clock.now == closed + INTERVAL  # from here on nobody has to wait
+
+
 def test_a_clock_that_was_set_makes_nobody_wait(tmp_path: Path) -> None:
     clock = Clock()
-    pace = EpochPace(INTERVAL, Closings(tmp_path, 0, 2), clock, clock.sleep)
+    pace = EpochPace(INTERVAL, Closings(tmp_path, 0, 2), clock=clock, sleep=clock.sleep)
+    pace.began(0)
     Closings(tmp_path, 1, 2).closed(0, clock.now + 3600.0)
     for _ in range(2):
         clock.now += INTERVAL
         before = clock.now
         pace.activated()
         assert clock.now == before
-        pace.closed()
+        pace.closed(0)
         clock.now -= 40.0
         before = clock.now
         pace.activated()
@@ -133,9 +156,10 @@ def test_what_an_earlier_execution_left_is_not_this_ones(tmp_path: Path) -> None
     assert (tmp_path / "epoch.1").stat().st_mode & 0o777 == 0o600
 
 
-def test_one_worker_alone_needs_no_pace() -> None:
-    assert epoch_pace(Execution(None, 0, 1, 1, 10.0)) is None
-    assert epoch_pace(Execution(None, 0, 1, 2, 10.0)) is not None
+def test_a_worker_knows_whether_it_is_alone() -> None:
+    assert epoch_pace(Execution(None, 0, 1, 1, 10.0))().alone
+    assert not epoch_pace(Execution(None, 0, 1, 2, 10.0))().alone
+    assert not epoch_pace(Execution(None, 0, 2, 1, 10.0))().alone
 
 
 # ------------------------------------------------------------------------------------------------------- in a cluster

@@ -85,7 +85,7 @@ class KafkaSource(FixedPartitionedSource[Message, SourceState]):
     Args:
         settings: of the flow.
         topics: the first leads.
-        pace: of the epochs, where there are several workers; makes one for each.
+        pace: of the epochs; makes one for each worker. None lets each part close its own.
         accept_gap: go on where records are gone that were not read, or a topic was made anew; else refuse to.
         started: hears of each partition where it begins, and where it ends.
         began: hears the number of partitions of each topic, once it is known.
@@ -222,6 +222,8 @@ class _Fetcher:
 
     def add(self, number: int, offsets: dict[str, int]) -> None:
         """Begins to read partition `number` of each topic at an offset."""
+        if self._pace is not None:
+            self._pace.began(number)
         self._numbers.add(number)
         for topic, offset in offsets.items():
             partition = self._partitions[topic, number] = _Partition((topic, number), offset)
@@ -231,6 +233,8 @@ class _Fetcher:
 
     def drop(self, number: int) -> None:
         """Ends reading that partition of each topic."""
+        if self._pace is not None:
+            self._pace.ended(number)
         self._numbers.discard(number)
         for topic in self._topics:
             gone = self._partitions.pop((topic, number), None)
@@ -248,10 +252,10 @@ class _Fetcher:
         high: int = self.consumer.get_watermark_offsets(partition.known, cached=True)[1]
         return max(0, high)
 
-    def snapshot_taken(self) -> None:
+    def snapshot_taken(self, number: int) -> None:
         """To be called with each snapshot of a part."""
         if self._pace is not None:
-            self._pace.closed()
+            self._pace.closed(number)
 
     def take(self, number: int) -> list[Message]:
         """The messages of the partitions of that number that may be handed out now, in the order of their time."""
@@ -287,7 +291,9 @@ class _Fetcher:
         if self._pace is not None:
             self._pace.activated()
         if self._idle:
-            wait = IDLE_SECONDS if self._pace is None else min(SHARED_IDLE_SECONDS, self._pace.rest())
+            wait = IDLE_SECONDS
+            if self._pace is not None:
+                wait = min(IDLE_SECONDS if self._pace.alone else SHARED_IDLE_SECONDS, self._pace.rest())
         self._idle = True
         messages = self.consumer.consume(self._settings.max_batch, 0)
         if not messages and wait:
@@ -449,7 +455,7 @@ class _SourcePart(StatefulSourcePartition[Message, SourceState]):
 
     @lifecycle.mistakes_end_the_flow
     def snapshot(self) -> SourceState:
-        self._fetcher.snapshot_taken()
+        self._fetcher.snapshot_taken(self._number)
         self._saved = {topic: partition.next_offset for topic, partition in self._partitions.items()}
         positions = {
             topic: Position(

@@ -322,7 +322,8 @@ class Chaos:
         admin = AdminClient({"bootstrap.servers": self.broker.bootstrap, "log_level": 0})
         for future in admin.create_partitions([NewPartitions(topic, self._counts[topic])]).values():
             future.result(timeout=30)
-        await_topics(lambda name: admin.list_topics(name, timeout=5), {topic: self._counts[topic]})
+        # By the very client that is asked for ends: it keeps what it knows of a topic for minutes.
+        await_topics(lambda name: self._asking.list_topics(name, timeout=5), {topic: self._counts[topic]})
 
     def make_topic_anew(self) -> None:
         """The topic is deleted and made again: refused, until the gap is accepted; profiles and outputs stay."""

@@ -121,7 +121,7 @@ class Feeder(threading.Thread):
 
     def __init__(self, bootstrap: str, seed: int, users: int):
         super().__init__(name="feeder", daemon=True)
-        self._bootstrap = bootstrap
+        self._address = bootstrap
         self._messages = transactions(seed, users)
         self._others = transactions(seed + 1_000_000, users)  # of the transactional producer, and of new partitions
         self._rng = Random(seed)
@@ -173,6 +173,8 @@ class Feeder(threading.Thread):
 
     def use_new_partitions(self, added: int) -> None:
         """From now on, new users pay on so many partitions beyond the first."""
+        while len(self._producer.list_topics(INPUT, timeout=30).topics[INPUT].partitions) < PARTITIONS + added:
+            time.sleep(0.05)  # until its own client knows them
         self._added = added
 
     def pause(self) -> None:
@@ -248,13 +250,17 @@ class Feeder(threading.Thread):
                 return
             except BufferError:
                 self._producer.poll(0.1)
+            except KafkaException as error:  # its client does not know the partition, or the topic made anew, yet
+                if error.args[0].code() not in (KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC):
+                    raise
+                time.sleep(0.1)
 
     def _send_in_transaction(self, commit: bool) -> None:
         """Twenty transactions of users of its own, each of whom is in one partition."""
         events = [next(self._others) for _ in range(20)]
         for _ in range(20):
             producer = Producer(
-                {"bootstrap.servers": self._bootstrap, "transactional.id": "feeder", "log_level": 0, "linger.ms": 5}
+                {"bootstrap.servers": self._address, "transactional.id": "feeder", "log_level": 0, "linger.ms": 5}
             )
             try:
                 producer.init_transactions(60)
