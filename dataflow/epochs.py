@@ -7,8 +7,8 @@ epoch, and grows with each further delay: at 1,000 transactions a second with an
 at the start and 21 s a minute later.
 
 Here every part and every worker counts from the last closing of all. The workers of a process tell each other in
-memory, processes in small files in the recovery directory. One that is early sleeps over the moments in which Bytewax would close its
-epoch, which is as long as it would have waited afterwards, once.
+memory, processes in small files in the recovery directory. One that is early sleeps over the moments in which Bytewax
+would close its epoch, which is as long as it would have waited afterwards, once.
 """
 
 import math

@@ -230,6 +230,6 @@ def test_a_broker_that_is_not_up_yet_is_waited_for_and_that_is_said_once(
             assert [count.result(60) for count in counts] == [3, 3]
     finally:
         server.start()
-    (line,) = {record.getMessage() for record in said()}
+    (line,) = [record.getMessage() for record in said()]
     assert line.startswith(f"no broker answers at {server.bootstrap} (")
     assert "is KAFKA_BROKERS right? Waiting for up to 120 s" in line

@@ -1,7 +1,6 @@
 """Kafka clients: how producers and consumers are made, and waiting for a broker that is away."""
 
 import contextlib
-import functools
 import logging
 import re
 import threading
@@ -142,7 +141,7 @@ def _wait_for_partitions(settings: Settings, topic: str, consumer: Consumer, rep
             reason = reports.reason() or error.args[0].str()
             problem = f"no broker answers at {settings.brokers} ({reason}): is it up, is KAFKA_BROKERS right?"
             if waited >= NOTICE_SECONDS:
-                _say_once(f"{problem} Waiting for up to {BROKER_WAIT_SECONDS:g} s")
+                _tell_that_it_waits(settings, problem)
             time.sleep(0.1)
             continue
         found = metadata.topics[topic]
@@ -182,10 +181,17 @@ def _create_by_asking(settings: Settings, topic: str) -> None:
         producer.list_topics(topic, timeout=5)
 
 
-@functools.cache
-def _say_once(line: str) -> None:
-    """Every worker and every topic waits for the same broker."""
-    _log.warning("%s", line)
+_waits_told: set[str] = set()  # brokers of which this process has said that it waits for them
+_telling = threading.Lock()
+
+
+def _tell_that_it_waits(settings: Settings, problem: str) -> None:
+    """Says it once: every worker and every topic waits for the same brokers."""
+    with _telling:
+        if settings.brokers in _waits_told:
+            return
+        _waits_told.add(settings.brokers)
+    _log.warning("%s Waiting for up to %g s", problem, BROKER_WAIT_SECONDS)
 
 
 class TopicIdentity(NamedTuple):
