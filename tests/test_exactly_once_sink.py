@@ -165,6 +165,7 @@ def test_whatever_becomes_of_a_message_the_second_time_it_stands_in_one_output(s
     second.write_batch(records(settings, [0], topic=settings.invalid_topic))
     second.write_batch(records(settings, [1], topic=settings.alerts_topic))
     second.write_batch(records(settings, [2], topic=settings.classified_topic))
+    crash(second)
     assert standing(settings) == once(0, 1, 2)
 
 

@@ -214,7 +214,7 @@ class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
         differs = self._difference(output, state, known, starts)
         if not differs:
             return starts
-        if not os.environ.get(ACCEPT_GAP):
+        if os.environ.get(ACCEPT_GAP) != "1":
             msg = (
                 f"{differs}: bring back what was there, or start once with --accept-gap, to go on with the profiles; "
                 f"{output} is then read from its beginning, and nothing that stands there is written again"
