@@ -33,6 +33,7 @@ from dataflow.profile import (
     Population,
     UserLook,
     UserProfile,
+    fingerprint,
     identify,
     paid,
 )
@@ -140,9 +141,8 @@ def observe_basic(txn: Transaction, profile: BasicProfile) -> tuple[str, bytes]:
     The last location, and the numbers, packed.
     """
     at, amount, location, ahead_at = txn.at, txn.amount, txn.location, txn.ahead_at
-    identity = identify(
-        profile.known, 0, profile.payments, txn.transaction_id or "", amount, txn.merchant, ahead_at or at
-    )
+    mark = fingerprint(txn.merchant)
+    identity = identify(profile.known, 0, profile.payments, txn.transaction_id or "", amount, mark, ahead_at or at)
     last_location = profile.last_location
     numbers = packed.write_basic_facts(_basic_facts(at, amount, location, ahead_at != 0.0, identity[3], profile))
     profile.take_basic(at, amount, location, identity)

@@ -44,6 +44,7 @@ MerchantFacts = tuple[
 _BASICFACTS, _USERFACTS, _MERCHANTFACTS = Struct("<8d"), Struct("<38d"), Struct("<22d")
 _USER, _MERCHANT, _SIX, _FOUR = Struct("<20f"), Struct("<17d"), Struct("<6f"), Struct("<4f")
 _PAIR, _FIVE_PAIRS, _SIX_PAIRS = Struct("<2f"), Struct("<10f"), Struct("<12f")
+_TWO_DOUBLES = Struct("<2d")
 
 
 def _probe() -> None:
@@ -179,6 +180,17 @@ def pair(number: float, total: float) -> bytes:
     w = BytesWriter()
     write_f32_le(w, number)
     write_f32_le(w, total)
+    return w.getvalue()
+
+
+def payment(amount: float, at: float, merchant: bytes) -> bytes:
+    """Two floats of 64 bits, then the bytes as they are."""
+    if not NATIVE:
+        return _TWO_DOUBLES.pack(amount, at) + merchant
+    w = BytesWriter()
+    write_f64_le(w, amount)
+    write_f64_le(w, at)
+    w.write(merchant)
     return w.getvalue()
 
 

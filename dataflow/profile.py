@@ -147,17 +147,18 @@ Identity = tuple[bytes, bytes, bool, bool]
 """A transaction's checksums, of its id and of all that makes it the same; whether it is a repeat; whether its id was
 used before for another."""
 
-_AMOUNT_AND_TIME = Struct("<2d")
-
 
 def identify(
-    known: bytes, begin: int, payments: bytes, transaction_id: str, amount: float, merchant: str, dated: float
+    known: bytes, begin: int, payments: bytes, transaction_id: str, amount: float, merchant: bytes, dated: float
 ) -> Identity:
-    """What a transaction is among the recent ones, whose ids stand in `known` from `begin` on."""
+    """What a transaction is among the recent ones, whose ids stand in `known` from `begin` on.
+
+    `merchant` is the fingerprint of its name, `dated` the event time as its timestamp says.
+    """
     name = transaction_id.encode()
     number = crc32(name)
     key = packed.long_word(number, crc_hqx(name, 0))
-    payment = packed.word(crc32(merchant.encode(), crc32(_AMOUNT_AND_TIME.pack(amount, dated), number)))
+    payment = packed.word(crc32(packed.payment(amount, dated, merchant), number))
     if not packed.has_long_word(known, key, begin):
         return key, payment, False, False
     repeat = packed.has_word(payments, payment, 0, len(payments))
@@ -293,7 +294,13 @@ class BasicProfile:
     def update(self, txn: Transaction) -> bool:
         """Takes the transaction in, once it has been scored; False, and nothing happens, if it is a repeat."""
         identity = identify(
-            self.known, 0, self.payments, txn.transaction_id or "", txn.amount, txn.merchant, txn.ahead_at or txn.at
+            self.known,
+            0,
+            self.payments,
+            txn.transaction_id or "",
+            txn.amount,
+            fingerprint(txn.merchant),
+            txn.ahead_at or txn.at,
         )
         return self.take_basic(txn.at, txn.amount, txn.location, identity)
 
@@ -415,7 +422,7 @@ class UserProfile(BasicProfile):
             packed.has_word(known, marks[1], TO_DEVICES, TO_LOCATIONS),
             packed.has_word(known, marks[2], TO_LOCATIONS, TO_RECENT),
         )
-        identity = identify(known, TO_RECENT, self.payments, transaction_id, amount, merchant, dated)
+        identity = identify(known, TO_RECENT, self.payments, transaction_id, amount, marks[0], dated)
         return own, numbers, past, usual, spread, marks, met, km, identity
 
     def read(self, at: float) -> tuple[Own, Numbers, bytes]:
