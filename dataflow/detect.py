@@ -22,6 +22,7 @@ from prometheus_client import Gauge
 from dataflow import compiled, lifecycle, recovery
 from dataflow.connectors.exactly_once_sink import ExactlyOnceSink
 from dataflow.connectors.kafka_source import KafkaSource
+from dataflow.connectors.ownership import own_outputs
 from dataflow.features import BASIC
 from dataflow.keyed import stateful_map
 from dataflow.live_rules import LiveRules
@@ -115,7 +116,7 @@ def flow() -> Dataflow:
     """The graph with the ends that the settings name."""
     lifecycle.report_mistakes()
     settings = Settings.load()
-    recovery.guard(recovery.identity(settings), sys.argv[1:])
+    this_flow = recovery.guard(recovery.identity(settings), sys.argv[1:])
     model = load_model(settings.model_file)
     check = partial(check_fields, settings)
     check(settings.model_file, model.features)
@@ -128,12 +129,13 @@ def flow() -> Dataflow:
     lifecycle.calm_collector()
     COMPILED.set(compiled.running())
     source_topic = settings.transactions_topic
+    may_write = own_outputs(settings, this_flow)
     return build(
         KafkaSource(settings, source_topic),
         KafkaSource(settings, settings.feedback_topic, idle_seconds=0.1),  # labels are days late anyway
-        ExactlyOnceSink(settings, source_topic, (settings.alerts_topic, settings.classified_topic)),
-        ExactlyOnceSink(settings, source_topic, (settings.invalid_topic,)),
-        ExactlyOnceSink(settings, settings.feedback_topic, (settings.invalid_topic,)),
+        ExactlyOnceSink(settings, source_topic, (settings.alerts_topic, settings.classified_topic), may_write),
+        ExactlyOnceSink(settings, source_topic, (settings.invalid_topic,), may_write),
+        ExactlyOnceSink(settings, settings.feedback_topic, (settings.invalid_topic,), may_write),
         model,
         rules,
         settings,

@@ -5,13 +5,15 @@ import contextlib
 import fcntl
 import json
 import os
+import platform
 import sqlite3
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from bytewax.recovery import init_db_dir
 
@@ -22,6 +24,15 @@ MANIFEST = "redflag.json"
 ROOM_NEEDED = 1_000_000  # bytes free under the directory: with less, SQLite fails or, on a tmpfs, crashes
 ROOM_CHECK_SECONDS = 1.0
 _held: list[Any] = []  # open lock files: the kernel lets go of them when this process ends, however it ends
+
+
+class FlowIdentity(NamedTuple):
+    """What tells this flow from another of the same topics."""
+
+    flow: str  # of its recovery directory, for good; without one of this start, or of the addresses of a cluster
+    place: str  # of the lock file that it holds, on this kernel: in a copy of the directory another; "" without
+    directory: str  # "" without
+    process: int  # of the cluster
 
 
 def prepare(directory: Path, partitions: int) -> None:
@@ -60,7 +71,7 @@ def identity(settings: Settings) -> dict[str, Any]:
     }
 
 
-def guard(own: Mapping[str, Any], argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> None:
+def guard(own: Mapping[str, Any], argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> FlowIdentity:
     """Checks and holds the recovery directory that `bytewax.run` was given in `argv` or the environment, if any.
 
     Raises:
@@ -72,20 +83,30 @@ def guard(own: Mapping[str, Any], argv: Sequence[str], environ: Mapping[str, str
     options.add_argument("-a", "--addresses", default=environ.get("BYTEWAX_ADDRESSES", ""))
     given, _ = options.parse_known_args(argv)
     if not given.recovery_directory:
-        return
+        return FlowIdentity(given.addresses or uuid.uuid4().hex, "", "", given.process_id)
     directory = Path(given.recovery_directory)
     try:
         processes = len(given.addresses.split(";")) if given.addresses else 1
         with (directory / "lock.prepare").open("w") as one_at_a_time:
             fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
-            _hold(directory, given.process_id, processes)
-            _check(directory, own)
+            lock = _hold(directory, given.process_id, processes)
+            flow = _check(directory, own)
             if not _anyone_runs(directory, given.process_id, processes):
                 _forget_abandoned(directory)
     except OSError as error:
         msg = f"recovery directory {directory}: {error.strerror}: name one that exists and that this user can write"
         raise UserError(msg) from error
     threading.Thread(target=_watch_room, args=(directory,), name="redflag-room", daemon=True).start()
+    return FlowIdentity(flow, _place(lock), str(directory.resolve()), given.process_id)
+
+
+def _place(lock: IO[str]) -> str:
+    found = os.fstat(lock.fileno())
+    try:
+        kernel = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # not Linux
+        kernel = platform.node()
+    return f"{kernel}:{found.st_dev}:{found.st_ino}"
 
 
 def _check_room(directory: Path) -> None:
@@ -110,7 +131,7 @@ def _watch_room(directory: Path) -> None:
                 lifecycle.fail(error)
 
 
-def _hold(directory: Path, process: int, processes: int) -> None:
+def _hold(directory: Path, process: int, processes: int) -> IO[str]:
     """Takes this process's lock, and sees that no process of a larger, earlier cluster still holds one.
 
     A flow that was cut off but still lives would write what we decide again: two must never share a directory.
@@ -133,6 +154,7 @@ def _hold(directory: Path, process: int, processes: int) -> None:
     _tell(lock, "starting")
     lifecycle.when_running(lambda: _tell(lock, "running"))
     _held.append(lock)
+    return lock
 
 
 def _tell(lock: IO[str], state: str) -> None:
@@ -187,28 +209,33 @@ def _forget_abandoned(directory: Path) -> None:
             raise UserError(msg) from error
 
 
-def _check(directory: Path, own: Mapping[str, Any]) -> None:
+def _check(directory: Path, own: Mapping[str, Any]) -> str:
+    """Checks the manifest, makes it if there is none, and returns the flow's id."""
     manifest = directory / MANIFEST
     try:
-        found = {"profiles": "full", **json.loads(manifest.read_text())}  # older ones do not say it
+        found = json.loads(manifest.read_text())
     except FileNotFoundError:
         if _has_run(directory):
             msg = f"recovery directory {directory} holds the data of another program: give this flow one of its own"
             raise UserError(msg) from None
-        with tempfile.NamedTemporaryFile("w", dir=directory, prefix=".manifest", delete=False) as new:
-            json.dump(own, new, indent=2)
-        Path(new.name).rename(manifest)
-        return
+        found = dict(own)
     except ValueError as error:
         msg = f"{manifest} is damaged: restore it from a backup, or use an empty recovery directory"
         raise UserError(msg) from error
     for key, value in own.items():
-        if found.get(key) != value:
+        known = found.get(key, "full" if key == "profiles" else None)  # older ones do not say it
+        if known != value:
             msg = (
-                f"recovery directory {directory} belongs to {key} {json.dumps(found.get(key))}, but this flow has "
+                f"recovery directory {directory} belongs to {key} {json.dumps(known)}, but this flow has "
                 f"{json.dumps(value)}: name another directory in RECOVERY_DIR, or go back to its settings"
             )
             raise UserError(msg)
+    if "id" not in found:
+        found["id"] = uuid.uuid4().hex
+        with tempfile.NamedTemporaryFile("w", dir=directory, prefix=".manifest", delete=False) as new:
+            json.dump(found, new, indent=2)
+        Path(new.name).rename(manifest)
+    return str(found["id"])
 
 
 def _complete(directory: Path) -> bool:

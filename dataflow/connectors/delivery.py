@@ -1,6 +1,7 @@
 """A producer whose first failed delivery is kept and raised at the next call."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message
@@ -12,11 +13,20 @@ from dataflow.settings import Settings, UserError
 REFUSED = Counter("redflag_records_refused_total", "Records that the broker refused or that timed out", ["topic"])
 
 
-class Delivery:
-    """A producer whose first failed delivery is kept and raised at the next call."""
+def always() -> bool:
+    """For who shares what it writes with nobody, or with anybody."""
+    return True
 
-    def __init__(self, settings: Settings):
+
+class Delivery:
+    """A producer whose first failed delivery is kept and raised at the next call.
+
+    `may_write` says whether records may be handed over now; see `await_permission`.
+    """
+
+    def __init__(self, settings: Settings, may_write: Callable[[], bool] = always):
         self._settings = settings
+        self._may_write = may_write
         self._failure: UserError | None = None
         self._poll_due = 0.0
         self._producer = make_producer(settings, self._failed)
@@ -44,6 +54,7 @@ class Delivery:
             except BufferError:
                 self._producer.poll(0.05)
                 self.check()
+                self.await_permission()
             except KafkaException as error:
                 key = record.get("key")
                 msg = (
@@ -51,6 +62,16 @@ class Delivery:
                     f"{error.args[0].str()}; the flow stops here, and it is decided again after the restart"
                 )
                 raise UserError(msg) from error
+
+    def await_permission(self) -> None:
+        """Returns when records may be handed over; to be called before each batch.
+
+        Raises:
+            UserError: an earlier record was refused or timed out, or the permission did not come.
+        """
+        while not self._may_write():
+            self._producer.poll(0.02)
+            self.check()
 
     def poll(self) -> None:
         """Serves delivery reports without waiting, at most every 50 ms; raises the first failure.

@@ -8,7 +8,7 @@ snapshot and skips what already stands there.
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import TypedDict
 
@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, TopicPartition
 from prometheus_client import Counter
 
 from dataflow import lifecycle
-from dataflow.connectors.delivery import Delivery
+from dataflow.connectors.delivery import Delivery, always
 from dataflow.connectors.kafka_clients import PerWorker, count_partitions, make_consumer, watermarks
 from dataflow.outbox import hand_over
 from dataflow.record import SOURCE_OFFSET, SOURCE_PARTITION, SOURCE_TIMESTAMP, SOURCE_TOPIC, Record, partition_key
@@ -41,14 +41,20 @@ class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
     """Writes each record once, in one of its topics, whatever crashes; the partition is the source's, by modulo.
 
     Items are `(partition_key(partition), records)`, with records of that source partition. All topics must have as many
-    partitions as each other. The promise holds as long as no other flow writes these topics.
+    partitions as each other. The promise holds as long as no other flow writes these topics: `may_write` says that.
     """
 
-    def __init__(self, settings: Settings, source_topic: str, topics: Sequence[str]):
+    def __init__(
+        self,
+        settings: Settings,
+        source_topic: str,
+        topics: Sequence[str],
+        may_write: Callable[[], bool] = always,
+    ):
         self._settings = settings
         self._source_topic = source_topic
         self._topics = tuple(topics)
-        self._writers = PerWorker(lambda: (Delivery(settings), make_consumer(settings)))
+        self._writers = PerWorker(lambda: (Delivery(settings, may_write), make_consumer(settings)))
         self._count = 0
 
     @lifecycle.mistakes_end_the_flow
@@ -122,6 +128,7 @@ class _ExactlyOncePart(StatefulSinkPartition[list[Record], SinkState]):
         records = list(chain.from_iterable(values))
         if self._standing:
             records = self._not_standing(records)
+        self._delivery.await_permission()
         counts = hand_over(records, self._partition, self._source_topic, self._delivery)
         for topic, count in counts.items():
             self._written[topic].inc(count)

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
@@ -51,8 +51,8 @@ def make_producer(settings: Settings, on_delivery: Callable[[Any, Any], None]) -
         raise UserError(_wrong_config(error)) from error
 
 
-def make_consumer(settings: Settings) -> Consumer:
-    """A consumer that is assigned partitions and commits nothing: offsets live in the snapshots.
+def make_consumer(settings: Settings, more: Mapping[str, Any] | None = None) -> Consumer:
+    """A consumer that is assigned partitions and commits nothing: offsets live in the snapshots; `more` replaces ours.
 
     Raises:
         UserError: librdkafka does not take a setting.
@@ -61,6 +61,7 @@ def make_consumer(settings: Settings) -> Consumer:
         "group.id": "redflag",  # required by the client; with `assign` no group is ever joined
         "enable.auto.commit": False,
         "auto.offset.reset": "error",
+        **(more or {}),
     }
     config = client_config(settings, own)
     config.setdefault("fetch.wait.max.ms", 100)
