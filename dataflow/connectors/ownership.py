@@ -179,6 +179,7 @@ class Ownership:
         Raises:
             UserError: another flow writes them, or the consumer group may not be used.
         """
+        self._ask_patiently()  # the first answer may take seconds, until there is a coordinator of the group
         found = self._ask_patiently()
         if not self._vacant(found):
             found = self._outwait(found)
