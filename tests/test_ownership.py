@@ -7,15 +7,17 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
+    AclBindingFilter,
     AclOperation,
     AclPermissionType,
     AdminClient,
@@ -29,6 +31,7 @@ from dataflow.connectors.ownership import Ownership
 from dataflow.record import Record
 from dataflow.recovery import FlowIdentity
 from dataflow.settings import Settings, UserError
+from tests.builders import raw
 from tests.chaos import train_model
 from tests.conftest import Broker
 from tests.kafka_server import KafkaServer
@@ -36,7 +39,6 @@ from tests.reading import read_all
 from tests.test_lifecycle import Flow, wait_for
 
 TOPICS = ("transactions", "alerts", "classified", "invalid", "feedback")
-DENIED_TOPIC = "denied"
 
 
 # In this process, with a lease of two seconds.
@@ -385,40 +387,9 @@ def test_a_second_flow_and_a_copy_are_refused_and_nothing_is_written_twice(
     assert set(first.decided().values()) == {1}
 
 
-def test_a_killed_or_frozen_flow_is_replaced_and_the_frozen_one_ends_when_it_comes_back(
-    flows: MakeFlow, outputs: Callable[[], Settings]
-) -> None:
-    killed, frozen = flows(outputs()), flows(outputs())
-    replacements = [flows(killed.settings), flows(frozen.settings)]
-    for flow in (killed, frozen):
-        flow.begin()
-    for flow in (killed, frozen):
-        flow.give(500)
-        wait_for(lambda flow=flow: len(flow.decided()) == 500)
-    killed.process.kill()
-    frozen.process.send_signal(signal.SIGSTOP)
-    stopped = time.monotonic()
-    for flow, replacement in zip((killed, frozen), replacements, strict=True):
-        flow.give(500)
-        replacement.begin()
-    for flow, replacement in zip((killed, frozen), replacements, strict=True):
-        wait_for(lambda flow=flow: len(flow.decided()) == 1000)
-        print(f"decided {time.monotonic() - stopped:.1f} s after the other was cut off")
-        assert f"last written by another flow, which did not say that it ended (process {flow.process.pid}" in (
-            replacement.said()
-        )
-    frozen.process.send_signal(signal.SIGCONT)
-    assert frozen.process.wait(30) == 2, frozen.said()
-    last = frozen.said().splitlines()[-1]
-    assert f"another flow has taken over {frozen.settings.alerts_topic} (process {replacements[1].process.pid}" in last
-    for flow, replacement in zip((killed, frozen), replacements, strict=True):
-        assert replacement.stop() == 0, replacement.said()
-        assert set(flow.decided().values()) == {1}
-
-
-@pytest.fixture
-def server(apache_kafka: None) -> Iterator[KafkaServer]:
-    """A broker of this test's own, which knows access control lists."""
+@pytest.fixture(scope="module")
+def server() -> Iterator[KafkaServer]:
+    """A broker to freeze and kill, which knows access control lists."""
     properties = {
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "allow.everyone.if.no.acl.found": "true",
@@ -427,27 +398,58 @@ def server(apache_kafka: None) -> Iterator[KafkaServer]:
         yield server
 
 
-def test_a_broker_that_is_away_for_longer_than_the_lease_ends_nothing_and_a_missing_right_is_named(
-    server: KafkaServer, flows: MakeFlow
-) -> None:
-    settings = Settings(brokers=server.bootstrap)
-    names = [getattr(settings, f"{name}_topic") for name in TOPICS]
-    server.create_topics(dict.fromkeys([*names, DENIED_TOPIC], 2))
-    admin = AdminClient({"bootstrap.servers": server.bootstrap, "log_level": 0})
-    # For somebody else only: with that, nobody else may.
-    group = f"redflag-owner-{DENIED_TOPIC}"
-    only = AclBinding(
-        ResourceType.GROUP, group, ResourcePatternType.LITERAL, "User:nobody", "*", AclOperation.READ,
-        AclPermissionType.ALLOW,
-    )  # fmt: skip
-    for future in admin.create_acls([only]).values():
-        future.result(30)
+def outputs_on(server: KafkaServer) -> Settings:
+    names = {f"{name}_topic": f"{name}-{uuid.uuid4().hex[:8]}" for name in TOPICS}
+    server.create_topics(dict.fromkeys(names.values(), 2))
+    return Settings(brokers=server.bootstrap, **names)
 
-    flow = flows(settings)
+
+@pytest.mark.usefixtures("apache_kafka")
+def test_a_killed_or_frozen_flow_is_replaced_and_the_frozen_one_writes_nothing_when_it_comes_back(
+    flows: MakeFlow, server: KafkaServer
+) -> None:
+    killed, frozen = flows(outputs_on(server)), flows(outputs_on(server))
+    replacements = [flows(killed.settings), flows(frozen.settings)]
+    pairs = list(zip((killed, frozen), replacements, strict=True))
+    # It has asked for more, and is frozen before the answer: that waits for it in its socket.
+    frozen._environ["KAFKA_CONFIG_FETCH_WAIT_MAX_MS"] = "500"
+    at_hand = Producer({"bootstrap.servers": server.bootstrap})
+    at_hand.list_topics(frozen.settings.transactions_topic)
+    for flow in (killed, frozen):
+        flow.begin()
+        flow.give(500)
+    for flow in (killed, frozen):
+        wait_for(lambda flow=flow: len(flow.decided()) == 500)
+    killed.process.kill()
+    frozen.process.send_signal(signal.SIGSTOP)
+    for partition in range(2):
+        at_hand.produce(frozen.settings.transactions_topic, key=b"ann", value=raw("ann"), partition=partition)
+    assert at_hand.flush(20) == 0
+    for flow, replacement in pairs:
+        flow.give(500)
+        replacement.begin()
+    for flow, replacement in pairs:
+        wait_for(lambda flow=flow: len(flow.decided()) >= 1000)
+        assert f"did not say that it ended (process {flow.process.pid} on " in replacement.said()
+    # It can decide what is in its socket, and cannot ask whose the outputs are.
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGSTOP)
+    frozen.process.send_signal(signal.SIGCONT)
+    time.sleep(2)
+    os.kill(server.pid, signal.SIGCONT)
+    assert frozen.process.wait(60) == 2, frozen.said()
+    last = frozen.said().splitlines()[-1]
+    assert f"another flow has taken over {frozen.settings.alerts_topic} (process {replacements[1].process.pid}" in last
+    for flow, replacement in pairs:
+        assert replacement.stop() == 0, replacement.said()
+        assert set(flow.decided().values()) == {1}
+    assert len(frozen.decided()) == 1002
+
+
+@pytest.mark.usefixtures("apache_kafka")
+def test_a_broker_that_is_away_for_as_long_as_the_lease_ends_nothing(flows: MakeFlow, server: KafkaServer) -> None:
+    flow = flows(outputs_on(server))
     flow.start()
-    denied = Ownership(msgspec.structs.replace(settings, alerts_topic=DENIED_TOPIC), FlowIdentity("f", "", "", 0))
-    with pytest.raises(UserError, match=rf"not allowed to use consumer group {group} .*: this user needs READ on that"):
-        denied.claim()
     flow.give(5000)
     wait_for(lambda: len(flow.decided()) > 0)
     server.kill()
@@ -458,3 +460,27 @@ def test_a_broker_that_is_away_for_longer_than_the_lease_ends_nothing_and_a_miss
     wait_for(lambda: len(flow.decided()) == 5100)
     assert flow.stop() == 0, flow.said()
     assert set(flow.decided().values()) == {1}
+
+
+@pytest.mark.usefixtures("apache_kafka")
+@pytest.mark.parametrize("granted", [None, AclOperation.DESCRIBE])
+def test_a_missing_right_is_one_line_that_names_it(server: KafkaServer, granted: AclOperation | None) -> None:
+    settings = outputs_on(server)
+    group = f"redflag-owner-{settings.alerts_topic}"
+    # What somebody may, nobody else may.
+    given = [("User:nobody", AclOperation.READ)] + ([("User:ANONYMOUS", granted)] if granted else [])
+    lists = [
+        AclBinding(
+            ResourceType.GROUP, group, ResourcePatternType.LITERAL, user, "*", operation, AclPermissionType.ALLOW
+        )
+        for user, operation in given
+    ]
+    admin = AdminClient({"bootstrap.servers": server.bootstrap, "log_level": 0})
+    for future in admin.create_acls(lists).values():
+        future.result(30)
+    of_group = AclBindingFilter(
+        ResourceType.GROUP, group, ResourcePatternType.LITERAL, None, None, AclOperation.ANY, AclPermissionType.ANY
+    )
+    wait_for(lambda: len(admin.describe_acls(of_group).result(30)) == len(lists))
+    with pytest.raises(UserError, match=rf"not allowed to use consumer group {group} .*: this user needs READ on that"):
+        Ownership(settings, FlowIdentity("flow", "", "", 0)).claim()
