@@ -24,6 +24,7 @@ from dataflow import compiled, lifecycle, metrics_server, recovery
 from dataflow.connectors.broker_watch import BrokerWatch
 from dataflow.connectors.exactly_once_sink import ExactlyOnceSink
 from dataflow.connectors.kafka_source import KafkaSource
+from dataflow.connectors.ownership import own_outputs
 from dataflow.connectors.topic_changes import TopicChanges
 from dataflow.decision import Decision
 from dataflow.epochs import epoch_pace
@@ -116,7 +117,7 @@ def flow() -> Dataflow:
     settings = Settings.load()
     lifecycle.warn_of_unknown(settings)
     metrics_server.leave_bytewax_api_off()
-    held = recovery.guard(recovery.identity(settings), sys.argv[1:])
+    this_flow = recovery.guard(recovery.identity(settings), sys.argv[1:])
     execution = Execution.read()
     model = load_model(settings.model_file)
     check = partial(check_fields, settings)
@@ -131,7 +132,7 @@ def flow() -> Dataflow:
     lifecycle.calm_collector()
     rules.watch()
     COMPILED.set(compiled.running())
-    report = StartReport(settings, execution, rules.current, model.metadata, held, metrics)
+    report = StartReport(settings, execution, rules.current, model.metadata, this_flow.held, metrics)
     outputs: dict[str, tuple[str, ...]] = {}
     outputs[settings.transactions_topic] = (settings.alerts_topic, settings.classified_topic, settings.invalid_topic)
     if settings.profiles == "full":
@@ -149,7 +150,8 @@ def flow() -> Dataflow:
         began=changes.began,
         broker_silent=watch.seconds_since_answer,
     )
-    return build(source, ExactlyOnceSink(settings, outputs, report.topics), model, rules, settings)
+    sink = ExactlyOnceSink(settings, outputs, report.topics, own_outputs(settings, this_flow))
+    return build(source, sink, model, rules, settings)
 
 
 def check_fields(settings: Settings, reader: Path, fields: Iterable[str]) -> None:

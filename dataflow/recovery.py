@@ -6,10 +6,12 @@ import fcntl
 import json
 import logging
 import os
+import platform
 import sqlite3
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -33,6 +35,16 @@ class Held(NamedTuple):
     directory: Path
     partitions: int
     resumed: bool  # whether a flow has run on it before
+
+
+class FlowIdentity(NamedTuple):
+    """What tells this flow from another of the same topics."""
+
+    flow: str  # of its recovery directory, for good; without one of this start, or of the addresses of a cluster
+    place: str  # of the lock file that it holds, on this kernel: in a copy of the directory another; "" without
+    directory: str  # "" without
+    process: int  # of the cluster
+    held: Held | None  # the recovery directory, None without
 
 
 def prepare(directory: Path, partitions: int) -> None:
@@ -104,7 +116,7 @@ def identity(settings: Settings) -> dict[str, Any]:
     }
 
 
-def guard(own: Mapping[str, Any], argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Held | None:
+def guard(own: Mapping[str, Any], argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> FlowIdentity:
     """Checks and holds the recovery directory that `bytewax.run` was given in `argv` or the environment, if any.
 
     Raises:
@@ -116,23 +128,32 @@ def guard(own: Mapping[str, Any], argv: Sequence[str], environ: Mapping[str, str
     options.add_argument("-a", "--addresses", default=environ.get("BYTEWAX_ADDRESSES", ""))
     given, _ = options.parse_known_args(argv)
     if not given.recovery_directory:
-        return None
+        return FlowIdentity(given.addresses or uuid.uuid4().hex, "", "", given.process_id, None)
     directory = Path(given.recovery_directory)
     try:
         processes = len(given.addresses.split(";")) if given.addresses else 1
         with _open_private(directory / "lock.prepare", "w") as one_at_a_time:
             fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
             resumed = _has_run(directory)
-            _hold(directory, given.process_id, processes)
-            _check(directory, own)
+            lock = _hold(directory, given.process_id, processes)
+            flow = _check(directory, own)
             if not _anyone_runs(directory, given.process_id, processes):
                 _forget_abandoned(directory)
     except OSError as error:
         msg = f"recovery directory {directory}: {error.strerror}: name one that exists and that this user can write"
         raise UserError(msg) from error
     threading.Thread(target=_watch_room, args=(directory,), name="redflag-room", daemon=True).start()
-    partitions = len(list(directory.glob("part-*.sqlite3")))
-    return Held(directory, partitions, resumed)
+    held = Held(directory, len(list(directory.glob("part-*.sqlite3"))), resumed)
+    return FlowIdentity(flow, _place(lock), str(directory.resolve()), given.process_id, held)
+
+
+def _place(lock: IO[str]) -> str:
+    found = os.fstat(lock.fileno())
+    try:
+        kernel = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # not Linux
+        kernel = platform.node()
+    return f"{kernel}:{found.st_dev}:{found.st_ino}"
 
 
 def _check_room(directory: Path) -> None:
@@ -157,7 +178,7 @@ def _watch_room(directory: Path) -> None:
                 lifecycle.fail(error)
 
 
-def _hold(directory: Path, process: int, processes: int) -> None:
+def _hold(directory: Path, process: int, processes: int) -> IO[str]:
     """Takes this process's lock, and sees that no process of a larger, earlier cluster still holds one.
 
     A flow that was cut off but still lives would write what we decide again: two must never share a directory.
@@ -180,6 +201,7 @@ def _hold(directory: Path, process: int, processes: int) -> None:
     _tell(lock, "starting")
     lifecycle.when_running(lambda: _tell(lock, "running"))
     _held.append(lock)
+    return lock
 
 
 def _tell(lock: IO[str], state: str) -> None:
@@ -234,28 +256,33 @@ def _forget_abandoned(directory: Path) -> None:
             raise UserError(msg) from error
 
 
-def _check(directory: Path, own: Mapping[str, Any]) -> None:
+def _check(directory: Path, own: Mapping[str, Any]) -> str:
+    """Checks the manifest, makes it if there is none, and returns the flow's id."""
     manifest = directory / MANIFEST
     try:
-        found = {"profiles": "full", **json.loads(manifest.read_text())}  # older ones do not say it
+        found = json.loads(manifest.read_text())
     except FileNotFoundError:
         if _has_run(directory):
             msg = f"recovery directory {directory} holds the data of another program: give this flow one of its own"
             raise UserError(msg) from None
-        with tempfile.NamedTemporaryFile("w", dir=directory, prefix=".manifest", delete=False) as new:
-            json.dump(own, new, indent=2)
-        Path(new.name).rename(manifest)
-        return
+        found = dict(own)
     except ValueError as error:
         msg = f"{manifest} is damaged: restore it from a backup, or use an empty recovery directory"
         raise UserError(msg) from error
     for key, value in own.items():
-        if found.get(key) != value:
+        known = found.get(key, "full" if key == "profiles" else None)  # older ones do not say it
+        if known != value:
             msg = (
-                f"recovery directory {directory} belongs to {key} {json.dumps(found.get(key))}, but this flow has "
+                f"recovery directory {directory} belongs to {key} {json.dumps(known)}, but this flow has "
                 f"{json.dumps(value)}: name another directory in RECOVERY_DIR, or go back to its settings"
             )
             raise UserError(msg)
+    if "id" not in found:
+        found["id"] = uuid.uuid4().hex
+        with tempfile.NamedTemporaryFile("w", dir=directory, prefix=".manifest", delete=False) as new:
+            json.dump(found, new, indent=2)
+        Path(new.name).rename(manifest)
+    return str(found["id"])
 
 
 def _complete(directory: Path) -> bool:

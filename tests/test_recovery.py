@@ -45,8 +45,8 @@ def store(tmp_path: Path) -> Path:
     return directory
 
 
-def guard(store: Path, own: dict[str, Any] = OWN, *options: str) -> None:
-    recovery.guard(own, ["-r", str(store), *options], {})
+def guard(store: Path, own: dict[str, Any] = OWN, *options: str) -> recovery.FlowIdentity:
+    return recovery.guard(own, ["-r", str(store), *options], {})
 
 
 def hold_elsewhere(store: Path, state: str = "running", process: int = 0) -> subprocess.Popen[str]:
@@ -135,8 +135,30 @@ def test_two_processes_that_start_together_make_it_once(tmp_path: Path) -> None:
 
 
 def test_the_same_flow_may_use_it_again(store: Path) -> None:
-    guard(store)
-    assert json.loads((store / recovery.MANIFEST).read_text()) == OWN
+    first = guard(store)
+    assert json.loads((store / recovery.MANIFEST).read_text()) == {**OWN, "id": first.flow}
+    recovery._held.pop().close()
+    assert guard(store) == first
+
+
+def test_a_copy_is_the_same_flow_in_another_place(store: Path, tmp_path: Path) -> None:
+    first = guard(store)
+    copied = guard(Path(shutil.copytree(store, tmp_path / "copy")))
+    assert copied.flow == first.flow
+    assert copied.place != first.place
+
+
+def test_the_processes_of_a_cluster_are_one_flow_with_and_without_a_directory(store: Path) -> None:
+    processes = [["-i", str(process), "-a", "127.0.0.1:1;127.0.0.1:2"] for process in range(2)]
+    assert len({guard(store, OWN, *options).flow for options in processes}) == 1
+    assert len({recovery.guard(OWN, options, {}).flow for options in processes}) == 1
+    assert recovery.guard(OWN, [], {}).flow != recovery.guard(OWN, [], {}).flow
+
+
+def test_data_from_before_flows_had_an_id_is_given_one(store: Path) -> None:
+    (store / recovery.MANIFEST).write_text(json.dumps(OWN))
+    first = guard(store)
+    assert json.loads((store / recovery.MANIFEST).read_text()) == {**OWN, "id": first.flow}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A producer whose first failed delivery is kept and raised at the next call."""
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,11 +19,20 @@ TOO_LARGE = KafkaError.MSG_SIZE_TOO_LARGE
 BATCH_BYTES = 1_000_000  # librdkafka's own default of batch.size
 
 
-class Delivery:
-    """A producer whose first failed delivery is kept and raised at the next call."""
+def always() -> bool:
+    """For who shares what it writes with nobody, or with anybody."""
+    return True
 
-    def __init__(self, settings: Settings, own: dict[str, Any] | None = None):
+
+class Delivery:
+    """A producer whose first failed delivery is kept and raised at the next call.
+
+    `may_write` says whether records may be handed over now; see `await_permission`.
+    """
+
+    def __init__(self, settings: Settings, own: dict[str, Any] | None = None, may_write: Callable[[], bool] = always):
         self._settings = settings
+        self._may_write = may_write
         self._failure: UserError | None = None
         self._poll_due = 0.0
         self._producer = make_producer(settings, self._failed, own)
@@ -55,6 +65,7 @@ class Delivery:
             except BufferError:
                 self._producer.poll(0.05)
                 self.check()
+                self.await_permission()
             except KafkaException as error:
                 raise self._refused_at_once(topic, record.get("value"), error) from error
 
@@ -63,6 +74,16 @@ class Delivery:
             f"a record of {len(value or b'')} bytes was not taken for {topic}: {error.args[0].str()}; the flow stops "
             "here, and it is decided again after the restart"
         )
+
+    def await_permission(self) -> None:
+        """Returns when records may be handed over; to be called before each batch.
+
+        Raises:
+            UserError: an earlier record was refused or timed out, or the permission did not come.
+        """
+        while not self._may_write():
+            self._producer.poll(0.02)
+            self.check()
 
     def poll(self) -> None:
         """Serves delivery reports without waiting, at most every 50 ms; raises the first failure.
@@ -114,13 +135,13 @@ class RecordDelivery(Delivery):
     record that is too large by itself can be refused for its size, and only those that might be are watched.
     """
 
-    def __init__(self, settings: Settings, limits: Limits):
+    def __init__(self, settings: Settings, limits: Limits, may_write: Callable[[], bool] = always):
         given = settings.kafka_config
         self._batch_bytes = min(_whole(given.get("batch.size"), BATCH_BYTES), limits.smallest)
         own: dict[str, Any] = {"batch.size": self._batch_bytes}
         if "message.max.bytes" not in given:
             own["message.max.bytes"] = max(1000, limits.largest)
-        super().__init__(settings, own)
+        super().__init__(settings, own, may_write)
         self.sure_bytes = limits.smallest if limits.known else -1
         self.too_large: list[TooLarge] = []
 

@@ -27,7 +27,7 @@ from prometheus_client import Counter
 
 from dataflow import lifecycle
 from dataflow.connectors.already_written import AlreadyWritten, Place, SourceTopic, ask_ends, latest
-from dataflow.connectors.delivery import RecordDelivery, TooLarge
+from dataflow.connectors.delivery import RecordDelivery, TooLarge, always
 from dataflow.connectors.kafka_clients import (
     PerWorker,
     TopicIdentity,
@@ -102,10 +102,12 @@ class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
         settings: Settings,
         routes: Mapping[str, Sequence[str]],
         counted: Callable[[Mapping[str, int]], None] | None = None,
+        may_write: Callable[[], bool] = always,
     ):
-        """`counted` hears the number of partitions of each topic."""
+        """`counted` hears the number of partitions of each topic; `may_write` says whether no other flow writes."""
         self._settings = settings
         self._counted = counted
+        self._may_write = may_write
         self._routes = {source: tuple(outputs) for source, outputs in routes.items()}
         self._outputs = tuple(dict.fromkeys(chain.from_iterable(self._routes.values())))
         self._lock = threading.Lock()
@@ -196,7 +198,7 @@ class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
         )
 
     def _make_writer(self) -> "_Writer":
-        return _Writer(self._settings, self._facts())
+        return _Writer(self._settings, self._facts(), self._may_write)
 
     def _starts(self, output: str, state: SinkState | None) -> list[int]:
         """By partition of an output, from which offset on what stands there is to be looked for.
@@ -286,6 +288,7 @@ class _ExactlyOncePart(StatefulSinkPartition[list[Record], SinkState]):
         if self._already:
             records = self._drop_already_written(records)
         writer = self._writer
+        writer.delivery.await_permission()
         counts = hand_over(records, self._partitions, self._headers, writer.delivery)
         for topic, count in counts.items():
             writer.count(topic, self._partitions[topic], count)
@@ -318,8 +321,8 @@ class _ExactlyOncePart(StatefulSinkPartition[list[Record], SinkState]):
 class _Writer:
     """What the parts of one worker share: the producer, and how far the outputs are known to reach."""
 
-    def __init__(self, settings: Settings, facts: _Facts):
-        self.delivery = RecordDelivery(settings, facts.limits)
+    def __init__(self, settings: Settings, facts: _Facts, may_write: Callable[[], bool]):
+        self.delivery = RecordDelivery(settings, facts.limits, may_write)
         self._invalid_topic = settings.invalid_topic
         self._facts = facts
         # Of each partition an offset that nothing written from now on can have a smaller one than. It is the next one
