@@ -10,8 +10,8 @@ from typing import Any
 
 from bytewax.dataflow import Dataflow
 
-from dataflow import detect, recovery
-from dataflow.connectors import already_written, delivery, exactly_once_sink
+from dataflow import detect, profile, recovery
+from dataflow.connectors import already_written, delivery, exactly_once_sink, kafka_source
 from dataflow.connectors.offset_set import OffsetSet
 from dataflow.settings import Settings
 
@@ -77,6 +77,28 @@ def lose_what_is_too_large() -> None:
     delivery.RecordDelivery._refused = lambda *_: None  # type: ignore[method-assign]
 
 
+def read_labels_first() -> None:
+    """Labels are handed out as soon as they come, as by a source of their own: after a crash before the payments."""
+    fetcher = kafka_source._Fetcher
+
+    def at_once(self: Any, number: int) -> list[Any]:
+        batch: list[Any] = []
+        for place, partition in sorted(self._partitions.items()):  # the topic of the labels stands first
+            if place[1] == number:
+                batch += [self._next(partition) for _ in range(len(partition.messages))]
+        return batch
+
+    fetcher._all_ended = lambda *_: False  # type: ignore[method-assign]
+    fetcher._in_step = at_once  # type: ignore[method-assign]
+
+
+def settle_labels_when_they_come() -> None:
+    """A label counts at once, and what it says of an amount that is not known yet is never mended."""
+    read_labels_first()
+    profile.UserProfile._explain = lambda *_: None  # type: ignore[method-assign]
+    profile.WAITING = 0  # type: ignore[misc]
+
+
 MUTANTS: dict[str, Callable[[], Any]] = {
     "skip_list": ignore_what_stands,
     "delivery_errors": ignore_delivery_errors,
@@ -84,6 +106,8 @@ MUTANTS: dict[str, Callable[[], Any]] = {
     "grown_outputs": look_only_where_it_writes,
     "topic_id": ignore_the_topic_id,
     "too_large": lose_what_is_too_large,
+    "labels_first": read_labels_first,
+    "labels_at_once": settle_labels_when_they_come,
 }
 
 

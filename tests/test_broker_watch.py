@@ -21,7 +21,7 @@ from dataflow.connectors.broker_watch import SILENT, BrokerWatch
 from dataflow.connectors.kafka_clients import TopicIdentity, identify_topics
 from dataflow.connectors.kafka_source import READY
 from dataflow.settings import Settings
-from tests.chaos import train_model
+from tests.chaos.__main__ import train_model
 from tests.conftest import Broker, MakeTopic
 from tests.kafka_server import KafkaServer
 from tests.test_lifecycle import Flow, wait_for

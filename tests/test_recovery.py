@@ -111,11 +111,11 @@ def test_another_number_of_partitions_than_the_directorys_is_said(
 
 
 def test_what_is_held_says_whether_a_flow_ran_on_it_before(store: Path) -> None:
-    assert recovery.guard(OWN, ["-r", str(store)], {}) == recovery.Held(store, 2, False)
+    assert guard(store).held == recovery.Held(store, 2, False)
     recovery._held.pop().close()
     execution(store, [1, 2])
-    assert recovery.guard(OWN, ["-r", str(store)], {}) == recovery.Held(store, 2, True)
-    assert recovery.guard(OWN, [], {}) is None
+    assert guard(store).held == recovery.Held(store, 2, True)
+    assert recovery.guard(OWN, [], {}).held is None
 
 
 def test_a_set_that_a_kill_left_incomplete_is_made_again(store: Path) -> None:

@@ -16,7 +16,7 @@ from dataflow.connectors import kafka_clients
 from dataflow.settings import Settings
 from tests.builders import raw
 from tests.certificates import Authority
-from tests.chaos import train_model
+from tests.chaos.__main__ import train_model
 from tests.kafka_server import SCRAM, SECURED, KafkaServer, Secured
 from tests.reading import read_all
 from tests.test_lifecycle import Flow, wait_for

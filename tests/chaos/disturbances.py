@@ -287,7 +287,7 @@ class Chaos:
         self.cluster.excuse(1e9)
         already = len(self.cluster.ended)
         for topic in (LABELS, INPUT):
-            self._grow(topic, 2)
+            self.grow(topic, 2)
         self.feeder.use_new_partitions(self._counts[INPUT] - PARTITIONS)
         self.feeder.release(500, 1.0)
         self.wait("the end of a flow whose topics have grown", lambda: len(self.cluster.ended) > already)
@@ -306,7 +306,7 @@ class Chaos:
         self.wait_progress()
         self._killed(self.cluster.kill_all())
         for topic in OUTPUTS if self.rng.random() < 0.5 else DECISIONS:
-            self._grow(topic, 1)
+            self.grow(topic, 1)
         self.counts.output_growths += 1
         self.cluster.go_on()
         if self.rng.random() < 0.5:  # and once more, before there is a snapshot with the new ones
@@ -316,7 +316,8 @@ class Chaos:
         self.wait_ready()
         self.wait_progress()
 
-    def _grow(self, topic: str, by: int) -> None:
+    def grow(self, topic: str, by: int) -> None:
+        """Adds partitions to a topic."""
         self._counts[topic] += by
         self._had[topic].add(self._counts[topic])
         admin = AdminClient({"bootstrap.servers": self.broker.bootstrap, "log_level": 0})
