@@ -421,7 +421,7 @@ def test_its_tables_are_still_readable_in_80_columns(
     assert rules.split()[1:3] == ["active", "35,804"]
     (header,) = [line for line in shown.splitlines() if line.startswith("rule") and "mode" in line]
     assert header.split() == ["rule", "mode", "fires", "a", "day", "alone", "precision", "recall", "before"]
-    assert any(line.startswith("2026-03-02T13:00") and "ann: 500.00 at Shop, US" in line for line in shown.splitlines())
+    assert any(line.startswith("2026-03-02T13:00") and "ann: 500.00 at" in line for line in shown.splitlines())
 
 
 def test_a_history_with_labels_under_another_name_is_asked_for_them(
