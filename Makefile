@@ -71,7 +71,7 @@ train: $(VENV)/.compiled ## train a model; one that is there stays, but for TRAI
 generate: $(VENV)/.run ## generate transactions to KAFKA_BROKERS
 	$(BIN)/python -m bytewax.run dataflow.generate:flow
 
-detect: $(VENV)/.compiled $(MODEL) ## decide what is on KAFKA_BROKERS, with recovery on
+detect: $(VENV)/.compiled $(MODEL) ## decide what is on KAFKA_BROKERS, with recovery on and metrics on METRICS_ADDRESS (127.0.0.1:3030)
 	$(BIN)/python -m dataflow.detect
 
 up: ## the stack of docker-compose.yml: Redpanda, its console on :8080, generator, detector

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -19,9 +20,11 @@ from bytewax.outputs import Sink
 from confluent_kafka import Message
 from prometheus_client import Gauge
 
-from dataflow import compiled, lifecycle, recovery
+from dataflow import compiled, lifecycle, metrics_server, recovery
+from dataflow.connectors.broker_watch import BrokerWatch
 from dataflow.connectors.exactly_once_sink import ExactlyOnceSink
 from dataflow.connectors.kafka_source import KafkaSource
+from dataflow.connectors.topic_changes import TopicChanges
 from dataflow.decision import Decision
 from dataflow.epochs import epoch_pace
 from dataflow.execution import Execution
@@ -32,6 +35,7 @@ from dataflow.live_rules import LiveRules
 from dataflow.rules import MODEL_FIELDS
 from dataflow.scoring import Scorer, load_model
 from dataflow.settings import Settings, UserError
+from dataflow.start_report import StartReport
 from dataflow.steps import (
     Routed,
     Steps,
@@ -110,7 +114,9 @@ def flow() -> Dataflow:
     """The graph with the ends that the settings name."""
     lifecycle.report_mistakes()
     settings = Settings.load()
-    recovery.guard(recovery.identity(settings), sys.argv[1:])
+    lifecycle.warn_of_unknown(settings)
+    metrics_server.leave_bytewax_api_off()
+    held = recovery.guard(recovery.identity(settings), sys.argv[1:])
     execution = Execution.read()
     model = load_model(settings.model_file)
     check = partial(check_fields, settings)
@@ -120,17 +126,30 @@ def flow() -> Dataflow:
         check_every=settings.rules_check_seconds,
         check=lambda rules: check(settings.rules_file, rules.fields),
     )
+    metrics = metrics_server.serve(settings.metrics_address, execution.process)
     lifecycle.stop_gracefully(settings.stop_timeout_seconds)
     lifecycle.calm_collector()
+    rules.watch()
     COMPILED.set(compiled.running())
+    report = StartReport(settings, execution, rules.current, model.metadata, held, metrics)
     outputs: dict[str, tuple[str, ...]] = {}
     outputs[settings.transactions_topic] = (settings.alerts_topic, settings.classified_topic, settings.invalid_topic)
     if settings.profiles == "full":
         outputs[settings.feedback_topic] = (settings.invalid_topic,)
+    changes = TopicChanges(settings)
+    topics = dict.fromkeys([*outputs, *chain.from_iterable(outputs.values())])
+    watch = BrokerWatch(settings, list(topics), on_metadata=changes.counted, on_identities=changes.identified).start()
     source = KafkaSource(
-        settings, list(outputs), pace=epoch_pace(execution), accept_gap=os.environ.get(ACCEPT_GAP) == "1"
+        settings,
+        list(outputs),
+        pace=epoch_pace(execution),
+        accept_gap=os.environ.get(ACCEPT_GAP) == "1",
+        started=report.partition,
+        ready=report.say,
+        began=changes.began,
+        broker_silent=watch.seconds_since_answer,
     )
-    return build(source, ExactlyOnceSink(settings, outputs), model, rules, settings)
+    return build(source, ExactlyOnceSink(settings, outputs, report.topics), model, rules, settings)
 
 
 def check_fields(settings: Settings, reader: Path, fields: Iterable[str]) -> None:
@@ -155,6 +174,7 @@ def main() -> None:
 
     With `--accept-gap` it goes on where records are gone that were not read yet, or a topic was made anew.
     """
+    lifecycle.report_mistakes()
     arguments = sys.argv[1:]
     if ACCEPT_GAP_OPTION in arguments:
         arguments = [each for each in arguments if each != ACCEPT_GAP_OPTION]

@@ -173,7 +173,7 @@ class Source(FixedPartitionedSource[Message, Any]):
         return ["00000", "00001"]
 
     def build_part(self, step_id: str, for_part: str, resume_state: Any) -> Any:
-        fetcher = kafka_source._Fetcher(Settings(), (LEADER,), {LEADER: 2}, self._pace() if self._pace else None)
+        fetcher = kafka_source._Fetcher(Settings(), (LEADER,), {LEADER: 2}, self._pace() if self._pace else None, None)
         fetcher.add(int(for_part), {LEADER: 0})
         identities = {LEADER: TopicIdentity("", "")}
         return kafka_source._SourcePart(fetcher, int(for_part), identities, {LEADER: 0}, lambda: 0.0)
@@ -202,7 +202,7 @@ def longest_stalls(paced: bool, tmp_path: Path, stop: threading.Event, monkeypat
     monkeypatch.setattr(kafka_source, "IDLE_SECONDS", IDLE)
     pace = epoch_pace(Execution(None, 0, 1, 2, EPOCH)) if paced else None
     source = Source(pace)
-    monkeypatch.setattr(kafka_source, "make_consumer", lambda _settings, **_: Feed(source.polls))
+    monkeypatch.setattr(kafka_source, "make_consumer", lambda *_: Feed(source.polls))
     flow = Dataflow("epochs")
     op.output("write", op.input("read", flow, source), Nowhere())
     directory = tmp_path / str(paced)

@@ -184,28 +184,35 @@ def test_two_sources_with_the_same_partitions_and_offsets_do_not_stand_for_each_
     assert standing(settings) == once(0, 1, 2, 0, 1, 2, partition=1)
 
 
-def test_a_record_that_was_still_on_its_way_is_waited_for_whatever_others_write(settings: Settings) -> None:
+def test_a_record_that_was_still_on_its_way_is_waited_for_whatever_others_write(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The killed process's last record comes late, while another part already writes the same partition."""
     settings = msgspec.structs.replace(settings, output_settle_seconds=1.0)
     feed(settings, {0: 1, 1: 5000})
     other = run(msgspec.structs.replace(settings, output_settle_seconds=0.0), 1)
-    built, begun = threading.Event(), threading.Event()
+    built, begun, looking = threading.Event(), threading.Event(), threading.Event()
+    written: list[int] = []
+    find = already_written.AlreadyWritten.find
+    monkeypatch.setattr(already_written.AlreadyWritten, "find", lambda *where: (looking.set(), find(*where))[1])
 
     def write_on() -> None:
         late = Producer({"bootstrap.servers": settings.brokers, "log_level": 0})
+        late.list_topics(settings.alerts_topic, timeout=10)
         headers = record_headers(settings, 0, 0)
-        offset = 0
-        while not built.is_set() and offset < 5000:
-            # The two share no partition of their own; this puts both sources' records into one.
-            other.write_batch(records(settings, [offset], 1))
-            if offset == 20:
+        since_it_looks = 0
+        while since_it_looks < 20 or (not built.is_set() and len(written) < 5000):
+            other.write_batch(records(settings, [len(written)], 1))
+            written.append(1)
+            since_it_looks += looking.is_set()
+            if since_it_looks == 20:
                 late.produce(settings.alerts_topic, b"0-0", partition=0, headers=headers)
                 late.flush(10)
-            offset += 1
             begun.set()
             time.sleep(0.01)
 
-    other._partitions = dict.fromkeys(other._partitions, 0)
+    other._partitions = dict.fromkeys(other._partitions, 0)  # as if there were fewer of the outputs than of the source
+    looking.clear()
     writing = threading.Thread(target=write_on)
     writing.start()
     try:
@@ -214,6 +221,7 @@ def test_a_record_that_was_still_on_its_way_is_waited_for_whatever_others_write(
     finally:
         built.set()
         writing.join()
+    assert len(written) < 5000, "it waited for what others write"
     part.write_batch(records(settings, [0]))
     crash(part)
     assert standing(settings)[b"0-0"] == 1
@@ -233,8 +241,9 @@ def record_headers(settings: Settings, partition: int, offset: int, at: int = 1_
 
 def test_the_parts_of_a_process_read_the_outputs_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     feed(settings, dict.fromkeys(range(4), 50))
+    sink = ExactlyOnceSink(settings, routes(settings))
     for partition in range(4):
-        part = run(settings, partition)
+        part = sink.build_part("write", record.source_key(settings.transactions_topic, partition), None)
         part.write_batch(records(settings, range(50), partition))
         crash(part)
     taken = []
@@ -252,12 +261,13 @@ def test_the_parts_of_a_process_read_the_outputs_once(settings: Settings, monkey
 
 def test_a_part_that_is_built_later_with_an_earlier_snapshot_finds_what_stands_behind_it(settings: Settings) -> None:
     feed(settings, {0: 20, 1: 20})
-    older, newer = run(settings, 0), run(settings, 1)
-    states = [older.snapshot(), None]
+    older = run(settings, 0)
+    states = [older.snapshot()]
     older.write_batch(records(settings, range(10), 0))
-    newer.write_batch(records(settings, range(10), 1))
     crash(older)
-    states[1] = newer.snapshot()
+    newer = run(settings, 1)
+    newer.write_batch(records(settings, range(10), 1))
+    states.append(newer.snapshot())
     newer.write_batch(records(settings, range(10, 20), 1))
     crash(newer)
     sink = ExactlyOnceSink(settings, routes(settings))
@@ -398,15 +408,14 @@ def test_outputs_that_grew_double_nothing_with_the_recovery_data_of_before(broke
 def test_outputs_that_grew_double_nothing_with_an_empty_recovery_directory(broker: Broker, topics: MakeTopic) -> None:
     settings = make_settings(broker.bootstrap, topics, source=8, outputs=4)
     feed(settings, dict.fromkeys(range(8), 50))
-    for partition in range(8):
-        part = run(settings, partition)
-        part.write_batch(records(settings, range(50), partition))
-        part.snapshot()
-    grow(settings, 8, (settings.alerts_topic, settings.classified_topic))
-    for partition in range(8):
-        part = run(settings, partition)
-        part.write_batch(records(settings, range(50), partition))
-        part.snapshot()
+    for partitions in (4, 8):
+        sink = ExactlyOnceSink(settings, routes(settings))
+        for partition in range(8):
+            part = sink.build_part("write", record.source_key(settings.transactions_topic, partition), None)
+            part.write_batch(records(settings, range(50), partition))
+            part.snapshot()
+        if partitions == 4:
+            grow(settings, 8, (settings.alerts_topic, settings.classified_topic))
     assert set(standing(settings).values()) == {1}
     assert standing(settings).total() == 400
 
@@ -683,6 +692,7 @@ def test_batches_are_never_larger_than_the_smallest_output_takes(
 ) -> None:
     """332 bytes each, of which the client would put 3,000 into a batch. Not told, each is sent alone once refused."""
     settings = make_settings(broker.bootstrap, lambda name, **more: topics(name, **more, config=LITTLE))
+    settings = msgspec.structs.replace(settings, alerts_topic=topics("roomy", config=MORE))
     if not told:
         monkeypatch.setattr(
             exactly_once_sink,

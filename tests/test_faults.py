@@ -83,7 +83,12 @@ def of_amount(this: Any, *_: Any) -> bool:
 FAULTS: dict[str, tuple[Any, str, Callable[..., bool], str]] = {
     "parsing": (steps, "parse", lambda value, *_: b"999.25" in value, "parse_messages"),
     "the user's profile": (steps, "observe_user", of_amount, "update_user_profile"),
-    "the merchant's profile": (steps, "observe_merchant", of_amount, "update_merchant_profile"),
+    "the merchant's profile": (
+        steps,
+        "observe_merchant",
+        lambda payment, *_: of_amount(payment.transaction),
+        "update_merchant_profile",
+    ),
     "scoring": (steps, "Table", lambda txns, *_: any(map(of_amount, txns)), "score_and_check_rules"),
     "rules": (RuleSet, "evaluate", lambda _rules, table: any(map(of_amount, table.txns)), "score_and_check_rules"),
     "suppressing": (steps, "note", lambda _recent, _cooldowns, at: at == NOON + 5 * MINUTE, "suppress_repeats"),

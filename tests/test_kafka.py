@@ -1,5 +1,8 @@
 """One contract over whatever broker the tests have: see the `broker` fixture."""
 
+import contextlib
+import socket
+import socketserver
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -7,13 +10,16 @@ from datetime import timedelta
 from pathlib import Path
 
 import bytewax.operators as op
+import msgspec
 import pytest
 from bytewax.dataflow import Dataflow
 from bytewax.recovery import RecoveryConfig
 from bytewax.testing import cluster_main, run_main
 from confluent_kafka import Message, Producer
+from confluent_kafka.admin import AdminClient
 
 from dataflow import lifecycle, record, recovery
+from dataflow.broker import EmbeddedBroker
 from dataflow.connectors import exactly_once_sink, kafka_clients, kafka_source
 from dataflow.settings import Settings, UserError
 from tests.conftest import Broker
@@ -163,6 +169,90 @@ def test_no_broker_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kafka_clients, "BROKER_WAIT_SECONDS", 1.0)
     with pytest.raises(UserError, match=r"no broker answers at 127\.0\.0\.1:1"):
         kafka_clients.count_partitions(Settings(brokers="127.0.0.1:1"), "transactions")
+
+
+@pytest.mark.real_kafka
+def test_a_missing_topic_is_one_line_with_its_setting_and_what_to_run_and_is_not_made(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_clients, "TOPIC_WAIT_SECONDS", 0.5)
+    misspelt = msgspec.structs.replace(settings, alerts_topic=f"{settings.alerts_topic}-misspelt")
+    with pytest.raises(UserError) as error:
+        kafka_clients.count_partitions(misspelt, misspelt.alerts_topic)
+    line = str(error.value)
+    assert "\n" not in line
+    assert "(ALERTS_TOPIC)" in line
+    assert f"kafka-topics.sh --bootstrap-server {settings.brokers} --create --topic {misspelt.alerts_topic}" in line
+    admin = AdminClient({"bootstrap.servers": settings.brokers})
+    assert misspelt.alerts_topic not in admin.list_topics(timeout=10).topics
+    assert settings.alerts_topic in admin.list_topics(timeout=10).topics
+
+
+def test_the_embedded_broker_makes_a_topic_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no other way."""
+    monkeypatch.setattr(kafka_clients, "BROKER_WAIT_SECONDS", 10.0)
+    embedded = EmbeddedBroker()
+    try:
+        assert kafka_clients.count_partitions(Settings(brokers=embedded.address), "transactions") == 4
+    finally:
+        embedded.close()
+
+
+@pytest.mark.parametrize(
+    ("brokers", "family"),
+    [
+        ("127.0.0.1:9092", "v4"),
+        ("localhost:9092,10.0.0.1:9092", "v4"),
+        ("[::1]:9092", "any"),
+        ("127.0.0.1:9092,[::1]:9092", "any"),
+        ("kafka.example:9092", "any"),
+    ],
+)
+def test_ipv6_is_tried_unless_all_brokers_are_ipv4(brokers: str, family: str) -> None:
+    config = kafka_clients.client_config(Settings(brokers=brokers), {})
+    assert config["broker.address.family"] == family
+
+
+def test_what_the_user_sets_of_our_defaults_counts() -> None:
+    given = Settings.load({"KAFKA_CONFIG_LOG_LEVEL": "7", "KAFKA_CONFIG_BROKER_ADDRESS_FAMILY": "v6"}, dotenv=None)
+    config = kafka_clients.client_config(given, {})
+    assert (config["log_level"], config["broker.address.family"]) == ("7", "v6")
+
+
+def test_a_broker_at_an_ipv6_address_is_reached(settings: Settings) -> None:
+    host, port = settings.brokers.split(",")[0].rsplit(":", 1)
+    try:
+        listening = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError as error:
+        pytest.skip(f"this machine has no IPv6: {error}")
+
+    class Forwarding(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection((host, int(port))) as broker:
+                back = threading.Thread(target=pump, args=(broker, self.request), daemon=True)
+                back.start()
+                pump(self.request, broker)
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        block_on_close = False
+
+    server = Server(("127.0.0.1", 0), Forwarding, bind_and_activate=False)
+    server.socket.close()
+    server.socket = listening
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        six = msgspec.structs.replace(settings, brokers=f"[::1]:{listening.getsockname()[1]}")
+        assert kafka_clients.count_partitions(six, settings.transactions_topic) == 4
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_wrong_client_setting_is_one_clear_line() -> None:

@@ -86,9 +86,9 @@ class Reading:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, leaders: int = 2, followers: int = 2, max_batch: int = 500):
         self.consumer = FakeConsumer()
-        monkeypatch.setattr(kafka_source, "make_consumer", lambda _settings, **_: self.consumer)
+        monkeypatch.setattr(kafka_source, "make_consumer", lambda *_: self.consumer)
         counts = {LEADER: leaders, FOLLOWER: followers}
-        self.fetcher = kafka_source._Fetcher(Settings(max_batch=max_batch), (LEADER, FOLLOWER), counts, None)
+        self.fetcher = kafka_source._Fetcher(Settings(max_batch=max_batch), (LEADER, FOLLOWER), counts, None, None)
         self.parts = max(counts.values())
         for number in range(self.parts):
             self.fetcher.add(number, {topic: 0 for topic, count in counts.items() if number < count})

@@ -71,6 +71,53 @@ def test_it_is_made_once_and_then_left_alone(store: Path) -> None:
     assert {part.name: part.stat().st_mtime_ns for part in store.glob("part-*.sqlite3")} == before
 
 
+def test_nobody_else_can_read_it_and_what_others_could_read_is_shut(tmp_path: Path) -> None:
+    directory = tmp_path / "recovery"
+    mask = os.umask(0)
+    try:
+        recovery.prepare(directory, 2)
+        guard(directory)
+        execution(directory, [1, 2])
+        files = sorted(directory.iterdir())
+        assert {path.name for path in files} >= {"redflag.json", "lock.0", "part-0.sqlite3"}
+        assert directory.stat().st_mode & 0o777 == 0o700
+        assert {path.name: path.stat().st_mode & 0o077 for path in files} == {path.name: 0 for path in files}
+        for path in (directory, *files):
+            path.chmod(0o755)  # as an older version left them
+        recovery.prepare(directory, 2)
+        assert [path.stat().st_mode & 0o077 for path in (directory, *files)] == [0] * (1 + len(files))
+    finally:
+        os.umask(mask)
+
+
+def test_a_directory_that_others_use_too_stays_open_to_them(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "notes").write_text("of somebody else")
+    (tmp_path / "notes").chmod(0o644)
+    recovery.prepare(tmp_path, 2)
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "notes").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "part-0.sqlite3").stat().st_mode & 0o077 == 0
+
+
+def test_another_number_of_partitions_than_the_directorys_is_said(
+    store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recovery.prepare(store, 2)
+    assert caplog.messages == []
+    recovery.prepare(store, 128)
+    (line,) = caplog.messages
+    assert line.startswith(f"RECOVERY_PARTITIONS=128, but recovery directory {store} was made with 2, and keeps them")
+
+
+def test_what_is_held_says_whether_a_flow_ran_on_it_before(store: Path) -> None:
+    assert recovery.guard(OWN, ["-r", str(store)], {}) == recovery.Held(store, 2, False)
+    recovery._held.pop().close()
+    execution(store, [1, 2])
+    assert recovery.guard(OWN, ["-r", str(store)], {}) == recovery.Held(store, 2, True)
+    assert recovery.guard(OWN, [], {}) is None
+
+
 def test_a_set_that_a_kill_left_incomplete_is_made_again(store: Path) -> None:
     (store / "part-1.sqlite3").unlink()
     recovery.prepare(store, 2)

@@ -28,10 +28,9 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 def test_added_partitions_end_the_flow_with_a_status_of_their_own(
     ended: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    counts: dict[str, int] = {}
-    changes = TopicChanges(Settings(), lambda: counts)
+    changes = TopicChanges(Settings())
     changes.counted({"transactions": 8})  # the flow has not begun
-    counts["transactions"] = 4
+    changes.began({"transactions": 4})
     changes.counted({"transactions": 4, "fraud_alerts": 9})
     changes.counted({})  # the broker cannot tell just now
     assert ended == []
@@ -46,7 +45,7 @@ def test_added_partitions_end_the_flow_with_a_status_of_their_own(
 
 
 def test_a_topic_made_anew_while_the_flow_runs_ends_it() -> None:
-    changes = TopicChanges(Settings(), dict)
+    changes = TopicChanges(Settings())
     changes.identified({"transactions": TopicIdentity("c", "one"), "fraud_alerts": TopicIdentity("c", "two")})
     changes.identified({"transactions": TopicIdentity("c", "one")})
     with pytest.raises(UserError, match=r"'fraud_alerts' was made anew while the flow ran .*--accept-gap"):

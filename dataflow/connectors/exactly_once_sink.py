@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import chain
 from typing import Any, NamedTuple, NoReturn, TypedDict
@@ -97,8 +97,15 @@ class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
     as no other flow writes these topics.
     """
 
-    def __init__(self, settings: Settings, routes: Mapping[str, Sequence[str]]):
+    def __init__(
+        self,
+        settings: Settings,
+        routes: Mapping[str, Sequence[str]],
+        counted: Callable[[Mapping[str, int]], None] | None = None,
+    ):
+        """`counted` hears the number of partitions of each topic."""
         self._settings = settings
+        self._counted = counted
         self._routes = {source: tuple(outputs) for source, outputs in routes.items()}
         self._outputs = tuple(dict.fromkeys(chain.from_iterable(self._routes.values())))
         self._lock = threading.Lock()
@@ -158,6 +165,8 @@ class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
             found = ", ".join(f"{topic} has {count}" for topic, count in equal.items())
             msg = f"the output topics must have equally many partitions, but {found}: add some to the smaller"
             raise UserError(msg)
+        if self._counted is not None:
+            self._counted(counts)
         admin, seconds = AdminClient(client_config(settings, {})), settings.delivery_timeout_seconds
         check_rights(admin, sources, outputs, seconds)
         limits = read_limits(admin, (*sources, *outputs), seconds)

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TypedDict
 
@@ -31,7 +31,7 @@ from dataflow.epochs import EpochPace
 from dataflow.record import partition_key
 from dataflow.settings import Settings, UserError
 
-READY = "redflag: reading"  # how the line begins that says a worker is ready
+READY = "reading"  # how the message of the log begins that says a worker is ready
 IDLE_SECONDS = 0.02
 """How long one worker by itself waits for messages at a time; it wakes at once when one comes."""
 SHARED_IDLE_SECONDS = 0.002
@@ -87,7 +87,9 @@ class KafkaSource(FixedPartitionedSource[Message, SourceState]):
         topics: the first leads.
         pace: of the epochs, where there are several workers; makes one for each.
         accept_gap: go on where records are gone that were not read, or a topic was made anew; else refuse to.
-        started: hears of each partition where it begins.
+        started: hears of each partition where it begins, and where it ends.
+        began: hears the number of partitions of each topic, once it is known.
+        ready: hears from each worker that all its partitions have begun, with the number of partitions of each topic.
         broker_silent: seconds since a broker answered.
     """
 
@@ -99,27 +101,29 @@ class KafkaSource(FixedPartitionedSource[Message, SourceState]):
         *,
         accept_gap: bool = False,
         started: Callable[[str, int, int, int], None] | None = None,
+        began: Callable[[Mapping[str, int]], None] = lambda counts: None,
+        ready: Callable[[Mapping[str, int]], None] | None = None,
         broker_silent: Callable[[], float] = lambda: 0.0,
     ):
         self._settings = settings
         self._topics = tuple(topics)
         self._accept_gap = accept_gap
         self._started = started
+        self._began = began
         self._broker_silent = broker_silent
         self._counts: dict[str, int] = {}
         self._identities: dict[str, TopicIdentity] = {}
         # Bytewax shares the source among the worker threads of a process.
-        self._fetchers = PerWorker(lambda: _Fetcher(settings, self._topics, self._counts, pace() if pace else None))
-
-    def counts(self) -> dict[str, int]:
-        """The partitions of each topic when the flow began; empty before."""
-        return self._counts
+        self._fetchers = PerWorker(
+            lambda: _Fetcher(settings, self._topics, self._counts, pace() if pace else None, ready)
+        )
 
     @lifecycle.mistakes_end_the_flow
     def list_parts(self) -> list[str]:
         """One part for each partition number, zero-padded."""
         self._counts.update({topic: count_partitions(self._settings, topic) for topic in self._topics})
         self._identities = identify_topics(self._settings, self._topics)
+        self._began(self._counts)
         return [partition_key(p) for p in range(max(self._counts.values()))]
 
     @lifecycle.mistakes_end_the_flow
@@ -192,9 +196,18 @@ class _Partition:
 class _Fetcher:
     """The consumer of one worker: one poll fetches for all its partitions, each then takes what is its own."""
 
-    def __init__(self, settings: Settings, topics: Sequence[str], counts: dict[str, int], pace: EpochPace | None):
+    def __init__(
+        self,
+        settings: Settings,
+        topics: Sequence[str],
+        counts: dict[str, int],
+        pace: EpochPace | None,
+        ready: Callable[[Mapping[str, int]], None] | None,
+    ):
         self._settings = settings
         self._topics = topics
+        self._counts = counts
+        self._ready = ready
         self._leader = topics[0]
         self._by_partition = len(set(counts.values())) == 1
         self._pace = pace
@@ -265,9 +278,11 @@ class _Fetcher:
         """The first part of this worker has its turn: fetches for all."""
         if not self._announced:
             self._announced = True
+            if self._ready is not None:
+                self._ready(self._counts)
             for topic in self._topics:
                 numbers = ", ".join(str(n) for t, n in sorted(self._partitions) if t == topic)
-                log.info("reading %s[%s] on %s", topic, numbers, self._settings.brokers)
+                log.info("%s %s[%s] on %s", READY, topic, numbers, self._settings.brokers)
         wait = 0.0
         if self._pace is not None:
             self._pace.activated()

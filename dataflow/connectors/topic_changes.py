@@ -1,7 +1,7 @@
 """Topics that change while the flow runs: partitions that were added, and topics that were made anew."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from prometheus_client import Gauge
 
@@ -21,21 +21,22 @@ class TopicChanges:
     there at its start, so a supervisor must start it anew. A topic made anew ends it with one line, as the next start
     would refuse it.
 
-    Args:
-        settings: of the flow.
-        counts: the partitions of each source when the flow began, empty before; by topic.
     """
 
-    def __init__(self, settings: Settings, counts: Callable[[], Mapping[str, int]]):
+    def __init__(self, settings: Settings):
         self._settings = settings
-        self._counts = counts
+        self._counts: Mapping[str, int] = {}
         self._identities: dict[str, TopicIdentity] = {}
         self._ended = False
+
+    def began(self, counts: Mapping[str, int]) -> None:
+        """The flow begins to read topics that have so many partitions."""
+        self._counts = dict(counts)
 
     def counted(self, found: Mapping[str, int]) -> None:
         """The partitions that each topic has now."""
         grown = []
-        for topic, began in self._counts().items():
+        for topic, began in self._counts.items():
             added = found.get(topic, 0) - began
             if added > 0:
                 ADDED.labels(topic).set(added)

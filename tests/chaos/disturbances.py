@@ -83,6 +83,9 @@ class Chaos:
                 {
                     **clean,
                     "KAFKA_BROKERS": self.broker.bootstrap,
+                    "METRICS_ADDRESS": "off",  # several of them on one machine
+                    "LOG_FORMAT": "json",
+                    "LOG_LEVEL": "info",
                     "RULES_FILE": str(self._rules_file),
                     "MODEL_FILE": str(model_file),
                     "RECOVERY_DIR": str(self._state / "recovery"),
