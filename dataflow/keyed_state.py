@@ -25,13 +25,14 @@ class KeyedState:
 
         With a guard, a value on which the mapper fails becomes a rejection, and the state is what it was before.
         """
-        mapper, guard, state = self.mapper, self.guard, self.state
-        out = []
+        mapper, guard = self.mapper, self.guard
+        state: Any = self.state
+        out: list[Any] = []
         for value in values:
             if guard is None:
                 state, made = mapper(state, value)
             else:
-                before = state if state is None else deepcopy(state)
+                before: Any = None if state is None else deepcopy(state)
                 try:
                     state, made = mapper(state, value)
                     guard.in_a_row = 0

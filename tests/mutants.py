@@ -5,7 +5,7 @@ An entry module as `dataflow.detect` is one, for tests only: REDFLAG_MUTANT name
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from bytewax.dataflow import Dataflow
@@ -34,23 +34,15 @@ def leave_out_the_flush() -> None:
 
 def look_only_where_it_writes() -> None:
     """What was written before the outputs grew, in another partition than now, is written again."""
-    build = exactly_once_sink.ExactlyOnceSink.build_part
-    everywhere = exactly_once_sink._places
+    take = already_written.AlreadyWritten._take
 
-    def build_part(self: Any, step_id: str, for_part: str, resume_state: Any) -> Any:
-        partition = int(for_part.rpartition("-")[2])
+    def taken(self: Any, message: Any) -> None:
+        count = 1 + max(number for topic, number in self._next if topic == message.topic())
+        origin = already_written.read_origin(message.headers())
+        if origin is not None and message.partition() == origin.partition % count:
+            take(self, message)
 
-        def own(starts: Mapping[str, list[int]]) -> dict[tuple[str, int], int]:
-            return {
-                (topic, number): start
-                for (topic, number), start in everywhere(starts).items()
-                if number == partition % len(starts[topic])
-            }
-
-        exactly_once_sink._places = own
-        return build(self, step_id, for_part, resume_state)
-
-    exactly_once_sink.ExactlyOnceSink.build_part = build_part  # type: ignore[method-assign]
+    already_written.AlreadyWritten._take = taken  # type: ignore[method-assign]
 
 
 def ignore_the_topic_id() -> None:
@@ -74,7 +66,11 @@ def ignore_the_topic_id() -> None:
 
 def lose_what_is_too_large() -> None:
     """A record that is too large is left out, and no pointer to it is written."""
-    delivery.RecordDelivery._refused = lambda *_: None  # type: ignore[method-assign]
+
+    def forget(self: Any) -> None:
+        self.delivery.too_large.clear()
+
+    exactly_once_sink._Writer.write_pointers = forget  # type: ignore[method-assign]
 
 
 def read_labels_first() -> None:

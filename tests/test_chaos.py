@@ -77,7 +77,7 @@ def test_a_sink_that_looks_only_where_it_writes_now_is_caught(
         made.wait("the decisions", lambda: made.written() >= 1000)
         made.cluster.kill_all()
         for topic in DECISIONS:
-            made.grow(topic, 3)
+            made.grow(topic, 1)
         counts = made.finish(8 if mutant else STUCK_SECONDS)
     assert (counts.doubled > 0) is (mutant is not None)
     assert sound(counts) is (mutant is None)

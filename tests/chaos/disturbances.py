@@ -66,7 +66,9 @@ class Chaos:
         logs = directory / "logs"
         logs.mkdir()
         self.broker = KafkaServer({"message.max.bytes": INPUT_LIMIT})
-        self._counts = {INPUT: PARTITIONS, LABELS: PARTITIONS, **dict.fromkeys(OUTPUTS, PARTITIONS)}
+        # Fewer outputs than sources: where they grow, most decisions go to other partitions than before.
+        self._counts = {INPUT: PARTITIONS, LABELS: PARTITIONS, **dict.fromkeys(DECISIONS, PARTITIONS - 1)}
+        self._counts[SETTINGS.invalid_topic] = PARTITIONS - 2
         self._had = {topic: {count} for topic, count in self._counts.items()}
         self._earlier: list[Message] = []  # transactions of the topic before it was made anew
         self._labels_before = 0.0  # ms since 1970: labels up to then belong to these
@@ -74,7 +76,8 @@ class Chaos:
             self.broker.start()
             self._create_input()
             # The broker's limit is that of the input here; of the outputs it is Kafka's own.
-            self.broker.create_topics(dict.fromkeys(OUTPUTS, PARTITIONS), {"max.message.bytes": OUTPUT_LIMIT})
+            outputs = {topic: self._counts[topic] for topic in OUTPUTS}
+            self.broker.create_topics(outputs, {"max.message.bytes": OUTPUT_LIMIT})
             self.broker.create_topics({LABELS: PARTITIONS})
             self.settings = Settings(brokers=self.broker.bootstrap)
             clean = {k: v for k, v in os.environ.items() if not k.startswith(("KAFKA_", "RECOVERY_", "BYTEWAX_"))}
