@@ -134,6 +134,7 @@ def test_nothing_may_be_written_before_it_is_confirmed_that_nobody_else_took_the
     wait_for(first.held)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # as `ended` has it
 def test_of_flows_that_start_at_the_same_moment_exactly_one_stays(owners: Owners, ended: list[str]) -> None:
     for _ in range(3):
         ended.clear()
@@ -233,6 +234,7 @@ def test_time_in_which_the_broker_does_not_answer_is_no_sign_that_the_owner_is_g
     assert still.seconds == 0
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # as `ended` has it
 def test_the_other_processes_of_a_cluster_write_only_while_its_first_keeps_the_outputs(
     owners: Owners, ended: list[str]
 ) -> None:
