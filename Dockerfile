@@ -21,7 +21,7 @@ COPY training ./training
 # it must belong to the user that runs the flow: a new volume takes that over.
 RUN useradd --system --uid 10001 redflag \
     && python -m training.train --out fraud_model.pkl \
-    && install --directory --owner=redflag /recovery
+    && install --directory --owner=redflag --mode=0700 /recovery
 
 USER redflag
 VOLUME /recovery

@@ -47,7 +47,7 @@ run: $(VENV)/.compiled $(MODEL) ## broker, generator and detector, with alerts a
 
 test: $(VENV)/.dev $(VENV)/.compiled check ## lint, types, and all tests, on a real Apache Kafka where there is Java 17 and Maven
 	$(BIN)/python -m pytest
-	INTERPRETED=1 $(BIN)/python -m pytest -q tests/test_profile.py tests/test_features.py tests/test_tiers.py
+	INTERPRETED=1 $(BIN)/python -m pytest -q tests/test_profile.py tests/test_features.py tests/test_tiers.py tests/test_faults.py
 
 chaos: $(VENV)/.dev $(VENV)/.compiled ## kill flow and broker in every way, and look for what is lost, doubled or different (CHAOS="--seed 2")
 	@$(BIN)/python -m tests.chaos $(CHAOS)
@@ -65,13 +65,13 @@ check: $(VENV)/.dev ## lint and types only
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-train: $(VENV)/.compiled ## train the model anew (TRAIN="--history FILE" and other options)
+train: $(VENV)/.compiled ## train a model; one that is there stays, but for TRAIN="--force" (MODEL=other.pkl, TRAIN="--history FILE")
 	$(BIN)/python -m training.train --out $(MODEL) $(TRAIN)
 
 generate: $(VENV)/.run ## generate transactions to KAFKA_BROKERS
 	$(BIN)/python -m bytewax.run dataflow.generate:flow
 
-detect: $(VENV)/.compiled $(MODEL) ## decide what is on KAFKA_BROKERS, with recovery on
+detect: $(VENV)/.compiled $(MODEL) ## decide what is on KAFKA_BROKERS, with recovery on and metrics on METRICS_ADDRESS (127.0.0.1:3030)
 	$(BIN)/python -m dataflow.detect
 
 up: ## the stack of docker-compose.yml: Redpanda, its console on :8080, generator, detector

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
-from bytewax.testing import TestingSink, TestingSource, run_main
+from bytewax.testing import run_main
 from confluent_kafka import Message
 from rich.console import Console
 from rich.table import Table
@@ -24,7 +24,7 @@ from benchmarks.stage import PARTITIONS, TWO_FEATURES, train, transactions
 from dataflow.detect import build
 from dataflow.lifecycle import calm_collector
 from dataflow.live_rules import LiveRules
-from dataflow.record import Record, partition_key
+from dataflow.record import Record, source_key
 from dataflow.scoring import load_model
 from dataflow.settings import Settings
 from dataflow.steps import Steps, is_fraudulent, key_by_merchant, key_by_user
@@ -69,7 +69,7 @@ class Part(StatefulSourcePartition[Message, int]):
 
 class Memory(FixedPartitionedSource[Message, int]):
     def __init__(self, partitions: Sequence[Sequence[Message]]):
-        self._partitions = {partition_key(number): part for number, part in enumerate(partitions)}
+        self._partitions = {source_key(number): part for number, part in enumerate(partitions)}
         self.begun = 0.0
 
     def list_parts(self) -> list[str]:
@@ -96,10 +96,10 @@ class Nowhere(FixedPartitionedSink[list[Record], int]):
         self.written = 0
 
     def list_parts(self) -> list[str]:
-        return [partition_key(number) for number in range(PARTITIONS)]
+        return [source_key(Settings().transactions_topic, number) for number in range(PARTITIONS)]
 
     def part_fn(self, item_key: str) -> int:
-        return int(item_key)
+        return int(item_key.rpartition(":")[2])
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> NowherePart:
         return NowherePart(self)
@@ -120,8 +120,7 @@ def in_bytewax(sent: Sequence[tuple[bytes, bytes]], model: Path, profiles: Liter
     taken = []
     for _ in range(RUNS + 1):
         source, sink = Memory(partitions), Nowhere()
-        none: TestingSource[Message] = TestingSource([])
-        run_main(build(source, none, sink, TestingSink([]), TestingSink([]), scorer, rules, settings))
+        run_main(build(source, sink, scorer, rules, settings))
         taken.append((time.process_time() - source.begun) / len(sent) * 1e6)
         if sink.written != len(sent):
             msg = f"{sink.written} of {len(sent)} were decided"
@@ -145,7 +144,7 @@ def main() -> None:
         ("user's profile: facts, update", keyed(steps.update_user_profile)),
         ("key by merchant", key_by_merchant),
         ("merchant's profile: facts, update", keyed(steps.update_merchant_profile)),
-        ("score", steps.score),
+        ("score", lambda batch: steps.score([item for _, item in batch])),
         ("check rules", steps.check),
         ("branch", lambda batch: [d for d in batch if is_fraudulent(d) or True]),
         ("route: splice, record", steps.to_classified),

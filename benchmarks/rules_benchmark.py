@@ -1,6 +1,8 @@
 """What the rules cost: a transaction, a rule, a list of a million entries, a reload.
 
-`python -m benchmarks.rules_benchmark` prints tables; each figure is the best of several runs.
+`python -m benchmarks.rules_benchmark` prints tables; each figure is the best of several runs. With `--reload` it prints
+only how long batches of a flow last while rules are loaded beside it, and the most CPU time that the load took from one
+of them: unlike the rest this does not depend on what else the machine does.
 """
 
 import os
@@ -19,8 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from dataflow.features import Facts
+from dataflow.lifecycle import calm_collector
 from dataflow.live_rules import LiveRules
-from dataflow.rules import RuleSet, load_rules
+from dataflow.rule_lists import no_pause
+from dataflow.rules import MAX_RULES, RuleSet, load_rules
 from training.history import read_history, replay
 
 SECONDS = 0.3  # a run
@@ -118,60 +122,87 @@ def cost_of_lists(rows: list[Facts], directory: Path) -> Table:
         load = time.perf_counter() - begin
         micros = evaluating(live.current(), rows, 1000) * 1e6
         begin = time.perf_counter()
-        live._load()
+        live._load(no_pause)
         table.add_row(f"{entries:,}", f"{micros:.3f}", f"{load:.3f}", f"{time.perf_counter() - begin:.4f}")
     return table
 
 
+Batch = tuple[float, float]
+"""How long a batch lasted, and the CPU time that the thread which loads the rules used meanwhile: both in seconds."""
+
+
 @contextmanager
-def pace() -> Iterator[list[float]]:
-    """The durations of batches of 1 ms of work each, one after another on a thread, while the block runs."""
-    durations: list[float] = []
+def pace(loader: threading.Thread | None = None) -> Iterator[list[Batch]]:
+    """Batches of 1 ms of work each, one after another on a thread, while the block runs."""
+    batches: list[Batch] = []
     done = threading.Event()
+    clock = time.pthread_getcpuclockid(loader.ident) if loader is not None and loader.ident is not None else None
+
+    def used() -> float:
+        return time.clock_gettime(clock) if clock is not None else 0.0
 
     def work() -> None:
         while not done.is_set():
-            begin = time.perf_counter()
+            begin, used_before = time.perf_counter(), used()
             while time.perf_counter() - begin < 0.001:
                 pass
-            durations.append(time.perf_counter() - begin)
+            batches.append((time.perf_counter() - begin, used() - used_before))
 
     worker = threading.Thread(target=work)
     worker.start()
     try:
-        yield durations
+        yield batches
     finally:
         done.set()
         worker.join()
 
 
-def cost_of_reload(directory: Path) -> Table:
-    table = Table(title=f"A flow's batches of 1 ms while a list of {ENTRIES:,} is read anew", title_justify="left")
-    for name in ("", "lasts, s", "median, ms", "99 %, ms", "longest, ms"):
-        table.add_column(name, justify="right")
-    path = rules_of(12, directory, ENTRIES)
-    now = [0.0]
-    live = LiveRules(path, 1.0, lambda: now[0])
+def large_rules(directory: Path, threshold: int) -> Path:
+    """As many rules as a file may hold, each nearly as long as one may be."""
+    part = "(amount > {x} + {n} and txn_per_hour >= {n} and merchant in ['a{n}', 'b{n}'] and speed < {n})"
+    entries = [
+        f"[[rule]]\nid = 'r{rule}'\nreason = 'At {{merchant}}'\n"
+        f"when = '''{' or '.join(part.format(x=threshold + rule, n=n) for n in range(18))}'''\n"
+        for rule in range(MAX_RULES)
+    ]
+    path = directory / "large.toml"
+    path.write_text("\n".join(entries))
+    return path
 
-    def row(name: str, seconds: float, durations: list[float]) -> None:
-        milli = sorted(duration * 1000 for duration in durations)
-        figures = milli[len(milli) // 2], milli[int(len(milli) * 0.99)], milli[-1]
+
+def cost_of_reload(directory: Path) -> Table:
+    table = Table(title="A flow's batches of 1 ms of work while rules are loaded, in ms", title_justify="left")
+    for name in ("", "load, s", "median", "99 %", "longest", "most taken by the load"):
+        table.add_column(name, justify="right")
+
+    def row(name: str, seconds: float, batches: list[Batch]) -> None:
+        milli = sorted(duration * 1000 for duration, _ in batches)
+        figures = (
+            milli[len(milli) // 2],
+            milli[int(len(milli) * 0.99)],
+            milli[-1],
+            max(used for _, used in batches) * 1000,
+        )
         table.add_row(name, f"{seconds:.2f}", *(f"{figure:.1f}" for figure in figures))
 
-    with pace() as durations:
-        time.sleep(1.0)
-    row("alone", 1.0, durations)
-    with (directory / "flagged.txt").open("a") as file:
-        file.write("One more\n")
-    before = live.current().version
-    with pace() as durations:
-        begin = time.perf_counter()
-        while live.current().version == before:
-            now[0] += 1.0
-            time.sleep(0.01)
-        seconds = time.perf_counter() - begin
-        time.sleep(0.3)  # until the old list is gone
-    row("reload", seconds, durations)
+    def reload(name: str, path: Path, change: Callable[[], object]) -> None:
+        with LiveRules(path, check_every=0.1).watch() as live:
+            before = live.current().version
+            change()
+            with pace(live._thread) as batches:
+                begin = time.perf_counter()
+                while live.current().version == before:
+                    time.sleep(0.01)
+                seconds = time.perf_counter() - begin
+                time.sleep(0.3)  # until the old rules and list are gone
+            row(name, seconds, batches)
+
+    with pace() as batches:
+        time.sleep(2.0)
+    row("alone", 2.0, batches)
+    path, flagged = rules_of(12, directory, ENTRIES), directory / "flagged.txt"
+    reload(f"a list of {ENTRIES:,}", path, lambda: flagged.write_text(flagged.read_text() + "One more\n"))
+    reload(f"{MAX_RULES:,} large rules", large_rules(directory, 2000), lambda: large_rules(directory, 3000))
     return table
 
 
@@ -180,9 +211,11 @@ def main() -> None:
     console.print(f"{datetime.now().astimezone():%Y-%m-%d}, Python {sys.version.split()[0]}, {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
-        rows = sample(10_000)
-        console.print(cost_of_rules(rows, directory))
-        console.print(cost_of_lists(rows, directory))
+        if "--reload" not in sys.argv[1:]:
+            rows = sample(10_000)
+            console.print(cost_of_rules(rows, directory))
+            console.print(cost_of_lists(rows, directory))
+        calm_collector()  # as the flow does
         console.print(cost_of_reload(directory))
 
 

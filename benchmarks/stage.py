@@ -147,7 +147,7 @@ class Job:
         self.count = Counter(bootstrap, self.topics)
         self.processes: list[subprocess.Popen[bytes]] = []
         self.environment = {
-            **os.environ, **outputs, **others, **environment, "KAFKA_BROKERS": bootstrap,
+            **os.environ, **outputs, **others, **environment, "KAFKA_BROKERS": bootstrap, "METRICS_ADDRESS": "off",
             "TRANSACTIONS_TOPIC": self.source, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore",
             "RECOVERY_DIR": str(self.scratch / "recovery"), "BENCH_SCRATCH": str(self.scratch),
         }  # fmt: skip

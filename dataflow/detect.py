@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -19,96 +20,94 @@ from bytewax.outputs import Sink
 from confluent_kafka import Message
 from prometheus_client import Gauge
 
-from dataflow import compiled, lifecycle, recovery
+from dataflow import compiled, lifecycle, metrics_server, recovery
+from dataflow.connectors.broker_watch import BrokerWatch
 from dataflow.connectors.exactly_once_sink import ExactlyOnceSink
 from dataflow.connectors.kafka_source import KafkaSource
 from dataflow.connectors.ownership import own_outputs
+from dataflow.connectors.topic_changes import TopicChanges
+from dataflow.decision import Decision
+from dataflow.epochs import epoch_pace
+from dataflow.execution import Execution
+from dataflow.faults import Guard
 from dataflow.features import BASIC
 from dataflow.keyed import stateful_map
 from dataflow.live_rules import LiveRules
 from dataflow.rules import MODEL_FIELDS
 from dataflow.scoring import Scorer, load_model
 from dataflow.settings import Settings, UserError
+from dataflow.start_report import StartReport
 from dataflow.steps import (
-    Event,
     Routed,
     Steps,
+    dead_letter,
     is_fraudulent,
     key_alerts_by_user,
     key_by_merchant,
     key_by_user,
-    parse_labels,
     suppress_repeats,
     update_basic_profile,
 )
-from dataflow.transaction import Rejection, Transaction
+from dataflow.transaction import Transaction
+
+ACCEPT_GAP = "REDFLAG_ACCEPT_GAP"
+"""Says to the flow that --accept-gap was given: `bytewax.run` takes no options but its own."""
+ACCEPT_GAP_OPTION = "--accept-gap"
 
 COMPILED = Gauge("redflag_profiles_compiled", "1 where the profiles run compiled, 0 where interpreted")
 
 
 def build(
     source: Source[Message],
-    feedback_source: Source[Message],
-    decisions_sink: Sink[Routed],
-    invalid_sink: Sink[Routed],
-    invalid_feedback_sink: Sink[Routed],
+    sink: Sink[Routed],
     model: Scorer,
     rules: LiveRules,
     settings: Settings,
 ) -> Dataflow:
     """The whole graph; it receives its ends, its model and its rules, and chooses nothing.
 
-    With basic profiles there is no lane of the merchant, and feedback is not read.
+    The source brings the messages of the transactions topic, and of the feedback topic in step with them. With basic
+    profiles there is no step of the merchant, and the source must bring no feedback.
     """
     flow = Dataflow("redflag_detect")
     steps = Steps(model, rules, settings)
-    full = settings.profiles == "full"
 
-    messages = op.input("read_transactions", flow, source)
+    messages = op.input("read_messages", flow, source)
     # Message
-    parsed = op.flat_map_batch("parse_transactions", messages, steps.parse)
-    # Transaction | Rejection
-    # What reads it takes what is its own: `op.branch` would ask of each item by itself, which takes 0.1 µs.
-    events = cast(Stream[Event | Rejection], parsed)
-    if full:
-        labels = op.input("read_feedback", flow, feedback_source)
-        # Message
-        learned = op.flat_map_batch("parse_feedback", labels, parse_labels)
-        # Feedback | Rejection
-        events = op.merge("merge_feedback", events, cast(Stream[Event | Rejection], learned))
-        # Transaction | Feedback | Rejection
-    by_user = op.flat_map_batch("key_by_user", events, key_by_user)
+    parsed = op.flat_map_batch("parse_messages", messages, steps.parse)
+    # Transaction | Feedback | Rejection
+    by_user = op.flat_map_batch("key_by_user", parsed, key_by_user)
     # (user, Transaction | Feedback)
-    if full:
-        profiled = stateful_map("update_user_profile", by_user, steps.update_user_profile)
-        # (user, Payment | Lesson)
+    if settings.profiles == "full":
+        of_user, of_merchant = Guard("update_user_profile", dead_letter), Guard("update_merchant_profile", dead_letter)
+        profiled = stateful_map("update_user_profile", by_user, steps.update_user_profile, of_user)
+        # (user, Payment | Lesson | Rejection)
         by_merchant = op.flat_map_batch("key_by_merchant", profiled, key_by_merchant)
-        # (merchant, Payment | Lesson)
-        known = stateful_map("update_merchant_profile", by_merchant, steps.update_merchant_profile)
-        # (merchant, Profiled | None)
+        # (merchant, Payment | Lesson | Rejection)
+        known = stateful_map("update_merchant_profile", by_merchant, steps.update_merchant_profile, of_merchant)
+        # (merchant, Profiled | Rejection | None)
     else:
         only_transactions = cast(KeyedStream[Transaction], by_user)
-        known = stateful_map("update_basic_profile", only_transactions, update_basic_profile)
-        # (user, Profiled)
+        basic = Guard("update_basic_profile", dead_letter)
+        known = stateful_map("update_basic_profile", only_transactions, update_basic_profile, basic)
+        # (user, Profiled | Rejection)
     decided = op.flat_map_batch("score_and_check_rules", known, steps.decide)
-    # Decision
+    # Decision | Rejection
     verdicts = op.branch("split_fraudulent_from_genuine", decided, is_fraudulent)
-    # trues: Decision, falses: Decision
-    alerts_by_user = op.flat_map_batch("key_alerts_by_user", verdicts.trues, key_alerts_by_user)
+    # trues: Decision, falses: Decision | Rejection
+    only_alerts = cast(Stream[Decision], verdicts.trues)
+    alerts_by_user = op.flat_map_batch("key_alerts_by_user", only_alerts, key_alerts_by_user)
     # (user, Decision)
-    alerted = stateful_map("suppress_repeats", alerts_by_user, suppress_repeats)
-    # (user, Decision)
+    repeats = Guard("suppress_repeats", dead_letter)
+    alerted = stateful_map("suppress_repeats", alerts_by_user, suppress_repeats, repeats)
+    # (user, Decision | Rejection)
     alerts = op.flat_map_batch("route_to_alerts", alerted, steps.to_alerts)
     classified = op.flat_map_batch("route_to_classified", verdicts.falses, steps.to_classified)
     invalid = op.flat_map_batch("route_to_invalid", parsed, steps.to_invalid)
-    # (partition key, list[Record])
-    # One sink for both topics: a decision that comes out otherwise after a crash cannot stand in both.
-    decisions = op.merge("merge_decisions", alerts, classified)
-    op.output("write_decisions", decisions, decisions_sink)
-    op.output("write_invalid", invalid, invalid_sink)
-    if full:
-        invalid_feedback = op.flat_map_batch("route_to_invalid_feedback", learned, steps.to_invalid)
-        op.output("write_invalid_feedback", invalid_feedback, invalid_feedback_sink)
+    # (source topic and partition, list[Record])
+    # One sink for all topics: a decision that comes out otherwise after a crash cannot stand in two of them.
+    routed = op.merge("merge_outputs", alerts, classified, invalid)
+    op.output("write_outputs", routed, sink)
     return flow
 
 
@@ -116,7 +115,10 @@ def flow() -> Dataflow:
     """The graph with the ends that the settings name."""
     lifecycle.report_mistakes()
     settings = Settings.load()
+    lifecycle.warn_of_unknown(settings)
+    metrics_server.leave_bytewax_api_off()
     this_flow = recovery.guard(recovery.identity(settings), sys.argv[1:])
+    execution = Execution.read()
     model = load_model(settings.model_file)
     check = partial(check_fields, settings)
     check(settings.model_file, model.features)
@@ -125,21 +127,31 @@ def flow() -> Dataflow:
         check_every=settings.rules_check_seconds,
         check=lambda rules: check(settings.rules_file, rules.fields),
     )
+    metrics = metrics_server.serve(settings.metrics_address, execution.process)
     lifecycle.stop_gracefully(settings.stop_timeout_seconds)
     lifecycle.calm_collector()
+    rules.watch()
     COMPILED.set(compiled.running())
-    source_topic = settings.transactions_topic
-    may_write = own_outputs(settings, this_flow)
-    return build(
-        KafkaSource(settings, source_topic),
-        KafkaSource(settings, settings.feedback_topic, idle_seconds=0.1),  # labels are days late anyway
-        ExactlyOnceSink(settings, source_topic, (settings.alerts_topic, settings.classified_topic), may_write),
-        ExactlyOnceSink(settings, source_topic, (settings.invalid_topic,), may_write),
-        ExactlyOnceSink(settings, settings.feedback_topic, (settings.invalid_topic,), may_write),
-        model,
-        rules,
+    report = StartReport(settings, execution, rules.current, model.metadata, this_flow.held, metrics)
+    outputs: dict[str, tuple[str, ...]] = {}
+    outputs[settings.transactions_topic] = (settings.alerts_topic, settings.classified_topic, settings.invalid_topic)
+    if settings.profiles == "full":
+        outputs[settings.feedback_topic] = (settings.invalid_topic,)
+    changes = TopicChanges(settings)
+    topics = dict.fromkeys([*outputs, *chain.from_iterable(outputs.values())])
+    watch = BrokerWatch(settings, list(topics), on_metadata=changes.counted, on_identities=changes.identified).start()
+    source = KafkaSource(
         settings,
+        list(outputs),
+        pace=epoch_pace(execution),
+        accept_gap=os.environ.get(ACCEPT_GAP) == "1",
+        started=report.partition,
+        ready=report.say,
+        began=changes.began,
+        broker_silent=watch.seconds_since_answer,
     )
+    sink = ExactlyOnceSink(settings, outputs, report.topics, own_outputs(settings, this_flow))
+    return build(source, sink, model, rules, settings)
 
 
 def check_fields(settings: Settings, reader: Path, fields: Iterable[str]) -> None:
@@ -160,14 +172,22 @@ def check_fields(settings: Settings, reader: Path, fields: Iterable[str]) -> Non
 
 
 def main() -> None:
-    """Runs the flow with recovery on; further options are those of `bytewax.run`, such as -w, -i and -a."""
+    """Runs the flow with recovery on; further options are those of `bytewax.run`, such as -w, -i and -a.
+
+    With `--accept-gap` it goes on where records are gone that were not read yet, or a topic was made anew.
+    """
+    lifecycle.report_mistakes()
+    arguments = sys.argv[1:]
+    if ACCEPT_GAP_OPTION in arguments:
+        arguments = [each for each in arguments if each != ACCEPT_GAP_OPTION]
+        os.environ[ACCEPT_GAP] = "1"
     try:
         settings = Settings.load()
         recovery.prepare(settings.recovery_dir, settings.recovery_partitions)
     except UserError as error:
         lifecycle.fail(error)
     # The same process goes on as bytewax.run, so that signals and exit status are the flow's own.
-    options = ["-r", str(settings.recovery_dir), "-s", str(settings.recovery_interval), "-b", "0", *sys.argv[1:]]
+    options = ["-r", str(settings.recovery_dir), "-s", str(settings.recovery_interval), "-b", "0", *arguments]
     os.execv(sys.executable, [sys.executable, "-m", "bytewax.run", "dataflow.detect:flow", *options])  # noqa: S606
 
 

@@ -16,6 +16,7 @@ from struct import Struct
 from typing import Final, Literal, NamedTuple
 
 from dataflow import packed
+from dataflow.enriched import Payment
 from dataflow.packed import BasicFacts, MerchantFacts, UserFacts
 from dataflow.profile import (
     ANYONE,
@@ -32,6 +33,8 @@ from dataflow.profile import (
     Population,
     UserLook,
     UserProfile,
+    fingerprint,
+    identify,
     paid,
 )
 from dataflow.transaction import UNKNOWN, Transaction
@@ -57,12 +60,14 @@ USER_FIELDS: tuple[Field, ...] = (
     Field("txn_type", "text", "purchase, transfer, withdrawal, deposit, ..."),
     Field("category", "text", "the merchant's line of business, 'unknown' without one"),
     Field("ip", "text", "the network address, 'unknown' without one"),
-    Field("timestamp", "number", "event time, seconds since 1970 UTC"),
+    Field("timestamp", "number", "event time as it counts, seconds since 1970 UTC"),
     Field("txn_per_hour", "number", "the user's earlier transactions in the hour before this one"),
     Field("last_location", "text", "location of the user's newest earlier transaction, '' without one"),
     Field("location_changed", "flag", "there is an earlier transaction, and it was elsewhere; both places are known"),
     Field("seconds_since_last", "number", "between this and the user's newest earlier one, infinite without one"),
     Field("amount_per_hour", "number", "sum of the user's amounts in the hour before this one"),
+    Field("ahead_of_time", "flag", "dated further ahead than MAX_EVENT_LEAD_SECONDS: counts at its record's time"),
+    Field("reused_id", "flag", "the user's recent transactions have another amount, merchant or time under this id"),
     Field("txn_per_day", "number", "the user's earlier transactions in 24 h (20 to 24 h: buckets of 4 h)"),
     Field("amount_per_day", "number", "sum of their amounts"),
     Field("txn_per_week", "number", "the user's earlier transactions in 7 d (6 to 7: buckets of a day)"),
@@ -122,8 +127,8 @@ MERCHANT_FIELDS: tuple[Field, ...] = (
 
 FIELDS = USER_FIELDS + MERCHANT_FIELDS
 
-BASIC = frozenset(field.name for field in USER_FIELDS[:14])
-"""The facts that basic profiles give, `amount` to `amount_per_hour`."""
+BASIC = frozenset(field.name for field in USER_FIELDS[:16])
+"""The facts that basic profiles give, `amount` to `reused_id`."""
 NUMBERS: tuple[str, ...] = tuple(field.name for field in FIELDS if field.kind != "text")
 """The facts that are no texts, in the order in which they are packed: those of basic profiles, users, merchants."""
 FLAGS = frozenset(field.name for field in FIELDS if field.kind == "flag")
@@ -135,42 +140,46 @@ def observe_basic(txn: Transaction, profile: BasicProfile) -> tuple[str, bytes]:
 
     The last location, and the numbers, packed.
     """
-    at, amount, location = txn.at, txn.amount, txn.location
+    at, amount, location, ahead_at = txn.at, txn.amount, txn.location, txn.ahead_at
+    mark = fingerprint(txn.merchant)
+    identity = identify(profile.known, 0, profile.payments, txn.transaction_id or "", amount, mark, ahead_at or at)
     last_location = profile.last_location
-    numbers = packed.write_basic_facts(_basic_facts(at, amount, location, profile))
-    profile.take_basic(at, amount, location, txn.transaction_id or "")
+    numbers = packed.write_basic_facts(_basic_facts(at, amount, location, ahead_at != 0.0, identity[3], profile))
+    profile.take_basic(at, amount, location, identity)
     return last_location, numbers
 
 
-def observe_user(txn: Transaction, profile: UserProfile, population: Population = ANYONE) -> tuple[str, bytes, bool]:
-    """The facts of the user as he was before the transaction, which the profile then takes in; False for a repeat.
+def observe_user(txn: Transaction, profile: UserProfile, population: Population = ANYONE) -> Payment:
+    """The facts of the user as he was before the transaction, which the profile then takes in, unless it is a repeat.
 
-    The last location, the numbers, packed, and whether it counts.
+    With them comes what labels that waited for the transaction teach now.
     """
     seen = paid(txn)
     look = profile.look(seen, population)
     last_location = profile.last_location
     numbers = packed.write_user_facts(_user_facts(seen, profile, look))
-    return last_location, numbers, profile.take_in(seen, look)
+    lessons = profile.take_in(seen, look)
+    return Payment(txn, last_location, numbers, lessons is not None, lessons or ())
 
 
-def observe_merchant(
-    txn: Transaction, profile: MerchantProfile, known: bytes, counts: bool, population: Population = ANYONE
-) -> bytes:
-    """`known` of the user, and the facts of the merchant before the transaction; it takes it in where it `counts`."""
+def observe_merchant(payment: Payment, profile: MerchantProfile, population: Population = ANYONE) -> bytes:
+    """All facts: the user's, and those of the merchant before the transaction, which it takes in where it counts."""
+    txn, known = payment.transaction, payment.numbers
     at, amount = txn.at, txn.amount
     look = profile.look(at, population)
     numbers = known + packed.write_merchant_facts(_merchant_facts(at, amount, profile, look))
-    if counts:
+    if payment.counts:
         profile.take_in(at, amount, packed.number_at(known, _AMOUNT_Z), look)
     return numbers
 
 
 def _user_facts(this: Paid, profile: UserProfile, look: UserLook) -> UserFacts:
-    at, amount, location, _, device, _, placed, lat, lon = this
+    at, amount, location, _, device, _, placed, lat, lon, _, dated = this
     last_at = profile.last_at
-    _, _, n1, changed, seconds, s1 = _basic_facts(at, amount, location, profile)
-    own, numbers, _, usual, spread, _, met, km = look
+    own, numbers, _, usual, spread, _, met, km, identity = look
+    _, _, n1, changed, seconds, s1, ahead, reused = _basic_facts(
+        at, amount, location, dated != at, identity[3], profile
+    )
     seen, _, _, largest, first, unusual_day, unusual_fortnight = own
     _, n24, s24, n7, s7, n30, s30, _, _, _, _, _, _ = numbers
     z, ratio = ((amount - usual) / spread, amount / usual) if spread > 0.0 else (0.0, 1.0)
@@ -194,6 +203,8 @@ def _user_facts(this: Paid, profile: UserProfile, look: UserLook) -> UserFacts:
         changed,
         seconds,
         s1,
+        ahead,
+        reused,
         n24,
         s24,
         n7,
@@ -227,11 +238,22 @@ def _user_facts(this: Paid, profile: UserProfile, look: UserLook) -> UserFacts:
     )
 
 
-def _basic_facts(at: float, amount: float, location: str, profile: BasicProfile) -> BasicFacts:
+def _basic_facts(
+    at: float, amount: float, location: str, ahead: bool, reused: bool, profile: BasicProfile
+) -> BasicFacts:
     last_at, last = profile.last_at, profile.last_location
     count, amounts = profile.in_hour(at) if at < last_at + HOUR else (0, 0.0)
     changed = last != location and last != "" and location != UNKNOWN  # noqa: PLR1714 (a tuple made for each)
-    return amount, at, float(count), 1.0 if changed else 0.0, abs(at - last_at), amounts
+    return (
+        amount,
+        at,
+        float(count),
+        1.0 if changed else 0.0,
+        abs(at - last_at),
+        amounts,
+        1.0 if ahead else 0.0,
+        1.0 if reused else 0.0,
+    )
 
 
 def _merchant_facts(at: float, amount: float, profile: MerchantProfile, look: MerchantLook) -> MerchantFacts:
@@ -304,7 +326,7 @@ TEXTS: dict[str, Callable[[Transaction], str]] = {
 
 _LAYOUTS: dict[int, _Layout] = {
     8 * sum(field.kind != "text" for field in fields): _Layout(fields)
-    for fields in (USER_FIELDS[:14], USER_FIELDS, FIELDS)
+    for fields in (USER_FIELDS[:16], USER_FIELDS, FIELDS)
 }
 
 

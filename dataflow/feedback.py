@@ -1,16 +1,29 @@
 """Feedback: what an analyst found out about a transaction, as it arrives, and how it is parsed from a message."""
 
-import time
-from collections.abc import Callable
+import math
+from typing import Final
 
 import msgspec
+from prometheus_client import Counter
 
-from dataflow.parsing import event_time, explain
-from dataflow.transaction import MAX_AHEAD, Rejection, Text
+from dataflow.parsing import AHEAD, credible, event_time, explain, too_deep
+from dataflow.transaction import MAX_AHEAD, MAX_LEAD, Rejection, Text
+
+AHEAD_LABELS: Final = AHEAD.labels("feedback")
+
+LABELS: Final = Counter(
+    "redflag_labels_total",
+    "Labels by what became of them beyond being applied: waiting (the transaction has not come yet), "
+    "expired and evicted (applied without it), repeated, corrected",
+    ["outcome"],
+)
 
 
 class Feedback(msgspec.Struct, gc=False, frozen=True):
-    """A label: whether a transaction was fraud; times in seconds since 1970 UTC."""
+    """A label: whether a transaction was fraud; times in seconds since 1970 UTC, as they count.
+
+    The label of a transaction_id that stands on several payments is one label, and speaks of all of them.
+    """
 
     transaction_id: str
     user: str
@@ -18,6 +31,7 @@ class Feedback(msgspec.Struct, gc=False, frozen=True):
     at: float  # event time of the transaction
     fraud: bool
     labelled_at: float
+    message: Rejection | None = None  # as which its message goes to the dead letters if a step fails on it
 
 
 class _Wire(msgspec.Struct, gc=False):
@@ -39,12 +53,13 @@ def parse_feedback(
     partition: int,
     offset: int,
     record_ms: int,
-    clock: Callable[[], float] = time.time,
+    now: float = math.inf,
+    lead: float = MAX_LEAD,
 ) -> Feedback | Rejection:
     """Parses one message of the feedback topic; never raises for a bad one.
 
-    Neither time may lie more than a day ahead of the record's own Kafka timestamp, nor the label before the
-    transaction that it is about.
+    Neither time may lie more than a day ahead of the record's own Kafka timestamp, where it has one, nor the label
+    before the transaction that it is about. `now` and `lead` as in `parsing.parse`.
     """
 
     def rejected(what: str, where: str = "") -> Rejection:
@@ -62,7 +77,9 @@ def parse_feedback(
         return rejected(f"not JSON: {error}" if value else "the value is empty")
     except RecursionError:
         return rejected("nested too deeply")
-    limit = (record_ms / 1000 if record_ms > 0 else clock()) + MAX_AHEAD
+    if too_deep(value):
+        return rejected("nested too deeply")
+    limit = record_ms / 1000 + MAX_AHEAD if record_ms > 0 else math.inf
     times = {}
     for name in ("timestamp", "labelled_at"):
         try:
@@ -73,4 +90,8 @@ def parse_feedback(
             return rejected("more than a day ahead of the record's own time", name)
     if times["labelled_at"] < times["timestamp"]:
         return rejected("before the transaction itself", "labelled_at")
-    return Feedback(wire.transaction_id, wire.user, wire.merchant, times["timestamp"], wire.fraud, times["labelled_at"])
+    labelled_at = credible(times["labelled_at"], record_ms, now, lead)
+    at = min(credible(times["timestamp"], record_ms, now, lead), labelled_at)
+    if labelled_at != times["labelled_at"] or at != times["timestamp"]:
+        AHEAD_LABELS.inc()
+    return Feedback(wire.transaction_id, wire.user, wire.merchant, at, wire.fraud, labelled_at)

@@ -12,7 +12,7 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import FixedPartitionedSource, Source, StatefulSourcePartition
 from bytewax.outputs import Sink
 
-from dataflow import lifecycle
+from dataflow import lifecycle, metrics_server
 from dataflow.connectors.plain_sink import ProducerSink
 from dataflow.settings import Settings, UserError
 from dataflow.simulation import Simulated, label_to_json, stream, to_json
@@ -48,8 +48,11 @@ def build(
 
 def flow() -> Dataflow:
     """The generator as the settings want it."""
+    lifecycle.report_mistakes()
+    metrics_server.leave_bytewax_api_off()
     try:
         settings = Settings.load()
+        lifecycle.warn_of_unknown(settings)
         source = SimulationSource(
             seed=settings.generator_seed,
             rate=settings.generator_rate,
@@ -60,7 +63,7 @@ def flow() -> Dataflow:
         )
     except UserError as error:
         lifecycle.fail(error)
-    lifecycle.prepare(settings.stop_timeout_seconds)
+    lifecycle.stop_gracefully(settings.stop_timeout_seconds)
     return build(
         source,
         ProducerSink(settings, settings.transactions_topic),

@@ -6,23 +6,37 @@ from typing import Any
 
 from mypy_extensions import mypyc_attr
 
+from dataflow.faults import Guard
+
 
 @mypyc_attr(acyclic=True)  # compiled, it is nothing for the collector to walk: a million users have a million of them
 class KeyedState:
     """One key's state, behind the methods that Bytewax asks of a `StatefulBatchLogic`."""
 
-    __slots__ = ("mapper", "state")
+    __slots__ = ("guard", "mapper", "state")
 
-    def __init__(self, mapper: Callable[[Any, Any], tuple[Any, Any]], state: Any):
+    def __init__(self, mapper: Callable[[Any, Any], tuple[Any, Any]], guard: Guard | None, state: Any):
         self.mapper = mapper
+        self.guard = guard
         self.state = state
 
     def on_batch(self, values: list[Any]) -> tuple[list[Any], bool]:
-        """Takes the values in, in their order; what came of each, and whether nothing is to be kept of the key."""
-        mapper, state = self.mapper, self.state
+        """Takes the values in, in their order; what came of each, and whether nothing is to be kept of the key.
+
+        With a guard, a value on which the mapper fails becomes a rejection, and the state is what it was before.
+        """
+        mapper, guard, state = self.mapper, self.guard, self.state
         out = []
         for value in values:
-            state, made = mapper(state, value)
+            if guard is None:
+                state, made = mapper(state, value)
+            else:
+                before = state if state is None else deepcopy(state)
+                try:
+                    state, made = mapper(state, value)
+                    guard.in_a_row = 0
+                except Exception as error:
+                    state, made = before, guard.failed(value, error)
             out.append(made)
         self.state = state
         return out, state is None

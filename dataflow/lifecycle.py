@@ -1,7 +1,9 @@
 """How a flow ends: gracefully on SIGTERM or Ctrl-C, and in one line, not a traceback, on a user's mistake."""
 
+import atexit
 import functools
 import gc
+import logging
 import os
 import signal
 import sys
@@ -10,11 +12,13 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import NoReturn, ParamSpec, TypeVar
 
-from dataflow.settings import UserError
+from dataflow import event_log
+from dataflow.settings import Settings, UserError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_log = logging.getLogger("redflag.lifecycle")
 _stopping = threading.Event()
 _reporting = threading.Event()  # set in a process that is a flow and nothing else, so not in tests
 
@@ -22,6 +26,11 @@ _reporting = threading.Event()  # set in a process that is a flow and nothing el
 def stopping() -> bool:
     """Whether a stop was asked for: the sources end, what they handed out is decided and flushed."""
     return _stopping.is_set()
+
+
+def wait_for_stop(seconds: float) -> None:
+    """Sleeps, but not longer than until a stop is asked for."""
+    _stopping.wait(seconds)
 
 
 _when_running: list[Callable[[], None]] = []
@@ -38,16 +47,17 @@ def cluster_stands() -> None:
         _when_running.pop()()
 
 
-def prepare(stop_timeout_seconds: float) -> None:
-    """Prepares this process for a flow: a user's mistake ends it with one line, a signal gracefully."""
-    report_mistakes()
-    stop_gracefully(stop_timeout_seconds)
-
-
 def report_mistakes() -> None:
-    """From now on a user's mistake ends this process with one line; also one raised deep in a worker."""
+    """From now on a user's mistake ends this process with one line of the log; also one raised deep in a worker."""
+    event_log.set_up()
     sys.excepthook = _report
     _reporting.set()
+
+
+def warn_of_unknown(settings: Settings) -> None:
+    """Logs a line for each variable that looks like a setting and is none; to be called once by each program."""
+    for line in settings.unknown:
+        _log.warning("%s", line)
 
 
 def mistakes_end_the_flow(method: Callable[P, R]) -> Callable[P, R]:
@@ -74,11 +84,9 @@ def stop_gracefully(stop_timeout_seconds: float) -> None:
     """
 
     def give_up() -> None:
-        print(
-            f"redflag: not finished {stop_timeout_seconds:g} s after the signal: exiting now; "
-            "what is not decided yet is decided after the restart",
-            file=sys.stderr,
-            flush=True,
+        _log.error(
+            "not finished %g s after the signal: exiting now; what is not decided yet is decided after the restart",
+            stop_timeout_seconds,
         )
         os._exit(1)
 
@@ -117,21 +125,43 @@ def calm_collector() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
+def complain(error: UserError) -> None:
+    """Logs a user's mistake; where it is several, each in a line of its own."""
+    for line in str(error).splitlines():
+        _log.error("%s", line)
+
+
 def fail(error: UserError) -> NoReturn:
     """Ends the process with the one line of a user's mistake and exit status 2.
 
     At once: the interpreter's own way out would wait for worker threads that may be stuck in a poll.
     """
     sys.stdout.flush()
-    print(f"redflag: {error}", file=sys.stderr, flush=True)
+    complain(error)
     os._exit(2)
 
 
 def _report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Prints a user's mistake as one line, wherever in the chain of causes it stands; anything else in full."""
+    """Logs a user's mistake as one line, wherever in the chain of causes it stands; anything else in full."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UserError):
             fail(cause)
         cause = cause.__cause__ or cause.__context__
-    sys.__excepthook__(kind, error, traceback)
+    if isinstance(error, Exception):
+        _log.critical("ended by an error of the program: %s", kind.__name__, exc_info=(kind, error, traceback))
+    else:  # Ctrl-C
+        sys.__excepthook__(kind, error, traceback)
+
+
+TOPICS_CHANGED = 3
+"""The exit status that says to a supervisor: the topics have changed, start me anew."""
+
+
+def end_with(status: int, stop_timeout_seconds: float) -> None:
+    """Stops the flow gracefully, and ends the process with that status, at the latest after the timeout."""
+    atexit.register(os._exit, status)
+    _stopping.set()
+    timer = threading.Timer(stop_timeout_seconds, os._exit, (status,))
+    timer.daemon = True
+    timer.start()

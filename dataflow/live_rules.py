@@ -1,16 +1,21 @@
 """The rules of a running flow: reloaded when a file changes, at a batch's boundary, all at once or not at all."""
 
+import logging
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from prometheus_client import Counter
 
-from dataflow.rule_lists import ListFiles, Stamp, stamp
+from dataflow.rule_lists import ListFiles, Pause, Stamp, no_pause, stamp
 from dataflow.rules import Rule, RuleSet, load_rules
 from dataflow.settings import UserError
+
+_log = logging.getLogger("redflag.rules")
 
 RELOADS = Counter("redflag_rules_reloads_total", "Changed rules files that were taken")
 RELOAD_ERRORS = Counter(
@@ -22,6 +27,14 @@ HITS = Counter(
     ["rule", "mode"],
 )
 
+LOOKS = 4
+"""Looks within the time that a changed file must have stood still: it is taken at most one look later than that."""
+
+WORK_SECONDS = 0.001
+"""A load beside a flow pauses as long after so much work."""
+
+SWITCH_SECONDS = 0.0005
+"""How long a load keeps the interpreter while the flow waits for it; Python's 5 ms would delay each step of a batch."""
 
 Stamps = tuple[Stamp | None, ...]
 
@@ -29,8 +42,9 @@ Stamps = tuple[Stamp | None, ...]
 class LiveRules:
     """Holds the current ruleset; the workers of a process share one, so that all change over together.
 
-    A change counts once it has stood still from one look to the next, so that a file that is being written is not
-    taken by halves. It is read and compiled beside the flow, in a thread, which then swaps one reference.
+    After `watch` a thread looks at the files by the clock, whether transactions come or not. A change counts once it
+    has stood still, so that a file that is being written is not taken by halves. It is read and compiled on that
+    thread, which pauses between small steps, so that the flow goes on, and then swaps one reference.
     """
 
     def __init__(
@@ -40,7 +54,7 @@ class LiveRules:
         clock: Callable[[], float] = time.monotonic,
         check: Callable[[RuleSet], None] = lambda rules: None,
     ):
-        """Loads the rules; looks for changes every `check_every` seconds of `clock`.
+        """Loads the rules. A change is taken once it has stood still for `check_every` seconds of `clock`.
 
         `check` sees each ruleset before it is used; a `UserError` of it refuses the ruleset.
 
@@ -54,43 +68,76 @@ class LiveRules:
         self._files = ListFiles()
         self._count = _Hits()
         self._used: Stamps = ()  # of the files as they were when they were last read, used or not
-        self._rules = self._load()
+        self._rules = self._load(no_pause)
         self._seen: Stamps = self._used  # at the last look
-        self._due = clock() + check_every
-        self._looking = threading.Lock()
+        self._since = clock()  # when they were first seen so
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def current(self) -> RuleSet:
         """The ruleset for the next batch."""
-        if self._clock() >= self._due and self._looking.acquire(blocking=False):
-            self._due = self._clock() + self._check_every
-            if self._changed():
-                threading.Thread(target=self._reload, name="redflag-rules", daemon=True).start()
-            else:
-                self._looking.release()
         return self._rules
 
-    def _changed(self) -> bool:
-        before, self._seen = self._seen, self._stamps()
-        return self._seen == before and self._seen != self._used
+    def watch(self) -> Self:
+        """Begins to look by the clock, on a thread of its own, until `stop` or the end of a `with` block."""
+        if self._thread is None:
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._watch, name="redflag-rules", daemon=True)
+            self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Ends the looks; waits for one that is under way."""
+        if self._thread is not None:
+            self._stop.set()
+            self._thread.join()
+            self._thread = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def look(self) -> None:
+        """Looks at the files once; loads them if they have changed and stood still since."""
+        now, found = self._clock(), self._stamps()
+        if found != self._seen:
+            self._seen, self._since = found, now
+        elif found != self._used and now - self._since >= self._check_every:
+            self._reload()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(min(self._check_every / LOOKS, threading.TIMEOUT_MAX)):
+            self.look()
 
     def _reload(self) -> None:
+        switch_seconds = sys.getswitchinterval()
+        sys.setswitchinterval(min(switch_seconds, SWITCH_SECONDS))
         try:
-            rules = self._load()
+            rules = self._load(_Pauses())
             if rules.version != self._rules.version:
                 self._rules = rules
                 RELOADS.inc()
-                print(f"redflag: rules {rules.version} from {self._path}", file=sys.stderr, flush=True)
+                _log.info("rules %s from %s", rules.version, self._path)
         except UserError as error:
-            RELOAD_ERRORS.inc()
-            print(f"redflag: the changed rules are not used, the old ones stay: {error}", file=sys.stderr, flush=True)
+            self._refuse(str(error))
+        except Exception as error:  # no memory left, or a fault of ours: the looks must go on
+            self._refuse(f"{self._path}: {type(error).__name__}: {error}")
         finally:
+            sys.setswitchinterval(switch_seconds)
             self._seen = self._used
-            self._looking.release()
 
-    def _load(self) -> RuleSet:
+    def _refuse(self, why: str) -> None:
+        RELOAD_ERRORS.inc()
+        _log.warning("the changed rules are not used, the old ones stay: %s", why)
+
+    def _load(self, pause: Pause) -> RuleSet:
         found = stamp(self._path)  # before reading: a file that changes meanwhile differs from it, and is read again
         try:
-            rules = load_rules(self._path, self._files)
+            rules = load_rules(self._path, self._files, pause)
             self._check(rules)
         finally:
             self._used = (found, *self._files.asked.values())
@@ -101,6 +148,18 @@ class LiveRules:
     def _stamps(self) -> Stamps:
         """Of the rules file, and of the lists that it named when it was last read."""
         return tuple(stamp(file) for file in (self._path, *self._files.asked))
+
+
+class _Pauses:
+    """Sleeps a little whenever the load has worked a little."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __call__(self) -> None:
+        if time.perf_counter() - self._since >= WORK_SECONDS:
+            time.sleep(WORK_SECONDS)
+            self._since = time.perf_counter()
 
 
 class _Hits:

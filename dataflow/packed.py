@@ -29,10 +29,10 @@ Numbers = tuple[
 Four = tuple[float, float, float, float]
 Six = tuple[float, float, float, float, float, float]
 
-BasicFacts = tuple[float, float, float, float, float, float]
+BasicFacts = tuple[float, float, float, float, float, float, float, float]
 UserFacts = tuple[
-    float, float, float, float, float, float, float, float, float, float, float, float,
-    float, float, float, float, float, float, float, float, float, float, float, float,
+    float, float, float, float, float, float, float, float, float, float, float, float, float,
+    float, float, float, float, float, float, float, float, float, float, float, float, float,
     float, float, float, float, float, float, float, float, float, float, float, float,
 ]  # fmt: skip
 MerchantFacts = tuple[
@@ -41,9 +41,10 @@ MerchantFacts = tuple[
 ]  # fmt: skip
 """The numbers and flags (0 or 1) among the facts of `dataflow.features`, in the order of its fields."""
 
-_BASICFACTS, _USERFACTS, _MERCHANTFACTS = Struct("<6d"), Struct("<36d"), Struct("<22d")
+_BASICFACTS, _USERFACTS, _MERCHANTFACTS = Struct("<8d"), Struct("<38d"), Struct("<22d")
 _USER, _MERCHANT, _SIX, _FOUR = Struct("<20f"), Struct("<17d"), Struct("<6f"), Struct("<4f")
 _PAIR, _FIVE_PAIRS, _SIX_PAIRS = Struct("<2f"), Struct("<10f"), Struct("<12f")
+_TWO_DOUBLES = Struct("<2d")
 
 
 def _probe() -> None:
@@ -182,6 +183,17 @@ def pair(number: float, total: float) -> bytes:
     return w.getvalue()
 
 
+def payment(amount: float, at: float, merchant: bytes) -> bytes:
+    """Two floats of 64 bits, then the bytes as they are."""
+    if not NATIVE:
+        return _TWO_DOUBLES.pack(amount, at) + merchant
+    w = BytesWriter()
+    write_f64_le(w, amount)
+    write_f64_le(w, at)
+    w.write(merchant)
+    return w.getvalue()
+
+
 def sum_of_five(b: bytes) -> tuple[float, float]:
     """The sums of the first and of the second numbers of five pairs, from left to right."""
     if not NATIVE:
@@ -227,28 +239,30 @@ def long_word(low: int, high: int) -> bytes:
 
 
 def write_basic_facts(values: BasicFacts) -> bytes:
-    """Six floats of 64 bits."""
+    """Eight floats of 64 bits."""
     if not NATIVE:
         return _BASICFACTS.pack(*values)
     w = BytesWriter()
-    a, b, c, d, e, f = values
+    a, b, c, d, e, f, g, h = values
     write_f64_le(w, a)
     write_f64_le(w, b)
     write_f64_le(w, c)
     write_f64_le(w, d)
     write_f64_le(w, e)
     write_f64_le(w, f)
+    write_f64_le(w, g)
+    write_f64_le(w, h)
     return w.getvalue()
 
 
 def write_user_facts(values: UserFacts) -> bytes:
-    """Thirty-six floats of 64 bits."""
+    """Thirty-eight floats of 64 bits."""
     if not NATIVE:
         return _USERFACTS.pack(*values)
     w = BytesWriter()
     (
         a, b, c, d, e, f, g, h, i, j, k, m, n, o, p, q, r, s,
-        t, u, v, x, y, z, aa, bb, cc, dd, ee, ff, gg, hh, ii, jj, kk, mm,
+        t, u, v, x, y, z, aa, bb, cc, dd, ee, ff, gg, hh, ii, jj, kk, mm, nn, oo,
     ) = values  # fmt: skip
     write_f64_le(w, a)
     write_f64_le(w, b)
@@ -286,6 +300,8 @@ def write_user_facts(values: UserFacts) -> bytes:
     write_f64_le(w, jj)
     write_f64_le(w, kk)
     write_f64_le(w, mm)
+    write_f64_le(w, nn)
+    write_f64_le(w, oo)
     return w.getvalue()
 
 

@@ -1,14 +1,25 @@
 """How a transaction is parsed from a message: what comes of it is a transaction or a rejection."""
 
+import math
 import re
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
+from prometheus_client import Counter
 
-from dataflow.transaction import MAX_AHEAD, RESERVED, Rejection, Transaction
+from dataflow.transaction import MAX_AHEAD, MAX_LEAD, RESERVED, Rejection, Transaction
+
+AHEAD: Final = Counter(
+    "redflag_events_ahead_of_time_total",
+    "Events dated further ahead than MAX_EVENT_LEAD_SECONDS: they count at their record's time",
+    ["kind"],
+)
+AHEAD_TRANSACTIONS: Final = AHEAD.labels("transaction")
+
+MAX_DEPTH: Final = 256
+"""How deep a message may be nested, itself included. Well below what the interpreter's stack holds, wherever in a
+program parsing is called: so whether a message is valid depends on nothing but the message."""
 
 _decode = msgspec.json.Decoder(Transaction).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -18,6 +29,10 @@ _encode = msgspec.json.encode
 _REQUIRED_QUOTES: Final = 7 * 2 + 6 * 2
 _PATH = re.compile(r" - at `\$\.?([^`]*)`$")
 _MISSING = re.compile(r"Object missing required field `([^`]*)`")
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|([\[{])|([\]}])', re.DOTALL)
+_TIME_OFFSET = r"([Zz]|[+-]\d{2}(?::?\d{2}(?::?\d{2}(?:[.,]\d+)?)?)?)?"
+_END_OF_DAY = re.compile(rf"(.{{8,10}}[Tt ])24((?::?00(?::?00(?:[.,]0+)?)?)?){_TIME_OFFSET}")
+_LEAP_SECOND = re.compile(rf"(.{{8,10}}[Tt ]\d{{2}}:?\d{{2}}:?)60([.,]\d+)?{_TIME_OFFSET}")
 
 
 def parse(
@@ -27,12 +42,18 @@ def parse(
     partition: int,
     offset: int,
     record_ms: int,
-    clock: Callable[[], float] = time.time,
+    now: float = math.inf,
+    lead: float = MAX_LEAD,
 ) -> Transaction | Rejection:
     """Parses one message in a single pass; never raises for a bad one.
 
-    `record_ms` is the record's own Kafka timestamp; an event time more than a day ahead of it is refused. A record
-    without one (0) is held against `clock`.
+    `record_ms` is the record's own Kafka timestamp, 0 or less without one; an event time more than a day ahead of it
+    is refused. Beyond that, whether a message is valid depends on nothing but its bytes, so it is the same whenever it
+    is read.
+
+    An event time that leads the record's by more than `lead` seconds counts at the record's, and the record's likewise
+    if it leads `now`: see `credible`. `now` is the wall clock, seconds since 1970; infinite where the broker itself
+    set the record's time.
     """
     if value is None:
         return Rejection("the message has no value (a tombstone)", "", partition, offset, record_ms, key, value)
@@ -54,7 +75,7 @@ def parse(
         at = event_time(txn.timestamp)
     except (ValueError, OverflowError):
         return Rejection("not an ISO 8601 time", "timestamp", partition, offset, record_ms, key, value)
-    if at > (record_ms / 1000 if record_ms > 0 else clock()) + MAX_AHEAD:
+    if record_ms > 0 and at > record_ms / 1000 + MAX_AHEAD:
         return Rejection(
             "more than a day ahead of the record's own time", "timestamp", partition, offset, record_ms, key, value
         )
@@ -82,7 +103,12 @@ def parse(
     if txn.ip is not None:
         quotes += 4
 
-    txn.at = at
+    txn.at = credible(at, record_ms, now, lead)
+    if txn.at == at:
+        txn.ahead_at = 0.0
+    else:
+        txn.ahead_at = at
+        AHEAD_TRANSACTIONS.inc()
     txn.partition = partition
     txn.offset = offset
     txn.record_ms = record_ms
@@ -91,11 +117,42 @@ def parse(
     if value.count(b'"') == quotes:
         txn.body = value
     else:
+        if too_deep(value):
+            return Rejection("nested too deeply", "", partition, offset, record_ms, key, value)
         try:
             txn.body = _canonical(value)
         except UnicodeDecodeError:
             return Rejection("not valid UTF-8", "", partition, offset, record_ms, key, value)
+        except RecursionError:  # called from deep in a program
+            return Rejection("nested too deeply", "", partition, offset, record_ms, key, value)
     return txn
+
+
+def credible(at: float, record_ms: int, now: float, lead: float) -> float:
+    """The time at which an event counts: its own, or the record's where its own leads that by more than `lead` seconds.
+
+    A record's time that itself leads the wall clock `now` so far gives way to it, as does one that is missing. So no
+    event moves a profile's clock further ahead than `lead`, whoever set its time.
+    """
+    record = record_ms / 1000 if record_ms > 0 else now
+    if record > now + lead:
+        record = now
+    return at if at <= record + lead else record
+
+
+def too_deep(value: bytes) -> bool:
+    """Whether a JSON text is nested deeper than `MAX_DEPTH`."""
+    if value.count(b"{") + value.count(b"[") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for found in _BRACKETS.finditer(value):
+        if found[1]:
+            depth += 1
+            if depth > MAX_DEPTH:
+                return True
+        elif found[2]:
+            depth -= 1
+    return False
 
 
 def _canonical(value: bytes) -> bytes:
@@ -115,6 +172,8 @@ def _canonical(value: bytes) -> bytes:
 def event_time(text: str) -> float:
     """Seconds since 1970 UTC of an ISO 8601 time; without an offset it is taken as UTC.
 
+    The end of a day may be 24:00:00. A leap second, 23:59:60 UTC, is the second after it, as in POSIX time.
+
     Raises:
         ValueError: it is not one.
         OverflowError: it lies beyond what a datetime can hold.
@@ -122,10 +181,32 @@ def event_time(text: str) -> float:
     # fromisoformat takes any character between date and time; ISO 8601 and RFC 3339 only these.
     if len(text) > 10 and text[10] not in "Tt " and text[4] == "-" and text[5] != "W":
         raise ValueError(text)
-    moment = datetime.fromisoformat(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = _rare_time(text)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return moment.timestamp()
+
+
+def _rare_time(text: str) -> datetime:
+    """What ISO 8601 and RFC 3339 know and `fromisoformat` of Python 3.11 does not: 24:00:00, 23:59:60, a small z."""
+    end_of_day = _END_OF_DAY.fullmatch(text)
+    if end_of_day:
+        before, rest, offset = end_of_day.groups(default="")
+        return datetime.fromisoformat(f"{before}00{rest}{offset.upper()}") + timedelta(days=1)
+    leap = _LEAP_SECOND.fullmatch(text)
+    if leap:
+        before, fraction, offset = leap.groups(default="")
+        moment = datetime.fromisoformat(f"{before}59{fraction}{offset.upper()}")
+        at = moment if moment.tzinfo is None else moment.astimezone(UTC)
+        if (at.hour, at.minute) != (23, 59):
+            raise ValueError(text)
+        return moment + timedelta(seconds=1)
+    if text.endswith("z") and text[-2:-1].isdigit():
+        return datetime.fromisoformat(text[:-1] + "Z")
+    raise ValueError(text)
 
 
 def explain(message: str) -> tuple[str, str]:

@@ -4,7 +4,14 @@ Numbers stand packed in bytes, which nothing changes in place: all of them are r
 snapshot's copy shares them.
 
 Lateness: an event older than the newest counts in the windows that it falls in, and moves nothing back; windows are
-read as of the newest event. Repetition: a transaction_id among the user's last `RECENT` counts once.
+read as of the newest event. Repetition: a transaction whose id, amount, merchant and event time are those of one among
+the user's last `RECENT` counts once; the id alone makes no repeat.
+
+Feedback: what labels leave in a profile is a function of the transactions that came and of the last label of each, not
+of the order in which the two were read. So a label that comes before its transaction waits for it, one that is
+contradicted is taken back, and merchants sum labels up in the order of their transactions. This is exact as far as a
+profile remembers: the last `RECENT` ids, the last `UNUSUAL` unusual amounts and the `LABELLED` labels of the newest
+transactions of a user, the `LESSONS` of the newest transactions of a merchant.
 """
 
 import math
@@ -17,11 +24,13 @@ from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 from dataflow import packed, windows
-from dataflow.packed import Four, Numbers, Own
+from dataflow.enriched import Lesson, Replaced
+from dataflow.feedback import LABELS, Feedback
+from dataflow.packed import Four, Numbers, Own, Six
 from dataflow.transaction import UNKNOWN, Transaction
 from dataflow.windows import BUCKET, NO_PAST
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Of the state as it is pickled into snapshots; a new layout takes a new number, and old recovery data is refused."""
 
 HOUR: Final = 3600.0
@@ -34,10 +43,15 @@ MAX_PER_HOUR: Final = 1024
 LATE: Final = 3600.0
 """How late an event may be and still find the hour before it complete."""
 RECENT: Final = 16
-"""Transaction ids (48-bit checksums) that a user's profile remembers, to count repeats once."""
-LABELLED: Final = 8
-"""Labelled transactions (32-bit checksums, with the verdict) remembered, to count a repeated label once."""
-UNUSUAL: Final = 16
+"""Transactions that a user's profile remembers, to count repeats once: 48-bit checksums of their ids, and of 32 bits of
+all that makes them the same."""
+LABELLED: Final = 64
+"""Labels that a user's profile remembers, those of the newest transactions: a repeated one counts once, a contradicted
+one is taken back, and one whose transaction has not come yet waits. One that is waiting when it is forgotten counts
+from then on."""
+LABEL_WAIT: Final = 30 * DAY
+"""Seconds by which the user's newest label may be younger than one that still waits; older ones count from then on."""
+UNUSUAL: Final = 32
 """Transactions of an unusual amount (32-bit checksums) remembered until their labels come."""
 MERCHANTS: Final = 16
 PLACES: Final = 4
@@ -109,10 +123,11 @@ def kilometres(lat: float, lon: float, to_lat: float, to_lon: float) -> float:
     return 2 * EARTH_KM * math.asin(math.sqrt(x) if x < 1.0 else 1.0)
 
 
-Paid = tuple[float, float, str, str, str, str, bool, float, float]
+Paid = tuple[float, float, str, str, str, str, bool, float, float, str, float]
 """What profiles read of a transaction, once: each field takes 0.03 µs.
 
-Event time, amount, location, merchant, device, id; whether it has coordinates, and these.
+Event time as it counts, amount, location, merchant, device, id; whether it has coordinates, and these; user; event time
+as its timestamp says.
 """
 
 
@@ -121,7 +136,38 @@ def paid(txn: Transaction) -> Paid:
     latitude, longitude = txn.latitude, txn.longitude
     placed = latitude is not None and longitude is not None
     lat, lon = (latitude, longitude) if latitude is not None and longitude is not None else (0.0, 0.0)
-    return txn.at, txn.amount, txn.location, txn.merchant, txn.device, txn.transaction_id or "", placed, lat, lon
+    at = txn.at
+    return (
+        at, txn.amount, txn.location, txn.merchant, txn.device, txn.transaction_id or "", placed, lat, lon,
+        txn.user, txn.ahead_at or at,
+    )  # fmt: skip
+
+
+Identity = tuple[bytes, bytes, bool, bool]
+"""A transaction's checksums, of its id and of all that makes it the same; whether it is a repeat; whether its id was
+used before for another."""
+
+
+def identify(
+    known: bytes, begin: int, payments: bytes, transaction_id: str, amount: float, merchant: bytes, dated: float
+) -> Identity:
+    """What a transaction is among the recent ones, whose ids stand in `known` from `begin` on.
+
+    `merchant` is the fingerprint of its name, `dated` the event time as its timestamp says.
+    """
+    name = transaction_id.encode()
+    number = crc32(name)
+    key = packed.long_word(number, crc_hqx(name, 0))
+    payment = packed.word(crc32(packed.payment(amount, dated, merchant), number))
+    if not packed.has_long_word(known, key, begin):
+        return key, payment, False, False
+    repeat = packed.has_word(payments, payment, 0, len(payments))
+    return key, payment, repeat, not repeat
+
+
+def _key_of(data: bytes) -> bytes:
+    """Six bytes that stand for others, the same in every process."""
+    return packed.long_word(crc32(data), crc_hqx(data, 0))
 
 
 def fingerprint(text: str) -> bytes:
@@ -168,14 +214,38 @@ NONE: Final = bytes(4)
 
 Marks = tuple[bytes, bytes, bytes]
 Met = tuple[bool, bool, bool]
-UserLook = tuple[Own, Numbers, bytes, float, float, Marks, Met, float]
+UserLook = tuple[Own, Numbers, bytes, float, float, Marks, Met, float, Identity]
 MerchantLook = tuple[Four, Numbers, bytes, float, float]
 """What is read of a profile for one transaction, once for its facts and for its update: reading twice took 4 µs more.
 
 Its own numbers; those of the windows and the past buckets, both moved on to the transaction's time; mean and spread
 that its amount is expected to have; of a user the checksums of merchant, device and location, whether each is known,
-and the distance from the centre of the user's places, km.
+the distance from the centre of the user's places, km, and what the transaction is among the recent ones.
 """
+Lessons = tuple[Lesson, ...]
+NO_LESSONS: Lessons = ()
+
+# A user's label: when its transaction took place, when it came, six bytes that stand for the transaction_id, flags.
+_LABEL = Struct("<2d6sBx")
+LABEL_BYTES: Final = 24
+LABEL_KEY: Final = 16  # where the key stands in it
+FRAUD: Final = 1
+EXPLAINED: Final = 2  # the transaction is known to be of an unusual amount
+WAITING: Final = 4  # the transaction has not come, and the label counts nowhere yet
+
+WAITED: Final = LABELS.labels("waiting")
+EXPIRED: Final = LABELS.labels("expired")
+EVICTED: Final = LABELS.labels("evicted")
+REPEATED: Final = LABELS.labels("repeated")
+CORRECTED: Final = LABELS.labels("corrected")
+
+
+def _find_label(labels: bytes, key: bytes) -> int:
+    """Where the label with that key begins, -1 if there is none."""
+    place = labels.find(key, LABEL_KEY)
+    while place >= 0 and place % LABEL_BYTES != LABEL_KEY:
+        place = labels.find(key, place + 1)
+    return place - LABEL_KEY if place >= 0 else -1
 
 
 def _meet(known: bytes, marks: Marks, met: Met, device: str, location: str) -> bytes:
@@ -193,7 +263,7 @@ def _meet(known: bytes, marks: Marks, met: Met, device: str, location: str) -> b
 class BasicProfile:
     """A user's last location and the times and amounts of his last hours: what the tutorial's four checks need."""
 
-    __slots__ = ("hour", "known", "last_at", "last_location", "spent")
+    __slots__ = ("hour", "known", "last_at", "last_location", "payments", "spent")
 
     def __init__(self) -> None:
         self.last_at = -math.inf  # event time of the newest transaction
@@ -203,6 +273,7 @@ class BasicProfile:
         self.hour: array[float] | None = None
         self.spent = 0.0
         self.known = b""  # checksums of the recent ids, oldest first
+        self.payments = b""  # of all that makes these transactions the same, in the same order
 
     def per_hour(self, at: float) -> int:
         """How many of the user's transactions lie in the hour before `at`, itself included: at - 3600 < t <= at."""
@@ -222,15 +293,24 @@ class BasicProfile:
 
     def update(self, txn: Transaction) -> bool:
         """Takes the transaction in, once it has been scored; False, and nothing happens, if it is a repeat."""
-        return self.take_basic(txn.at, txn.amount, txn.location, txn.transaction_id or "")
+        identity = identify(
+            self.known,
+            0,
+            self.payments,
+            txn.transaction_id or "",
+            txn.amount,
+            fingerprint(txn.merchant),
+            txn.ahead_at or txn.at,
+        )
+        return self.take_basic(txn.at, txn.amount, txn.location, identity)
 
-    def take_basic(self, at: float, amount: float, location: str, transaction_id: str) -> bool:
+    def take_basic(self, at: float, amount: float, location: str, identity: Identity) -> bool:
         """As `update` of a basic profile (a full one has its ids elsewhere), with what it reads of the transaction."""
-        name = transaction_id.encode()
-        key = packed.long_word(crc32(name), crc_hqx(name, 0))
-        if packed.has_long_word(self.known, key, 0):
+        key, payment, repeat, _ = identity
+        if repeat:
             return False
         self.known = (self.known + key)[-6 * RECENT :]
+        self.payments = (self.payments + payment)[-4 * RECENT :]
         self._take(at, amount if amount < MAX_AMOUNT else MAX_AMOUNT, location, at < self.last_at)
         return True
 
@@ -283,15 +363,16 @@ class BasicProfile:
         copy.hour = self.hour and self.hour[:]
         copy.spent = self.spent
         copy.known = self.known
+        copy.payments = self.payments
         return copy
 
     def __reduce__(self) -> tuple[Any, ...]:
         hour = self.hour and self.hour.tobytes()
-        return _restore_basic, (VERSION, self.last_at, self.last_location, hour, self.spent, self.known)
+        return _restore_basic, (VERSION, self.last_at, self.last_location, hour, self.spent, self.known, self.payments)
 
 
 def _restore_basic(
-    version: int, last_at: float, last_location: str, hour: bytes | None, spent: float, known: bytes
+    version: int, last_at: float, last_location: str, hour: bytes | None, spent: float, known: bytes, payments: bytes
 ) -> BasicProfile:
     _check(version, "user")
     profile = BasicProfile()
@@ -300,13 +381,16 @@ def _restore_basic(
     profile.hour = array("d", hour) if hour else None
     profile.spent = spent
     profile.known = known
+    profile.payments = payments
     return profile
 
 
 class UserProfile(BasicProfile):
     """A user's pace, amounts, places, and what feedback confirmed."""
 
-    __slots__ = ("frauds", "labelled", "past", "place", "row", "unusual")
+    __slots__ = (
+        "first_waiting", "frauds", "frauds_before", "label_merchants", "labels", "past", "place", "row", "unusual",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()
@@ -318,11 +402,16 @@ class UserProfile(BasicProfile):
         # than a collision.
         self.known = _NOBODY  # merchants, devices and locations, zeros where there is none yet; then the recent ids
         self.unusual = b""
-        self.labelled = b""
+        # Labels in the order of their transactions, and the merchants that they name. Frauds among those that were
+        # forgotten: as `frauds`, which counts them in.
+        self.labels = b""
+        self.label_merchants: tuple[str, ...] = ()
+        self.frauds_before = b""
+        self.first_waiting = math.inf  # event time of the oldest transaction whose label waits
 
     def look(self, seen: Paid, population: Population = ANYONE) -> UserLook:
         """What facts and update need of the profile; changes nothing."""
-        at, _, location, merchant, device, _, placed, lat, lon = seen
+        at, amount, location, merchant, device, transaction_id, placed, lat, lon, _, dated = seen
         own, numbers, past = self.read(at)
         usual, spread = expect(own[0], own[1], own[2], population)
         km = self.from_centre(lat, lon) if placed else 0.0
@@ -333,7 +422,8 @@ class UserProfile(BasicProfile):
             packed.has_word(known, marks[1], TO_DEVICES, TO_LOCATIONS),
             packed.has_word(known, marks[2], TO_LOCATIONS, TO_RECENT),
         )
-        return own, numbers, past, usual, spread, marks, met, km
+        identity = identify(known, TO_RECENT, self.payments, transaction_id, amount, marks[0], dated)
+        return own, numbers, past, usual, spread, marks, met, km, identity
 
     def read(self, at: float) -> tuple[Own, Numbers, bytes]:
         """The user's own numbers, those of the windows, moved on to `at`, and the past buckets.
@@ -389,28 +479,31 @@ class UserProfile(BasicProfile):
     def update(self, txn: Transaction, population: Population = ANYONE) -> bool:
         """Takes the transaction in, once it has been scored; False, and nothing happens, if it is a repeat."""
         seen = paid(txn)
-        return self.take_in(seen, self.look(seen, population))
+        return self.take_in(seen, self.look(seen, population)) is not None
 
-    def take_in(self, this: Paid, look: UserLook) -> bool:
-        """As `update`; `look` was made for this very transaction, and nothing has changed since."""
-        at, amount, location, _, device, transaction_id, placed, lat, lon = this
-        name = transaction_id.encode()
-        number = crc32(name)
-        key = packed.long_word(number, crc_hqx(name, 0))
+    def take_in(self, this: Paid, look: UserLook) -> Lessons | None:
+        """As `update`; `look` was made for this very transaction, and nothing has changed since.
+
+        What the labels teach that waited for it; None for a repeat.
+        """
+        at, amount, location, _, device, _, placed, lat, lon, user, _ = this
+        own, numbers, past, usual, spread, marks, met, km, identity = look
+        key, payment, repeat, _ = identity
+        if repeat:
+            return None
         known = self.known
-        if packed.has_long_word(known, key, TO_RECENT):
-            return False
         last_at = self.last_at
         amount = amount if amount < MAX_AMOUNT else MAX_AMOUNT
         late = at < last_at
 
-        own, numbers, past, usual, spread, marks, met, km = look
         seen, mean, squares, largest, first, in_day, in_fortnight = own
         over = 0.0
+        unusual = False
         if spread > 0.0:
             z = (amount - usual) / spread
-            if z > UNUSUAL_Z or amount / usual > UNUSUAL_RATIO:
-                self.unusual = (self.unusual + packed.word(number))[-4 * UNUSUAL :]
+            unusual = z > UNUSUAL_Z or amount / usual > UNUSUAL_RATIO
+            if unusual:
+                self.unusual = (self.unusual + key[:4])[-4 * UNUSUAL :]
             over = excess(z)
         mean, squares = _learn_amount(seen, mean, squares, amount, usual, spread)
         if over or in_fortnight:
@@ -433,27 +526,169 @@ class UserProfile(BasicProfile):
             self._move(lat, lon, km, late)
         names = known[:TO_RECENT] if met[0] and met[1] and met[2] else _meet(known, marks, met, device, location)
         self.known = names + (known[TO_RECENT:] + key)[-6 * RECENT :]
-        return True
+        self.payments = (self.payments + payment)[-4 * RECENT :]
+        if not self.labels or not (unusual or self.first_waiting < math.inf):
+            return NO_LESSONS
+        lessons: list[Lesson] = []
+        if unusual:
+            self._explain(user, key, lessons)
+        if self.first_waiting < math.inf:
+            self._settle(user, key, -math.inf, lessons)
+        return tuple(lessons)
 
-    def learn(self, transaction_id: str, at: float, fraud: bool) -> bool | None:
-        """Takes a label in, of the transaction at `at`. Whether its amount explains the fraud; None for a repeat.
+    def learn(self, label: Feedback) -> Lessons:
+        """Takes a label in; what it teaches merchants, and what labels do that have waited for too long.
 
-        A fraud that its amount explains speaks against the card; one that it does not, against the merchant.
-        A label that contradicts an earlier one counts beside it.
+        A fraud with an amount that was unusual for the user when it was scored speaks against the card; one without,
+        against the merchant. A label waits, and counts nowhere, while its transaction has not come: neither is the id
+        among the recent ones, nor does its time lie at or before the user's newest. It counts as soon as either holds.
+        Should a transaction come later than others of its time, and after its label counted as one of no unusual
+        amount, then this is mended.
+
+        Of two labels of one transaction the one with the later `labelled_at` counts, and where these are equal the
+        one that came last; the merchant and the time of the transaction stay those of the first. A label that says
+        the same as what counts is a repeat, and changes nothing.
         """
-        number = crc32(transaction_id.encode())
-        key = (number & ~1 | fraud).to_bytes(4, "little")
-        if key in self.labelled:
-            return None
-        self.labelled = (self.labelled + key)[-4 * LABELLED :]
-        explained = number.to_bytes(4, "little") in self.unusual
-        if fraud:
+        lessons: list[Lesson] = []
+        user = label.user
+        if self.first_waiting < math.inf:
+            self._settle(user, b"", label.labelled_at - LABEL_WAIT, lessons)
+        key = _key_of(label.transaction_id.encode())
+        place = _find_label(self.labels, key)
+        if place < 0:
+            self._remember(label, key, lessons)
+            return tuple(lessons)
+        at, labelled_at, _, flags = _LABEL.unpack_from(self.labels, place)
+        fraud = flags & FRAUD != 0
+        if label.fraud == fraud or label.labelled_at < labelled_at:
+            REPEATED.inc()
+            return tuple(lessons)
+        CORRECTED.inc()
+        flags ^= FRAUD
+        self._write_label(place, _LABEL.pack(at, label.labelled_at, key, flags))
+        if not flags & WAITING:
+            self._count_frauds()
+            replaced = Replaced(labelled_at, fraud, flags & EXPLAINED != 0)
+            lessons.append(self._lesson(user, place, replaced))
+        return tuple(lessons)
+
+    def _remember(self, label: Feedback, key: bytes, lessons: list[Lesson]) -> None:
+        """Takes in the first label of a transaction; the one of the oldest is forgotten where there are too many."""
+        at = label.at
+        flags = FRAUD if label.fraud else 0
+        if packed.has_word(self.unusual, key[:4], 0, len(self.unusual)):
+            flags |= EXPLAINED
+        if at > self.last_at and not packed.has_long_word(self.known, key, TO_RECENT):
+            flags |= WAITING
+            WAITED.inc()
+            self.first_waiting = min(at, self.first_waiting)
+        labels = self.labels
+        place = len(labels)
+        while place:
+            other_at, _, other, _ = _LABEL.unpack_from(labels, place - LABEL_BYTES)
+            if (other_at, other) < (at, key):
+                break
+            place -= LABEL_BYTES
+        self.labels = labels[:place] + _LABEL.pack(at, label.labelled_at, key, flags) + labels[place:]
+        number = place // LABEL_BYTES
+        merchants = self.label_merchants
+        self.label_merchants = (*merchants[:number], intern(label.merchant), *merchants[number:])
+        if not flags & WAITING:
+            lessons.append(self._lesson(label.user, place, None))
+            if flags & FRAUD:
+                self._count_frauds()
+        if len(self.labels) > LABELLED * LABEL_BYTES:
+            self._forget(label.user, lessons)
+
+    def _forget(self, user: str, lessons: list[Lesson]) -> None:
+        """Forgets the label of the oldest transaction; what it counts stays."""
+        at, _, _, flags = _LABEL.unpack_from(self.labels, 0)
+        if flags & WAITING:
+            EVICTED.inc()
+            self._apply(user, 0, lessons)
+        counted: int = _LABEL.unpack_from(self.labels, 0)[3]
+        if counted & FRAUD:
+            frauds, newest, card_frauds, card_newest = packed.read_four(self.frauds_before or _NO_FRAUDS_YET)
             day = at / DAY
-            frauds, newest, card_frauds, card_newest = packed.read_four(self.frauds or _NO_FRAUDS_YET)
-            if explained:
+            if counted & EXPLAINED:
                 card_frauds, card_newest = card_frauds + 1.0, max(card_newest, day)
-            self.frauds = packed.write_four(frauds + 1.0, max(newest, day), card_frauds, card_newest)
-        return explained
+            self.frauds_before = packed.write_four(frauds + 1.0, max(newest, day), card_frauds, card_newest)
+        self.labels = self.labels[LABEL_BYTES:]
+        self.label_merchants = self.label_merchants[1:]
+        if flags & WAITING:
+            self._count_frauds()
+            self._find_first_waiting()
+
+    def _settle(self, user: str, key: bytes, labelled_before: float, lessons: list[Lesson]) -> None:
+        """Lets labels count that need wait no longer.
+
+        That of the transaction with this key, which has come; those of transactions that the user's newest has
+        overtaken; and those that came before `labelled_before`.
+        """
+        last_at = self.last_at
+        for place in range(0, len(self.labels), LABEL_BYTES):
+            at, labelled_at, its, flags = _LABEL.unpack_from(self.labels, place)
+            if not flags & WAITING:
+                continue
+            if its == key:
+                self._apply(user, place, lessons)
+            elif at <= last_at or labelled_at < labelled_before:
+                EXPIRED.inc()
+                self._apply(user, place, lessons)
+        self._count_frauds()
+        self._find_first_waiting()
+
+    def _apply(self, user: str, place: int, lessons: list[Lesson]) -> None:
+        """Lets a label count that waited."""
+        at, labelled_at, key, flags = _LABEL.unpack_from(self.labels, place)
+        flags &= ~WAITING
+        if packed.has_word(self.unusual, key[:4], 0, len(self.unusual)):
+            flags |= EXPLAINED
+        self._write_label(place, _LABEL.pack(at, labelled_at, key, flags))
+        lessons.append(self._lesson(user, place, None))
+
+    def _explain(self, user: str, key: bytes, lessons: list[Lesson]) -> None:
+        """Mends the label that counts already of a transaction that came only now, and is of an unusual amount."""
+        place = _find_label(self.labels, key)
+        if place < 0:
+            return
+        at, labelled_at, _, flags = _LABEL.unpack_from(self.labels, place)
+        if flags & (EXPLAINED | WAITING):
+            return
+        self._write_label(place, _LABEL.pack(at, labelled_at, key, flags | EXPLAINED))
+        if flags & FRAUD:
+            self._count_frauds()
+            lessons.append(self._lesson(user, place, Replaced(labelled_at, True, False)))
+
+    def _write_label(self, place: int, label: bytes) -> None:
+        self.labels = self.labels[:place] + label + self.labels[place + LABEL_BYTES :]
+
+    def _lesson(self, user: str, place: int, before: Replaced | None) -> Lesson:
+        """What the label at that place teaches the merchant that it names."""
+        at, labelled_at, key, flags = _LABEL.unpack_from(self.labels, place)
+        merchant = self.label_merchants[place // LABEL_BYTES]
+        key = _key_of(key + user.encode())
+        return Lesson(merchant, key, at, labelled_at, flags & FRAUD != 0, flags & EXPLAINED != 0, before)
+
+    def _count_frauds(self) -> None:
+        """Counts the frauds anew, those that were forgotten and those that are remembered."""
+        frauds, newest, card_frauds, card_newest = packed.read_four(self.frauds_before or _NO_FRAUDS_YET)
+        for place in range(0, len(self.labels), LABEL_BYTES):
+            at, _, _, flags = _LABEL.unpack_from(self.labels, place)
+            if flags & (FRAUD | WAITING) == FRAUD:
+                day = at / DAY
+                frauds, newest = frauds + 1.0, max(newest, day)
+                if flags & EXPLAINED:
+                    card_frauds, card_newest = card_frauds + 1.0, max(card_newest, day)
+        self.frauds = packed.write_four(frauds, newest, card_frauds, card_newest) if frauds else b""
+
+    def _find_first_waiting(self) -> None:
+        self.first_waiting = math.inf
+        for place in range(0, len(self.labels), LABEL_BYTES):
+            at, _, _, flags = _LABEL.unpack_from(self.labels, place)
+            if flags & WAITING:  # labels stand in the order of their transactions
+                self.first_waiting = at
+                return
 
     def _move(self, lat: float, lon: float, km: float, late: bool) -> None:
         """Moves the centre of the user's places towards the coordinates, which lie `km` from it."""
@@ -488,14 +723,19 @@ class UserProfile(BasicProfile):
         copy.place = self.place
         copy.frauds = self.frauds
         copy.known = self.known
+        copy.payments = self.payments
         copy.unusual = self.unusual
-        copy.labelled = self.labelled
+        copy.labels = self.labels
+        copy.label_merchants = self.label_merchants
+        copy.frauds_before = self.frauds_before
+        copy.first_waiting = self.first_waiting
         return copy
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore_user, (
             VERSION, self.last_at, self.last_location, self.hour and self.hour.tobytes(), self.spent, self.row,
-            _if_any(self.past), self.place, self.frauds, self.known, self.unusual, self.labelled,
+            _if_any(self.past), self.label_merchants, self.first_waiting,
+            self.place, self.frauds, self.known, self.payments, self.unusual, self.labels, self.frauds_before,
         )  # fmt: skip
 
 
@@ -506,7 +746,7 @@ def _if_any(past: bytes) -> bytes:
 
 def _restore_user(
     version: int, last_at: float, last_location: str, hour: bytes | None, spent: float, row: bytes, past: bytes,
-    *others: bytes,
+    label_merchants: tuple[str, ...], first_waiting: float, *others: bytes,
 ) -> UserProfile:  # fmt: skip
     _check(version, "user")
     profile = UserProfile()
@@ -516,7 +756,12 @@ def _restore_user(
     profile.spent = spent
     profile.row = row
     profile.past = past or NO_PAST
-    profile.place, profile.frauds, profile.known, profile.unusual, profile.labelled = others
+    profile.label_merchants = tuple([intern(merchant) for merchant in label_merchants])
+    profile.first_waiting = first_waiting
+    (
+        profile.place, profile.frauds, profile.known, profile.payments, profile.unusual, profile.labels,
+        profile.frauds_before,
+    ) = others  # fmt: skip
     return profile
 
 
@@ -531,8 +776,17 @@ def _check(version: int, whose: str) -> None:
 _NEW_MERCHANT: Final = packed.write_merchant((0.0, 0.0, 0.0, 0.0), windows.EMPTY)
 # Labels: of the last run of frauds the day of the first and of the last, how many, genuine ones between, and since;
 # the day of the newest genuine one; then the numbers of windows that count labels, and frauds as amounts.
-_LABELS = Struct("<19f")
-_NO_LABELS: Final = _LABELS.pack(-1.0, -1.0, 0.0, 0.0, 0.0, -1.0, *windows.EMPTY)
+_LABELS = Struct("<6d13f")
+Run = Six
+_NO_RUN: Run = (-1.0, -1.0, 0.0, 0.0, 0.0, -1.0)
+_NO_LABELS: Final = _LABELS.pack(*_NO_RUN, *windows.EMPTY)
+_RUN = Struct("<6d")
+# A lesson: when the transaction took place, six bytes that stand for it, whether it was a fraud.
+_LESSON = Struct("<d6s?x")
+LESSON_BYTES: Final = 16
+LESSONS: Final = 128
+"""Lessons that a merchant remembers, those of the newest transactions, to sum them up in the order of these and to take
+one back. Frauds that their amounts explain are not among them, as they say nothing of the merchant."""
 
 
 def _numbers(row: tuple[float, ...]) -> Numbers:
@@ -561,6 +815,7 @@ class Compromise(NamedTuple):
     days_since_genuine: float
 
 
+_NO_LABELS_READ: Six = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 NO_COMPROMISE = Compromise(0.0, NEVER, 0.0, 0.0, 0.0, NEVER, NEVER)
 
 
@@ -572,10 +827,13 @@ def _alive(frauds: float, genuine: float, since: float) -> float:
 class MerchantProfile:
     """A merchant's pace and amounts, and what feedback says of it.
 
-    What stands here depends on how the partitions interleave: windows and times of labels keep it tolerant of that.
+    What stands here of payments depends on how the partitions interleave: windows keep it tolerant of that. What
+    stands here of labels does not, as far as its `LESSONS` reach.
     """
 
-    __slots__ = ("labels_past", "labels_row", "last_at", "past", "row")
+    __slots__ = (
+        "labels_bucket", "labels_past", "labels_read", "labels_row", "last_at", "lessons", "past", "row", "run_before",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.last_at = -math.inf  # event time of the newest transaction
@@ -583,6 +841,11 @@ class MerchantProfile:
         self.past = NO_PAST
         self.labels_row = b""  # empty without a label
         self.labels_past = NO_PAST
+        self.lessons = b""  # in the order of their transactions
+        self.run_before = b""  # what was forgotten of them left of the run; empty while none was
+        # What `labels` said last, and in which bucket it was asked: no state, it saves moving the windows on.
+        self.labels_bucket = -math.inf
+        self.labels_read: Six = _NO_LABELS_READ
 
     def look(self, at: float, population: Population = ANYONE) -> MerchantLook:
         """What facts and update need of the profile for a transaction at `at`; changes nothing."""
@@ -602,28 +865,22 @@ class MerchantProfile:
             numbers, past = windows.roll(numbers, past, bucket)
         return own, numbers, past
 
-    def read_labels(self, at: float) -> tuple[float, ...]:
-        """The numbers of a merchant with labels, with the windows moved on to `at`.
-
-        Of the last run of unexplained frauds the day of the first and of the last, how many, genuine ones between,
-        and since; the day of the newest genuine one; the newest bucket; labels that came and frauds among them in
-        24 h, in 7 d, in 30 d; six more of the windows.
-        """
-        row = _LABELS.unpack(self.labels_row)
-        bucket = at // BUCKET
-        if bucket > row[6]:
-            numbers, self.labels_past = windows.roll(_numbers(row), self.labels_past, bucket)
-            row = row[:6] + numbers
-            self.labels_row = _LABELS.pack(*row)
-        return row
-
     def totals(self, at: float) -> tuple[float, ...]:
         """Counts and sums of amounts over 24 h, 7 d and 30 d."""
         return self.read(at)[1][1:7]
 
-    def labels(self, at: float) -> tuple[float, ...]:
+    def labels(self, at: float) -> Six:
         """Labels that came, and frauds among them (as sums), over 24 h, 7 d and 30 d."""
-        return self.read_labels(at)[7:13] if self.labels_row else (0.0,) * 6
+        if not self.labels_row:
+            return _NO_LABELS_READ
+        bucket = at // BUCKET
+        if bucket != self.labels_bucket:
+            numbers = _numbers(_LABELS.unpack(self.labels_row))
+            if bucket > numbers[0]:
+                numbers, _ = windows.roll(numbers, self.labels_past, bucket)
+            _, n24, s24, n7, s7, n30, s30, _, _, _, _, _, _ = numbers
+            self.labels_bucket, self.labels_read = bucket, (n24, s24, n7, s7, n30, s30)
+        return self.labels_read
 
     def surprise(self, amount: float, population: Population = ANYONE) -> tuple[float, float]:
         """The amount in spreads from what is normal here, and in means; (0, 1) where nothing is known."""
@@ -669,11 +926,66 @@ class MerchantProfile:
         numbers, self.past = windows.count(numbers, past, at // BUCKET, amount)
         self.row = packed.write_merchant((seen + 1.0, mean, squares, unusual), numbers)
 
-    def learn(self, at: float, labelled_at: float, fraud: bool, explained: bool) -> None:
-        """Takes a label in: of a transaction at `at`, `explained` as the user's profile has it."""
+    def learn(self, lesson: Lesson) -> None:
+        """Takes a lesson in, and takes back what it replaces.
+
+        What is taken back of the windows is exact as long as they reach there. Of the run of frauds it is exact while
+        the transaction is among the newest `LESSONS`; one that is older leaves the counts of the run that was under
+        way then, but not its first and last day, nor does it bring back a run that was given up because of it.
+        """
         row = _LABELS.unpack(self.labels_row or _NO_LABELS)
-        numbers, self.labels_past = windows.count(_numbers(row), self.labels_past, labelled_at // BUCKET, float(fraud))
-        self.labels_row = _LABELS.pack(*_run(row[:6], at / DAY, fraud, explained), *numbers)
+        numbers, past = _numbers(row), self.labels_past
+        before, fraud = lesson.before, lesson.fraud
+        bucket = lesson.labelled_at // BUCKET
+        spoke = False
+        if before is None:
+            numbers, past = windows.count(numbers, past, bucket, 1.0 if fraud else 0.0)
+        else:
+            spoke = not (before.fraud and before.explained)
+            counted = before.labelled_at // BUCKET
+            if before.fraud != fraud or counted != bucket:
+                numbers, past = windows.take_back(numbers, past, counted, 1.0 if before.fraud else 0.0)
+                numbers, past = windows.count(numbers, past, bucket, 1.0 if fraud else 0.0)
+        a, b, c, d, e, f = row[:6]
+        run = self._learn_run((a, b, c, d, e, f), lesson, spoke, not (fraud and lesson.explained))
+        self.labels_past = past
+        self.labels_row = _LABELS.pack(*run, *numbers)
+        self.labels_bucket = -math.inf
+
+    def _learn_run(self, run: Run, lesson: Lesson, spoke: bool, speaks: bool) -> Run:
+        """The run after a lesson, which `spoke` of the merchant before, and `speaks` of it now."""
+        at, key, lessons = lesson.at, lesson.key, self.lessons
+        newest = not lessons
+        if lessons:
+            last_at, last, _ = _LESSON.unpack_from(lessons, len(lessons) - LESSON_BYTES)
+            newest = (last_at, last) < (at, key)
+        if speaks and newest and not spoke:
+            lessons += _LESSON.pack(at, key, lesson.fraud)
+            run = _run(run, at / DAY, lesson.fraud)
+        elif spoke or speaks:
+            rows = [row for row in _LESSON.iter_unpack(lessons) if row[0] != at or row[1] != key]
+            if spoke and lesson.before is not None and LESSON_BYTES * len(rows) == len(lessons):
+                self.run_before = _RUN.pack(*_run_without(self._forgotten(), at / DAY, lesson.before.fraud))
+            if speaks:
+                rows.append((at, key, lesson.fraud))
+                rows.sort()
+            lessons = b"".join([_LESSON.pack(*row) for row in rows])
+            run = self._forgotten()
+            for its_at, _, its_fraud in rows:
+                run = _run(run, its_at / DAY, its_fraud)
+        if len(lessons) > LESSONS * LESSON_BYTES:
+            its_at, _, its_fraud = _LESSON.unpack_from(lessons, 0)
+            self.run_before = _RUN.pack(*_run(self._forgotten(), its_at / DAY, its_fraud))
+            lessons = lessons[LESSON_BYTES:]
+        self.lessons = lessons
+        return run
+
+    def _forgotten(self) -> Run:
+        """The run as the lessons left it that were forgotten."""
+        if not self.run_before:
+            return _NO_RUN
+        a, b, c, d, e, f = _RUN.unpack(self.run_before)
+        return a, b, c, d, e, f
 
     def __deepcopy__(self, memo: Any) -> "MerchantProfile":
         """A snapshot's copy: all is shared, as nothing changes it in place."""
@@ -683,16 +995,21 @@ class MerchantProfile:
         copy.past = self.past
         copy.labels_row = self.labels_row
         copy.labels_past = self.labels_past
+        copy.lessons = self.lessons
+        copy.run_before = self.run_before
+        copy.labels_bucket = -math.inf
+        copy.labels_read = _NO_LABELS_READ
         return copy
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore_merchant, (
             VERSION, self.last_at, self.row, _if_any(self.past), self.labels_row, _if_any(self.labels_past),
+            self.lessons, self.run_before,
         )  # fmt: skip
 
 
-def _run(run: tuple[float, ...], day: float, fraud: bool, explained: bool) -> tuple[float, ...]:
-    """The last run of unexplained frauds, after one more label of a transaction on that day."""
+def _run(run: Run, day: float, fraud: bool) -> Run:
+    """The last run of unexplained frauds, after one more that is genuine or not explained, of that day."""
     first, last, frauds, genuine, since, genuine_day = run
     if not fraud:
         if frauds and day >= first:
@@ -701,8 +1018,6 @@ def _run(run: tuple[float, ...], day: float, fraud: bool, explained: bool) -> tu
             else:
                 genuine += 1.0
         return first, last, frauds, genuine, since, max(genuine_day, day)
-    if explained:
-        return run
     if frauds and _alive(frauds, genuine, since) >= RUN_OVER and day - last <= RUN_GAP:
         return min(first, day), max(last, day), frauds + 1.0, genuine + since, 0.0, genuine_day
     if day < first:
@@ -710,9 +1025,24 @@ def _run(run: tuple[float, ...], day: float, fraud: bool, explained: bool) -> tu
     return day, max(last, day), 1.0, 0.0, 0.0, genuine_day
 
 
+def _run_without(run: Run, day: float, fraud: bool) -> Run:
+    """The run without a label of that day that is summed up in it: its counts, as far as they can be told apart."""
+    first, last, frauds, genuine, since, genuine_day = run
+    if not frauds or day < first:
+        return run
+    if fraud:
+        if day > last:
+            return run
+        return (first, last, frauds - 1.0, genuine, since, genuine_day) if frauds > 1.0 else (*_NO_RUN[:5], genuine_day)
+    if day > last:
+        return first, last, frauds, genuine, max(since - 1.0, 0.0), genuine_day
+    return first, last, frauds, max(genuine - 1.0, 0.0), since, genuine_day
+
+
 def _restore_merchant(
-    version: int, last_at: float, row: bytes, past: bytes, labels_row: bytes, labels_past: bytes
-) -> MerchantProfile:
+    version: int, last_at: float, row: bytes, past: bytes, labels_row: bytes, labels_past: bytes, lessons: bytes,
+    run_before: bytes,
+) -> MerchantProfile:  # fmt: skip
     _check(version, "merchant")
     profile = MerchantProfile()
     profile.last_at = last_at
@@ -720,4 +1050,6 @@ def _restore_merchant(
     profile.past = past or NO_PAST
     profile.labels_row = labels_row
     profile.labels_past = labels_past or NO_PAST
+    profile.lessons = lessons
+    profile.run_before = run_before
     return profile

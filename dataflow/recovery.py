@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import platform
 import sqlite3
@@ -23,7 +24,17 @@ from dataflow.settings import Settings, UserError
 MANIFEST = "redflag.json"
 ROOM_NEEDED = 1_000_000  # bytes free under the directory: with less, SQLite fails or, on a tmpfs, crashes
 ROOM_CHECK_SECONDS = 1.0
+_OURS = ("part-*.sqlite3*", "lock.*", MANIFEST)
+_log = logging.getLogger("redflag.recovery")
 _held: list[Any] = []  # open lock files: the kernel lets go of them when this process ends, however it ends
+
+
+class Held(NamedTuple):
+    """The recovery directory that this process holds."""
+
+    directory: Path
+    partitions: int
+    resumed: bool  # whether a flow has run on it before
 
 
 class FlowIdentity(NamedTuple):
@@ -33,31 +44,65 @@ class FlowIdentity(NamedTuple):
     place: str  # of the lock file that it holds, on this kernel: in a copy of the directory another; "" without
     directory: str  # "" without
     process: int  # of the cluster
+    held: Held | None  # the recovery directory, None without
 
 
 def prepare(directory: Path, partitions: int) -> None:
-    """Makes the directory and its recovery partitions, if they are not there yet.
+    """Makes the directory and its recovery partitions, if they are not there yet; nobody else may read them.
 
     Raises:
         UserError: it cannot be written.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_room(directory)
         with tempfile.NamedTemporaryFile(dir=directory, prefix=".probe"):
             pass
-        with (directory / "lock.prepare").open("w") as lock:
+        with _open_private(directory / "lock.prepare", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the processes of a cluster may start at the same time
             if _complete(directory):
+                found = len(list(directory.glob("part-*.sqlite3")))
+                if found != partitions:
+                    _log.warning(
+                        "RECOVERY_PARTITIONS=%d, but recovery directory %s was made with %d, and keeps them: "
+                        "another number takes a new directory, and with it a new beginning",
+                        partitions,
+                        directory,
+                        found,
+                    )
+                _shut(directory)
                 return
             # Made aside and moved in: a kill in between leaves a set that is seen to be incomplete, and made again.
             with tempfile.TemporaryDirectory(dir=directory, prefix=".new") as new:
                 init_db_dir(Path(new), partitions)  # type: ignore[no-untyped-call]
                 for part in Path(new).glob("part-*.sqlite3"):
                     part.replace(directory / part.name)
+            _shut(directory)
     except OSError as error:
         msg = f"RECOVERY_DIR={directory}: {error.strerror}: name a directory that this user can write, with room in it"
         raise UserError(msg) from error
+
+
+def _open_private(path: Path, mode: str) -> IO[str]:
+    """Opens a file that, if it is made by this, only this user can read."""
+    return open(path, mode, opener=lambda name, flags: os.open(name, flags, 0o600))
+
+
+def _shut(directory: Path) -> None:
+    """Takes reading away from all other users: the files hold what is known of each user, and where they pay.
+
+    SQLite gives the files that it makes beside a partition the partition's own mode.
+    """
+    paths = [path for pattern in _OURS for path in directory.glob(pattern)]
+    if set(directory.iterdir()) <= {*paths, *directory.glob(".*")}:  # else others keep things there too
+        paths.append(directory)
+    for path in paths:
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o077:
+            try:
+                path.chmod(mode & 0o700)
+            except OSError as error:
+                _log.warning("%s can be read by others, and that cannot be changed: %s", path, error.strerror)
 
 
 def identity(settings: Settings) -> dict[str, Any]:
@@ -83,12 +128,13 @@ def guard(own: Mapping[str, Any], argv: Sequence[str], environ: Mapping[str, str
     options.add_argument("-a", "--addresses", default=environ.get("BYTEWAX_ADDRESSES", ""))
     given, _ = options.parse_known_args(argv)
     if not given.recovery_directory:
-        return FlowIdentity(given.addresses or uuid.uuid4().hex, "", "", given.process_id)
+        return FlowIdentity(given.addresses or uuid.uuid4().hex, "", "", given.process_id, None)
     directory = Path(given.recovery_directory)
     try:
         processes = len(given.addresses.split(";")) if given.addresses else 1
-        with (directory / "lock.prepare").open("w") as one_at_a_time:
+        with _open_private(directory / "lock.prepare", "w") as one_at_a_time:
             fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
+            resumed = _has_run(directory)
             lock = _hold(directory, given.process_id, processes)
             flow = _check(directory, own)
             if not _anyone_runs(directory, given.process_id, processes):
@@ -97,7 +143,8 @@ def guard(own: Mapping[str, Any], argv: Sequence[str], environ: Mapping[str, str
         msg = f"recovery directory {directory}: {error.strerror}: name one that exists and that this user can write"
         raise UserError(msg) from error
     threading.Thread(target=_watch_room, args=(directory,), name="redflag-room", daemon=True).start()
-    return FlowIdentity(flow, _place(lock), str(directory.resolve()), given.process_id)
+    held = Held(directory, len(list(directory.glob("part-*.sqlite3"))), resumed)
+    return FlowIdentity(flow, _place(lock), str(directory.resolve()), given.process_id, held)
 
 
 def _place(lock: IO[str]) -> str:
@@ -136,7 +183,7 @@ def _hold(directory: Path, process: int, processes: int) -> IO[str]:
 
     A flow that was cut off but still lives would write what we decide again: two must never share a directory.
     """
-    lock = (directory / f"lock.{process}").open("a+")
+    lock = _open_private(directory / f"lock.{process}", "a+")
     others = [path for path in directory.glob("lock.[0-9]*") if int(path.suffix[1:]) >= processes]
     for file in (lock, *(path.open("a+") for path in others)):
         try:

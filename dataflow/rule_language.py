@@ -4,6 +4,7 @@ Comparison (chained too), `+ - * /`, and/or/not, in, parentheses, text, numbers,
 transaction, `lists.NAME`, and the functions of `FUNCTIONS`. The text is parsed with Python's own parser into a tree, of
 which only listed nodes are taken; from the tree, code is written anew. A condition never raises, whatever the values:
 a division by zero is not a number, and with what is not a number every comparison is false but `!=` and `not in`.
+Texts are compared in the form that `text_form` gives them: the fields that a condition reads, and its own.
 """
 
 import ast
@@ -15,6 +16,9 @@ import re
 import tokenize
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, NamedTuple
+from unicodedata import normalize
+
+from dataflow.text_form import caseless, comparable
 
 Kind = Literal["number", "text", "flag"]
 
@@ -31,7 +35,7 @@ class RuleError(Exception):
 
 
 class Compiled(NamedTuple):
-    """A condition as Python source over the variables `f_<field>` and `l_<list>`."""
+    """A condition as Python source over the variables `f_<field>`, texts comparable, and `l_<list>`."""
 
     source: str
     fields: frozenset[str]
@@ -58,6 +62,11 @@ def log1p(value: float) -> float:
     return math.log1p(value) if value > -1 else math.nan
 
 
+def lower(text: str) -> str:
+    """In lower case, which may have to be composed again."""
+    return normalize("NFC", text.lower())
+
+
 FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Kind, ...], Kind]] = {
     "abs": (abs, ("number",), "number"),
     "min": (min, ("number", "number"), "number"),
@@ -66,7 +75,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Kind, ...], Kind]] = {
     "hour": (hour, ("number",), "number"),
     "weekday": (weekday, ("number",), "number"),
     "length": (len, ("text",), "number"),
-    "lower": (str.lower, ("text",), "text"),
+    "lower": (lower, ("text",), "text"),
     "startswith": (str.startswith, ("text", "text"), "flag"),
     "endswith": (str.endswith, ("text", "text"), "flag"),
     "contains": (str.__contains__, ("text", "text"), "flag"),
@@ -76,6 +85,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Kind, ...], Kind]] = {
 NAMESPACE: dict[str, Any] = {
     "__builtins__": {},
     "divide": divide,
+    "caseless": caseless,
     **{f"fn_{name}": function for name, (function, _, _) in FUNCTIONS.items()},
 }
 """The globals that compiled conditions run with."""
@@ -84,8 +94,10 @@ _COMPARE = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "=="
 _ARITHMETIC = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*"}
 
 
-def compile_condition(text: str, fields: Mapping[str, Kind], lists: Collection[str]) -> Compiled:
-    """Parses, checks and compiles a condition.
+def compile_condition(
+    text: str, fields: Mapping[str, Kind], lists: Collection[str], caseless_lists: Collection[str] = ()
+) -> Compiled:
+    """Parses, checks and compiles a condition; what is looked up in `caseless_lists` is made caseless before.
 
     Raises:
         RuleError: it is none, with the column and, for a misspelt name, a suggestion.
@@ -97,7 +109,7 @@ def compile_condition(text: str, fields: Mapping[str, Kind], lists: Collection[s
     indent = len(line) - len(line.lstrip())  # Python's parser takes none, and columns count it
     tree = _parse(line[indent:], indent)
     try:
-        return _compile(tree, fields, lists)
+        return _compile(tree, _Compiler(fields, lists, caseless_lists))
     except RecursionError:  # in the text of an error about a deeply nested part
         msg = "the condition is nested too deeply"
         raise RuleError(msg) from None
@@ -132,8 +144,7 @@ def _parse(line: str, indent: int) -> ast.expr:
 _WRONG_ESCAPE = re.compile(r"""['"](?:[^\\]|\\[\\'"abfnrtv0-7xuUN])*\\[^\\'"abfnrtv0-7xuUN]""", re.DOTALL)
 
 
-def _compile(tree: ast.expr, fields: Mapping[str, Kind], lists: Collection[str]) -> Compiled:
-    compiler = _Compiler(fields, lists)
+def _compile(tree: ast.expr, compiler: "_Compiler") -> Compiled:
     kind, source = compiler.visit(tree, 0)
     if kind != "flag":
         msg = f"the condition is a {kind}, but must be true or false: compare it with something"
@@ -142,9 +153,10 @@ def _compile(tree: ast.expr, fields: Mapping[str, Kind], lists: Collection[str])
 
 
 class _Compiler:
-    def __init__(self, fields: Mapping[str, Kind], lists: Collection[str]):
+    def __init__(self, fields: Mapping[str, Kind], lists: Collection[str], caseless_lists: Collection[str]):
         self._known = fields
         self._known_lists = lists
+        self._caseless_lists = caseless_lists
         self._nodes = 0
         self.fields: set[str] = set()
         self.lists: set[str] = set()
@@ -212,7 +224,7 @@ class _Compiler:
             msg = "a number must be finite"
             raise RuleError(msg, node.col_offset + 1)
         if isinstance(value, str):
-            return "text", repr(value)
+            return "text", repr(comparable([value])[0])
         msg = f"{ast.unparse(node)[:40]!r} is neither a number nor text nor true or false"
         raise RuleError(msg, node.col_offset + 1)
 
@@ -235,7 +247,10 @@ class _Compiler:
                     msg = "'in' cannot be chained with another comparison: use 'and'"
                     raise RuleError(msg, right.col_offset + 1)
                 word = "in" if isinstance(operator, ast.In) else "not in"
-                return "flag", f"({source} {word} {self._collection(right, kind)})"
+                collection = self._collection(right, kind)
+                if isinstance(right, ast.Attribute) and right.attr in self._caseless_lists:
+                    source = f"caseless({source})"
+                return "flag", f"({source} {word} {collection})"
             if type(operator) not in _COMPARE:
                 msg = "'is' is not part of the rule language: use =="
                 raise RuleError(msg, right.col_offset + 1)
@@ -293,8 +308,14 @@ class _Compiler:
         if node.keywords or len(node.args) != len(takes):
             msg = f"{name} takes {len(takes)} value{'s' * (len(takes) > 1)}, each a {' and a '.join(takes)}"
             raise RuleError(msg, node.col_offset + 1)
-        arguments = [self._of(kind, arg, depth, name) for kind, arg in zip(takes, node.args, strict=True)]
+        arguments = [self._argument(kind, arg, depth, name) for kind, arg in zip(takes, node.args, strict=True)]
         return gives, f"fn_{name}({', '.join(arguments)})"
+
+    def _argument(self, kind: Kind, node: ast.expr, depth: int, function: str) -> str:
+        if kind == "text" and isinstance(node, ast.Constant) and isinstance(node.value, str):
+            self._count(node, depth + 1)
+            return repr(normalize("NFC", node.value))  # with blanks around: contains(merchant, " ") asks for one
+        return self._of(kind, node, depth, function)
 
 
 def suggestion(name: str, known: Collection[str]) -> str:

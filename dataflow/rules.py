@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import json
 import keyword
 import math
 import re
@@ -17,9 +18,10 @@ from typing import Any, Literal, NamedTuple
 
 from dataflow.features import FIELDS, Facts, Field
 from dataflow.rule_language import NAMESPACE, Compiled, Kind, RuleError, compile_condition, suggestion
-from dataflow.rule_lists import ListFiles, read_regular
+from dataflow.rule_lists import ListFiles, Pause, no_pause, read_regular
 from dataflow.settings import UserError
 from dataflow.table import Table
+from dataflow.text_form import caseless, comparable
 
 MODEL_FIELDS = (
     Field("model_anomaly", "flag", "the Isolation Forest calls it an outlier, as its predict == -1 does"),
@@ -32,6 +34,11 @@ ALL_FIELDS = (*FIELDS, *MODEL_FIELDS)
 
 MAX_RULES = 1000
 MAX_COOLDOWN = 30 * 86_400.0
+STEP_CHARACTERS = 8_000
+"""Of code that are compiled at once, unless a single rule's is longer.
+
+Python's compiler lets no other thread run meanwhile: a running flow stands still for about 1 ms per 2,000 characters.
+"""
 _RULE_KEYS = ("id", "when", "reason", "weight", "mode", "cooldown")
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _LIST_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -96,8 +103,15 @@ class _Rows:
         return [row[place] for row in self._rows]
 
 
+class _Piece(NamedTuple):
+    """Some of the conditions as one function: for each row, it adds to the row's mask the bits of those that hold."""
+
+    match: Callable[[Iterable[tuple[Any, ...]], list[int]], None]
+    reads: list[str]  # the fields that the function takes of each row, behind the row's number
+
+
 class RuleSet:
-    """The rules of one file, compiled to one function.
+    """The rules of one file, compiled to a few functions.
 
     `version` is a digest of the file and of the lists that it names: the same version decides the same way. `count`,
     where it is set, hears once a batch how often each rule fired.
@@ -110,7 +124,9 @@ class RuleSet:
         lists: Mapping[str, AbstractSet[str]],
         version: str,
         files: tuple[Path, ...] = (),
+        pause: Pause = no_pause,
     ):
+        """Compiles the rules, with a `pause` after each step."""
         self.rules = tuple(rules)
         self.reads = tuple(code.fields for code in compiled)  # the fields that each rule reads
         self.version = version
@@ -123,7 +139,8 @@ class RuleSet:
         self.fields = frozenset(shown.union(*(code.fields for _, code in live)))
         """What is read by the rules that are not off, and by their reasons."""
         self._used = sorted({name for _, code in live for name in code.fields})
-        self._bits = _compile([code for _, code in live], self._used, lists)
+        self._used_texts = [name for name in self._used if _KINDS[name] == "text"]
+        self._pieces = _compile([code for _, code in live], lists, pause)
         self._quiet = Outcome(False, [], [], [], 1.0, ())
         self._templates: dict[int, _Template] = {}
 
@@ -166,7 +183,14 @@ class RuleSet:
         return [next(counts) if rule.effect != "off" else 0 for rule in self.rules]
 
     def _match(self, table: Table | _Rows) -> list[int]:
-        return self._bits(zip(range(len(table)), *map(table.column, self._used), strict=True))
+        columns = {name: table.column(name) for name in self._used}
+        for name in self._used_texts:
+            columns[name] = comparable(columns[name])
+        masks = [0] * len(table)
+        numbers = range(len(table))
+        for piece in self._pieces:
+            piece.match(zip(numbers, *[columns[name] for name in piece.reads], strict=True), masks)
+        return masks
 
     def _template(self, mask: int) -> _Template:
         fired: dict[Effect, list[Rule]] = {"deny": [], "allow": [], "active": [], "shadow": []}
@@ -201,26 +225,44 @@ class RuleSet:
         return template
 
 
-def _compile(
-    conditions: Sequence[Compiled], used: Sequence[str], lists: Mapping[str, AbstractSet[str]]
-) -> Callable[[Iterable[tuple[Any, ...]]], list[int]]:
-    """One function for all conditions: for each transaction, which of them hold, as bits.
-
-    It takes of each its number and the fields that are used: one call a batch.
-    """
-    lines = ["", "    masks = []"]
-    lines += [f"    for {', '.join(['_', *(f'f_{name}' for name in used)])} in rows:"]
-    lines += ["        mask = 0"]
+def _compile(conditions: Sequence[Compiled], lists: Mapping[str, AbstractSet[str]], pause: Pause) -> list[_Piece]:
+    """The conditions as functions, each of as many as are compiled in one step."""
+    pieces: list[_Piece] = []
+    step: list[Compiled] = []
+    characters = 0
     for bit, condition in enumerate(conditions):
-        lines += [f"        if {condition.source}:", f"            mask |= {1 << bit}"]
-    lines += ["        masks.append(mask)", "    return masks"]
+        own = sum(map(len, _branch(condition, len(step))))
+        if step and characters + own > STEP_CHARACTERS:
+            pieces.append(_compile_step(step, bit - len(step), lists))
+            pause()
+            step, characters = [], 0
+        step.append(condition)
+        characters += own
+    if step:
+        pieces.append(_compile_step(step, len(conditions) - len(step), lists))
+        pause()
+    return pieces
+
+
+def _compile_step(conditions: Sequence[Compiled], first: int, lists: Mapping[str, AbstractSet[str]]) -> _Piece:
+    """One function of some conditions, the first of which has the bit number `first`."""
+    reads = sorted({name for condition in conditions for name in condition.fields})
+    named = sorted({name for condition in conditions for name in condition.lists})
+    lines = ["", f"    for number, {''.join(f'f_{name}, ' for name in reads)}in rows:", "        mask = 0"]
+    for bit, condition in enumerate(conditions):
+        lines += _branch(condition, bit)
+    lines += ["        if mask:", f"            masks[number] |= mask << {first}"]
     # Lists and functions as arguments with defaults: a local variable is read faster than a global one.
-    local = [name for name in NAMESPACE if name != "__builtins__"] + [f"l_{name}" for name in lists]
-    lines[0] = f"def match(rows, {', '.join(f'{name}={name}' for name in local)}):"
-    namespace = {**NAMESPACE, **{f"l_{name}": entries for name, entries in lists.items()}}
+    local = [name for name in NAMESPACE if name != "__builtins__"] + [f"l_{name}" for name in named]
+    lines[0] = f"def match(rows, masks, {', '.join(f'{name}={name}' for name in local)}):"
+    namespace = {**NAMESPACE, **{f"l_{name}": lists[name] for name in named}}
     # The source is our own: names of fields and functions that we know, and constants in Python's own notation.
     exec(compile("\n".join(lines), "<rules>", "exec"), namespace)  # noqa: S102
-    return namespace["match"]  # type: ignore[no-any-return]
+    return _Piece(namespace["match"], reads)
+
+
+def _branch(condition: Compiled, bit: int) -> list[str]:
+    return [f"        if {condition.source}:", f"            mask |= {1 << bit}"]
 
 
 def _shown(value: float | str | bool) -> str:
@@ -263,20 +305,20 @@ def _reason_format(reason: str) -> tuple[str, tuple[str, ...]]:
     return "".join(form), tuple(used)
 
 
-def load_rules(path: Path, files: ListFiles | None = None) -> RuleSet:
-    """Reads, checks and compiles a rules file and the lists that it names.
+def load_rules(path: Path, files: ListFiles | None = None, pause: Pause = no_pause) -> RuleSet:
+    """Reads, checks and compiles a rules file and the lists that it names, with a `pause` after each step.
 
     Raises:
         UserError: with the file, the rule, the column and what to do; nothing of a bad file is used.
     """
-    rules, mistakes = examine(path, files)
+    rules, mistakes = examine(path, files, pause)
     if rules is None:
         more = f" (and {len(mistakes) - 1} more: python -m dataflow.rules check {path})" if len(mistakes) > 1 else ""
         raise UserError(mistakes[0] + more)
     return rules
 
 
-def examine(path: Path, files: ListFiles | None = None) -> tuple[RuleSet | None, list[str]]:
+def examine(path: Path, files: ListFiles | None = None, pause: Pause = no_pause) -> tuple[RuleSet | None, list[str]]:
     """The ruleset of a file, or None and each mistake in it, one line each, as far as several can be told apart."""
     files = files or ListFiles()
     files.begin()
@@ -288,7 +330,8 @@ def examine(path: Path, files: ListFiles | None = None) -> tuple[RuleSet | None,
         return None, mistakes
     with mistakes:
         _known_keys(path, "the file", data, ("lists", "allow", "deny", "rule"))
-    lists, digest = _load_lists(path, data.get("lists", {}), files, mistakes)
+    lists, digest = _load_lists(path, data.get("lists", {}), files, mistakes, pause)
+    caseless_lists = {name for name, each in lists.items() if each.ignore_case}
     rules: list[Rule] = []
     effects: tuple[Effect, ...] = ("deny", "allow")
     for effect in effects:
@@ -314,13 +357,15 @@ def examine(path: Path, files: ListFiles | None = None) -> tuple[RuleSet | None,
                 raise UserError(msg)
         seen.add(rule.id)
         with mistakes, _located(path, rule.id, "when", rule.when):
-            compiled.append(compile_condition(rule.when, _KINDS, lists))
+            compiled.append(compile_condition(rule.when, _KINDS, lists, caseless_lists))
         with mistakes, _located(path, rule.id, "reason", rule.reason):
             _reason_format(rule.reason)
+        pause()
     if mistakes:
         return None, mistakes
     version = hashlib.sha256(content + b"\0" + digest).hexdigest()[:12]
-    return RuleSet(rules, compiled, lists, version, tuple(files.asked)), []
+    entries = {name: each.entries for name, each in lists.items()}
+    return RuleSet(rules, compiled, entries, version, tuple(files.asked), pause), []
 
 
 class _Mistakes(list[str]):
@@ -356,32 +401,84 @@ def _toml(path: Path, content: bytes) -> dict[str, Any]:
         raise UserError(msg) from None
 
 
+class _List(NamedTuple):
+    """A list that the file names; its entries are comparable, and caseless where the case is ignored."""
+
+    entries: AbstractSet[str] = frozenset()
+    ignore_case: bool = False
+
+
 def _load_lists(
-    path: Path, table: Any, files: ListFiles, mistakes: _Mistakes
-) -> tuple[dict[str, AbstractSet[str]], bytes]:
+    path: Path, table: Any, files: ListFiles, mistakes: _Mistakes, pause: Pause
+) -> tuple[dict[str, _List], bytes]:
     """The lists, and a digest of their files; one with a mistake is there, but empty."""
-    lists: dict[str, AbstractSet[str]] = {}
+    lists: dict[str, _List] = {}
     digest = hashlib.sha256()
     with mistakes:
         if not isinstance(table, dict):
             msg = f'{path}: [lists] must be a table of NAME = "FILE" or NAME = ["ENTRY", ...]'
             raise UserError(msg)
         for name, source in sorted(table.items()):
-            lists[name] = frozenset()
+            lists[name] = _List()
             with mistakes:
                 if not _LIST_NAME.fullmatch(name) or keyword.iskeyword(name):
                     msg = f"{path}: list {name!r}: a name has letters, digits and '_' only"
                     raise UserError(msg)
-                if isinstance(source, str):
-                    read = files.read(path.parent / source)
-                    lists[name] = read.entries
+                given = _list_table(path, name, source)
+                ignore_case = given.get("case") == "ignore"
+                if "file" in given:
+                    read = files.read(path.parent / given["file"], ignore_case, pause)
+                    entries = read.entries
                     digest.update(read.digest)
-                elif isinstance(source, list) and all(isinstance(entry, str) for entry in source):
-                    lists[name] = frozenset(source)
                 else:
-                    msg = f"{path}: list {name!r} must be the name of a file, or entries in brackets, each a text"
-                    raise UserError(msg)
+                    inline = comparable(given["entries"])
+                    entries = frozenset(map(caseless, inline) if ignore_case else inline)
+                if not entries and not given.get("may_be_empty", False):
+                    raise UserError(_emptied(path, name, given))
+                lists[name] = _List(entries, ignore_case)
     return lists, digest.digest()
+
+
+def _list_table(path: Path, name: str, source: Any) -> dict[str, Any]:
+    """What the file says of a list, checked, in the long form: a file or entries, and how to take them."""
+    what = f"list {name!r}"
+    if isinstance(source, str):
+        return {"file": source}
+    table = source if isinstance(source, dict) else {"entries": source}
+    _known_keys(path, what, table, ("file", "entries", "may_be_empty", "case"))
+    entries = table.get("entries", [])
+    if (
+        ("file" in table) == ("entries" in table)
+        or not isinstance(table.get("file", ""), str)
+        or not isinstance(entries, list)
+        or not all(isinstance(entry, str) for entry in entries)
+    ):
+        msg = (
+            f"{path}: {what} must be the name of a file, or entries in brackets, each a text; "
+            'or {file = "FILE"} or {entries = ["ENTRY", ...]}, with may_be_empty and case beside it'
+        )
+        raise UserError(msg)
+    if not isinstance(table.get("may_be_empty", False), bool):
+        msg = f"{path}: {what}: may_be_empty = {_brief(table['may_be_empty'])} is wrong: it takes true or false"
+        raise UserError(msg)
+    if table.get("case", "exact") not in ("exact", "ignore"):
+        msg = f'{path}: {what}: case = {_brief(table["case"])} is wrong: it takes "exact" or "ignore"'
+        raise UserError(msg)
+    return table
+
+
+def _emptied(path: Path, name: str, given: dict[str, Any]) -> str:
+    """Tells of a list without entries: one that was emptied by mistake, or half written, would let everything pass."""
+    if "file" in given:
+        where, form = (
+            f" in {str(path.parent / given['file'])!r}",
+            f"file = {json.dumps(given['file'], ensure_ascii=False)}",
+        )
+    else:
+        where, form = "", "entries = []"
+    form += ', case = "ignore"' if given.get("case") == "ignore" else ""
+    advice = f"add one, or say that it may be empty: {name} = {{{form}, may_be_empty = true}}"
+    return f"{path}: list {name!r} has no entry{where}: {advice}"
 
 
 def _tables(path: Path, data: dict[str, Any], name: str) -> Iterable[dict[str, Any]]:
@@ -408,7 +505,7 @@ def _text(path: Path, what: str, table: dict[str, Any], key: str, default: str |
     return value
 
 
-def _list_rule(path: Path, lists: Mapping[str, AbstractSet[str]], effect: Effect, table: dict[str, Any]) -> Rule:
+def _list_rule(path: Path, lists: Mapping[str, _List], effect: Effect, table: dict[str, Any]) -> Rule:
     what = f"[[{effect}]]"
     _known_keys(path, what, table, ("field", "list", "reason"))
     field, name = _text(path, what, table, "field"), _text(path, what, table, "list")

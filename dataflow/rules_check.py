@@ -74,7 +74,8 @@ FUNCTION_DOCS = {
 SYNTAX = """A condition compares (< <= == != >= >, in, not in), reckons (+ - * /) and joins (and, or, not, parentheses):
   amount > 5 * usual_amount and txn_per_hour >= 3
   merchant in lists.flagged_merchants or txn_type in ["withdrawal", "transfer"]
-A division by zero is not a number: with it every comparison is false but != and not in."""
+A division by zero is not a number: with it every comparison is false but != and not in.
+Texts are read and compared without white space around them, composed (NFC); case counts, unless a list ignores it."""
 
 
 def show_check(path: Path, history: Path | None, model: Path | None, console: Console) -> int:

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import logging
 import os
 import signal
 import subprocess
@@ -23,10 +24,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from dataflow import record
+from dataflow import event_log, lifecycle, record
 from dataflow.connectors import kafka_clients, kafka_source
 from dataflow.rules import load_rules
 from dataflow.settings import Settings, UserError
+from dataflow.start_report import METRICS_ON
+
+_log = logging.getLogger("redflag.run")
 
 DRAIN_SECONDS = 60.0  # how long, after the generator has ended, the detector may need for what is left
 RATE = "50"  # transactions a second unless GENERATOR_RATE is set: enough that an alert comes every few seconds
@@ -79,20 +83,28 @@ class Stack:
         return code is not None
 
     def last_line(self, name: str) -> str:
-        """The last line of a child's log."""
-        lines = (self._logs / f"{name}.log").read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it logged nothing"
+        """What the last line of a child's log says."""
+        return next(reversed(self._messages(name)), "it logged nothing")
 
-    def wait_for(self, name: str, beginning: str, seconds: float = 60) -> str:
-        """Waits for a line of a child's log that begins so, and returns it."""
+    def find(self, name: str, text: str) -> str:
+        """What the first line of a child's log says that has `text` in it; "" if none does."""
+        return next((message for message in self._messages(name) if text in message), "")
+
+    def wait_for(self, name: str, text: str, seconds: float = 60) -> str:
+        """Waits for a line of a child's log that has `text` in it, and returns what it says."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self.ended(name):
-            for line in (self._logs / f"{name}.log").read_text(errors="replace").splitlines(keepends=True):
-                if line.startswith(beginning) and line.endswith("\n"):
-                    return line.strip()
+            if found := self.find(name, text):
+                return found
             time.sleep(0.02)
         msg = f"the {name} did not start within {seconds:g} s: {self.last_line(name)}"
         raise UserError(msg)
+
+    def _messages(self, name: str) -> list[str]:
+        """What each whole line of a child's log says, whether it is text or JSON (LOG_FORMAT)."""
+        text = (self._logs / f"{name}.log").read_text(errors="replace")
+        lines = [line.strip() for line in text.splitlines(keepends=True) if line.endswith("\n") and line.strip()]
+        return [msgspec.json.decode(line)["message"] if line.startswith('{"time"') else line for line in lines]
 
     def stop(self, name: str) -> None:
         """Asks a child to end, and kills it if it has not within 15 s."""
@@ -246,13 +258,17 @@ def run(settings: Settings, duration: float | None, console: Console) -> bool:
                 environ["KAFKA_CONFIG_FETCH_WAIT_MAX_MS"] = settings.kafka_config["fetch.wait.max.ms"]
             # The embedded broker forgets everything, so what belongs to it does not outlive it either.
             recovery = {} if own_kafka else {"RECOVERY_DIR": f"{scratch}/recovery", "RECOVERY_INTERVAL": "1"}
-            stack.start("detector", "dataflow.detect", **environ, **recovery)
-            stack.wait_for("detector", kafka_source.READY)
+            # One that a `make detect` beside us cannot have; and what it says is waited for.
+            metrics = {} if "METRICS_ADDRESS" in settings.given else {"METRICS_ADDRESS": "127.0.0.1:0"}
+            stack.start("detector", "dataflow.detect", **environ, **recovery, **metrics, LOG_LEVEL="info")
+            stack.wait_for("detector", f"{kafka_source.READY} {settings.transactions_topic}[")
             if duration is not None:
                 environ["GENERATOR_DURATION"] = str(duration)
             stack.start("generator", "bytewax.run", "dataflow.generate:flow", **environ)
             where = settings.brokers if own_kafka else f"the embedded broker at {settings.brokers}"
             console.print(f"Kafka: {where}. Ctrl-C ends it.", markup=False, highlight=False)
+            if served := stack.find("detector", METRICS_ON):
+                console.print(f"Metrics: {served.partition(METRICS_ON)[2]}", markup=False, highlight=False)
             _watch(stack, tally, settings, console, lambda: stopping)
             stack.stop("generator")
             generated = tally.generated()
@@ -300,14 +316,17 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.duration is not None and not 0 < arguments.duration < float("inf"):
         parser.error("--duration takes a number of seconds above 0")
+    event_log.set_up()
     console = Console(highlight=False)
     try:
-        complete = run(Settings.load(), arguments.duration, console)
+        settings = Settings.load()
+        lifecycle.warn_of_unknown(settings)
+        complete = run(settings, arguments.duration, console)
     except UserError as error:
-        print(f"redflag: {error}", file=sys.stderr)
+        lifecycle.complain(error)
         sys.exit(2)
     if not complete:
-        print("redflag: the summary does not add up: not all that was generated was decided once", file=sys.stderr)
+        _log.error("the summary does not add up: not all that was generated was decided once")
         sys.exit(1)
 
 

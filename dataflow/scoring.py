@@ -174,6 +174,7 @@ class IsolationScores:
 class Scorer(Protocol):
     """What the flow asks of a model, whatever its tiers."""
 
+    metadata: Metadata
     version: str
     features: tuple[str, ...]
     population: Population

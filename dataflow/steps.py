@@ -1,19 +1,24 @@
 """What the steps of the detection flow do with a batch, as Bytewax hands it over; `dataflow.detect` has the graph."""
 
-from collections.abc import Iterable, Sequence
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-from confluent_kafka import Message
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from dataflow.cooldown import SUPPRESSED, RecentAlerts, note
 from dataflow.decision import Decision, Verdict, combined, to_json
+from dataflow.enriched import Lesson, Payment
+from dataflow.faults import Guard
 from dataflow.features import observe_basic, observe_merchant, observe_user
 from dataflow.feedback import Feedback, parse_feedback
 from dataflow.live_rules import LiveRules
 from dataflow.parsing import parse
-from dataflow.profile import BasicProfile, MerchantProfile, UserProfile
-from dataflow.record import Record, partition_key
+from dataflow.profile import BasicProfile, Lessons, MerchantProfile, UserProfile
+from dataflow.record import ERROR, FIELD, STEP, Header, Record, producer_headers, source_key
 from dataflow.rules import MODEL_FIELDS
 from dataflow.scoring import Scorer
 from dataflow.settings import Settings
@@ -23,20 +28,13 @@ from dataflow.transaction import Rejection, Transaction
 ANOMALY, RISK = [field.name for field in MODEL_FIELDS]
 
 Event = Transaction | Feedback
-Payment = tuple[Transaction, str, bytes, bool]  # with what the user's profile knew; whether it counts, or is a repeat
-Lesson = tuple[Feedback, bool | None]  # whether the amount explains the fraud; None for a repeat
 Profiled = tuple[Transaction, str, bytes]  # with the facts: the last location, and the numbers, packed
-Routed = tuple[str, list[Record]]  # by the source's partition: Bytewax takes 1 µs to route an item
+Routed = tuple[str, list[Record]]  # by the source's topic and partition: Bytewax takes 1 µs to route an item
 
 
-def is_fraudulent(decision: Decision) -> bool:
+def is_fraudulent(decided: Decision | Rejection) -> bool:
     """Whether a decision is an alert."""
-    return decision.verdict.fraudulent
-
-
-def parse_labels(messages: list[Message]) -> Iterable[Feedback | Rejection]:
-    """Parses feedback: each message becomes a label or a rejection."""
-    return [parse_feedback(m.value(), m.key(), m.partition(), m.offset(), m.timestamp()[1]) for m in messages]
+    return isinstance(decided, Decision) and decided.verdict.fraudulent
 
 
 def key_by_user(events: list[Event | Rejection]) -> Iterable[tuple[str, Event]]:
@@ -44,9 +42,26 @@ def key_by_user(events: list[Event | Rejection]) -> Iterable[tuple[str, Event]]:
     return [(event.user, event) for event in events if not isinstance(event, Rejection)]
 
 
-def key_by_merchant(profiled: list[tuple[str, Payment | Lesson]]) -> Iterable[tuple[str, Payment | Lesson]]:
-    """Keys what the user's lane made of each event by its merchant."""
-    return [(item[0].merchant, item) for _, item in profiled]
+def key_by_merchant(
+    enriched: list[tuple[str, Payment | Lessons | Rejection]],
+) -> Iterable[tuple[str, Payment | Lesson | Rejection]]:
+    """Keys payments by their merchant and lessons by theirs: those that come with a payment follow it.
+
+    What the user's step failed on passes by, under a key that is nobody's.
+    """
+    keyed: list[tuple[str, Payment | Lesson | Rejection]] = []
+    for _, item in enriched:
+        if isinstance(item, Payment):
+            keyed.append((item.transaction.merchant, item))
+            lessons = item.lessons
+        elif isinstance(item, Rejection):
+            keyed.append(("", item))
+            continue
+        else:
+            lessons = item
+        for lesson in lessons:
+            keyed.append((lesson.merchant, lesson))
+    return keyed
 
 
 def key_alerts_by_user(decisions: list[Decision]) -> Iterable[tuple[str, Decision]]:
@@ -75,59 +90,125 @@ def update_basic_profile(profile: BasicProfile | None, event: Transaction) -> tu
     return profile, (event, *observe_basic(event, profile))
 
 
-class Steps:
-    """The steps that need the model, the rules or a topic's name; each takes a batch, as Bytewax hands it over."""
+def dead_letter(value: Any, error: str, step: str) -> Rejection | None:
+    """The dead letter of whatever a step takes: the message that it came from as it was, which error, in which step.
 
-    def __init__(self, model: Scorer, rules: LiveRules, settings: Settings):
+    None for a label's lesson to a merchant: its message was taken in by the user's profile.
+    """
+    if isinstance(value, Lesson):
+        return None
+    if isinstance(value, Feedback):
+        return replace(value.message, error=error, step=step) if value.message is not None else None
+    if isinstance(value, Payment | Decision):
+        value = value.transaction
+    elif isinstance(value, tuple):  # with the facts
+        value = value[0]
+    txn: Transaction = value
+    return Rejection(
+        error, "", txn.partition, txn.offset, txn.record_ms, txn.key, txn.value, txn.topic, txn.headers, step
+    )
+
+
+class Steps:
+    """The steps that need the model, the rules or a topic's name; each takes a batch, as Bytewax hands it over.
+
+    Whatever a step raises on goes to the dead letters: see `dataflow.faults`.
+    """
+
+    def __init__(self, model: Scorer, rules: LiveRules, settings: Settings, clock: Callable[[], float] = time.time):
+        """`clock`: the wall clock, seconds since 1970; what was not dated by the broker itself is held against it."""
         self._model = model
         self._rules = rules
         self._population = model.population
+        self._clock = clock
+        self._lead = settings.max_event_lead_seconds
         self._source_topic = settings.transactions_topic
+        self._feedback_topic = settings.feedback_topic
         self._alerts_topic = settings.alerts_topic
         self._classified_topic = settings.classified_topic
         self._invalid_topic = settings.invalid_topic
+        self._parsing = Guard("parse_messages", lambda value, error, step: replace(value, error=error, step=step))
+        self._deciding = Guard("score_and_check_rules", dead_letter)
+        self._routing = Guard("route_decisions", dead_letter)
 
-    def parse(self, messages: list[Message]) -> Iterable[Transaction | Rejection]:
-        """Parses messages: each becomes a transaction or a rejection."""
-        topic = self._source_topic
-        return [parse(m.value(), m.key(), topic, m.partition(), m.offset(), m.timestamp()[1]) for m in messages]
+    def parse(self, messages: list[Message]) -> Iterable[Event | Rejection]:
+        """Parses messages of both topics: each becomes a transaction, a label or a rejection."""
+        parsed: list[Event | Rejection] = []
+        topic, feedback_topic, lead, now = self._source_topic, self._feedback_topic, self._lead, self._clock()
+        for m in messages:
+            value, key, partition, offset = m.value(), m.key(), m.partition(), m.offset()
+            kind, record_ms = m.timestamp()
+            wall = math.inf if kind == TIMESTAMP_LOG_APPEND_TIME else now
+            labels = m.topic() == feedback_topic
+            source = feedback_topic if labels else topic
+            try:
+                event: Event | Rejection = (
+                    parse_feedback(value, key, partition, offset, record_ms, wall, lead)
+                    if labels
+                    else parse(value, key, topic, partition, offset, record_ms, wall, lead)
+                )
+                self._parsing.in_a_row = 0
+            except Exception as error:
+                event = Rejection("", "", partition, offset, record_ms, key, value, source)
+                event = self._parsing.failed(event, error) or event
+            if isinstance(event, Transaction):
+                event.topic = topic
+                event.key = key
+                event.value = value
+                event.headers = m.headers()
+            elif isinstance(event, Rejection):
+                event = replace(event, topic=source, headers=m.headers())
+            else:
+                message = Rejection("", "", partition, offset, record_ms, key, value, source, m.headers())
+                event = replace(event, message=message)
+            parsed.append(event)
+        return parsed
 
-    def update_user_profile(self, profile: UserProfile | None, event: Event) -> tuple[UserProfile, Payment | Lesson]:
+    def update_user_profile(self, profile: UserProfile | None, event: Event) -> tuple[UserProfile, Payment | Lessons]:
         """Reads the facts from the profile as it was before the transaction, then takes the transaction in."""
         if profile is None:
             profile = UserProfile()
         if isinstance(event, Feedback):
-            return profile, (event, profile.learn(event.transaction_id, event.at, event.fraud))
-        return profile, (event, *observe_user(event, profile, self._population))
+            return profile, profile.learn(event)
+        return profile, observe_user(event, profile, self._population)
 
     def update_merchant_profile(
-        self, profile: MerchantProfile | None, item: Payment | Lesson
-    ) -> tuple[MerchantProfile, Profiled | None]:
+        self, profile: MerchantProfile | None, item: Payment | Lesson | Rejection
+    ) -> tuple[MerchantProfile | None, Profiled | Rejection | None]:
         """Adds what the merchant's profile knew before the transaction; feedback ends here, and None comes of it."""
+        if isinstance(item, Rejection):
+            return profile, item
         if profile is None:
             profile = MerchantProfile()
-        if len(item) == 2:
-            label, explained = item
-            if explained is not None:
-                profile.learn(label.at, label.labelled_at, label.fraud, explained)
+        if isinstance(item, Lesson):
+            profile.learn(item)
             return profile, None
-        txn, last_location, known, counts = item
-        return profile, (txn, last_location, observe_merchant(txn, profile, known, counts, self._population))
+        return profile, (item.transaction, item.last_location, observe_merchant(item, profile, self._population))
 
-    def decide(self, known: list[tuple[str, Profiled | None]]) -> Iterable[Decision]:
+    def decide(self, known: list[tuple[str, Profiled | Rejection | None]]) -> Iterable[Decision | Rejection]:
         """Scores, then checks the rules: one step, as handing a batch from one to the next takes 0.2 µs an item."""
-        return self.check(self.score(known))
+        profiled: list[Profiled] = []
+        failed: list[Rejection] = []
+        for _, item in known:
+            if isinstance(item, Rejection):
+                failed.append(item)
+            elif item is not None:
+                profiled.append(item)
+        decisions, more = self._deciding.each(profiled, self._decide)
+        return [*decisions, *failed, *more] if failed or more else decisions
 
-    def score(self, known: list[tuple[str, Profiled | None]]) -> Table:
+    def _decide(self, profiled: list[Profiled]) -> list[Decision]:
+        return self.check(self.score(profiled))
+
+    def score(self, profiled: list[Profiled]) -> Table:
         """Adds the model's verdict to the facts: whether it is an anomaly, and the risk, 0 to 1."""
-        profiled = [item for _, item in known if item is not None]
         table = Table([item[0] for item in profiled], [item[1] for item in profiled], [item[2] for item in profiled])
         risks, anomalies = self._model.score(self._model.rows.of(table))
         table.take(ANOMALY, anomalies.tolist())
         table.take(RISK, risks.tolist())
         return table
 
-    def check(self, table: Table) -> Iterable[Decision]:
+    def check(self, table: Table) -> list[Decision]:
         """Checks the rules and decides; a changed rules file counts from one batch to the next."""
         rules = self._rules.current()
         rules_version, model_version = rules.version, self._model.version
@@ -148,39 +229,49 @@ class Steps:
             decisions.append(Decision(txn, verdict, cooldowns))
         return decisions
 
-    def to_alerts(self, alerts: list[tuple[str, Decision]]) -> Iterable[Routed]:
+    def to_alerts(self, alerts: list[tuple[str, Decision | Rejection]]) -> Iterable[Routed]:
         """Records for the alerts' topic."""
-        return _records([decision for _, decision in alerts], self._alerts_topic)
+        return self._route([decision for _, decision in alerts], self._alerts_topic)
 
-    def to_classified(self, decisions: list[Decision]) -> Iterable[Routed]:
-        """Records for the topic of what is genuine."""
-        return _records(decisions, self._classified_topic)
+    def to_classified(self, decided: list[Decision | Rejection]) -> Iterable[Routed]:
+        """Records for the topic of what is genuine, and for that of the dead letters."""
+        return self._route(decided, self._classified_topic)
 
     def to_invalid(self, parsed: Sequence[Event | Rejection]) -> Iterable[Routed]:
-        """Records for the topic of what cannot be parsed: the message as it was, the error beside it."""
-        return _routed(
-            [
-                Record(
-                    self._invalid_topic,
-                    bad.key,
-                    bad.value,
-                    bad.partition,
-                    bad.offset,
-                    bad.record_ms,
-                    [("error", bad.error.encode()), ("field", bad.field.encode())],
-                )
-                for bad in parsed
-                if isinstance(bad, Rejection)
-            ]
+        """Records for the dead letters: the message as it was, the error beside it."""
+        return _routed([self._dead_record(bad) for bad in parsed if isinstance(bad, Rejection)])
+
+    def _route(self, decided: list[Decision | Rejection], topic: str) -> list[Routed]:
+        def record(decisions: list[Decision]) -> list[Record]:
+            return [_decision_record(decision, topic) for decision in decisions]
+
+        decisions = [each for each in decided if isinstance(each, Decision)]
+        records, failed = self._routing.each(decisions, record)
+        if failed or len(decisions) < len(decided):
+            failed += [each for each in decided if isinstance(each, Rejection)]
+            records = records + [self._dead_record(bad) for bad in failed]
+        return _routed(records)
+
+    def _dead_record(self, bad: Rejection) -> Record:
+        about: list[Header] = [(ERROR, bad.error.encode()), (FIELD, bad.field.encode())]
+        if bad.step:
+            about.append((STEP, bad.step.encode()))
+        return Record(
+            self._invalid_topic,
+            bad.key,
+            bad.value,
+            bad.topic,
+            bad.partition,
+            bad.offset,
+            bad.record_ms,
+            [*(producer_headers(bad.headers) or ()), *about],
         )
 
 
-def _records(decisions: list[Decision], topic: str) -> list[Routed]:
-    records = []
-    for decision in decisions:
-        txn = decision.transaction
-        records.append(Record(topic, txn.user.encode(), to_json(decision), txn.partition, txn.offset, txn.record_ms))
-    return _routed(records)
+def _decision_record(decision: Decision, topic: str) -> Record:
+    txn = decision.transaction
+    headers = producer_headers(txn.headers)
+    return Record(topic, txn.key, to_json(decision), txn.topic, txn.partition, txn.offset, txn.record_ms, headers)
 
 
 def written(routed: Iterable[Routed]) -> list[Record]:
@@ -189,12 +280,12 @@ def written(routed: Iterable[Routed]) -> list[Record]:
 
 
 def _routed(records: list[Record]) -> list[Routed]:
-    """The records of each partition together, in their order."""
-    by_partition: dict[int, list[Record]] = {}
+    """The records of each partition of a source topic together, in their order."""
+    by_source: dict[tuple[str, int], list[Record]] = {}
     for record in records:
-        partition = record.partition
-        together = by_partition.get(partition)
+        source = record.source_topic, record.partition
+        together = by_source.get(source)
         if together is None:
-            together = by_partition[partition] = []
+            together = by_source[source] = []
         together.append(record)
-    return [(partition_key(partition), together) for partition, together in by_partition.items()]
+    return [(source_key(topic, partition), together) for (topic, partition), together in by_source.items()]

@@ -7,6 +7,8 @@ from msgspec import Meta, field
 
 DAY = 86_400.0
 MAX_AHEAD = DAY  # seconds an event time may lie ahead of the record's own Kafka timestamp
+MAX_LEAD: Final = 300.0
+"""Seconds by which an event time may lead the record's before it is no longer believed: see `credible`."""
 UNKNOWN: Final = "unknown"
 
 RESERVED = (
@@ -24,6 +26,9 @@ RESERVED = (
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
 Latitude = Annotated[float, Meta(ge=-90, le=90)]
 Longitude = Annotated[float, Meta(ge=-180, le=180)]
+
+
+Headers = list[tuple[str, bytes | None]]
 
 
 class Transaction(msgspec.Struct, gc=False, kw_only=True):
@@ -47,12 +52,18 @@ class Transaction(msgspec.Struct, gc=False, kw_only=True):
     category: Text | None = None
     ip: Text | None = None
 
-    at: float = field(default=0.0, name="redflag::at")  # event time, seconds since 1970 UTC
+    at: float = field(default=0.0, name="redflag::at")  # event time as it counts, seconds since 1970 UTC
+    # What the timestamp says, where it is too far ahead to be believed (then `at` is the record's time); else 0.
+    ahead_at: float = field(default=0.0, name="redflag::ahead_at")
     partition: int = field(default=0, name="redflag::partition")
     offset: int = field(default=0, name="redflag::offset")
     body: bytes = field(default=b"", name="redflag::body")  # the JSON object to which the verdict is spliced
     record_ms: int = field(default=0, name="redflag::record_ms")  # the record's Kafka timestamp, ms since 1970
     id_is_ours: bool = field(default=False, name="redflag::id_is_ours")  # the input carried no transaction_id
+    topic: str = field(default="", name="redflag::topic")
+    key: bytes | None = field(default=None, name="redflag::key")  # the message's own
+    value: bytes = field(default=b"", name="redflag::value")  # likewise, as it came
+    headers: Headers | None = field(default=None, name="redflag::headers")  # likewise
 
 
 class Rejection(msgspec.Struct, gc=False, frozen=True):
@@ -65,3 +76,6 @@ class Rejection(msgspec.Struct, gc=False, frozen=True):
     record_ms: int
     key: bytes | None
     value: bytes | None
+    topic: str = ""
+    headers: Headers | None = None
+    step: str = ""  # that raised on it, where it is sound by itself

@@ -63,15 +63,28 @@ def count(numbers: Numbers, past: bytes, bucket: float, amount: float) -> tuple[
             newest, n24 + 1.0, s24 + amount, n7 + 1.0, s7 + amount, n30 + 1.0, s30 + amount,
             n4h + 1.0, s4h + amount, n1d + 1.0, s1d + amount, n5d + 1.0, s5d + amount,
         ), past  # fmt: skip
+    return _add(numbers, past, bucket, 1.0, amount)
+
+
+def take_back(numbers: Numbers, past: bytes, bucket: float, amount: float) -> tuple[Numbers, bytes]:
+    """Takes back what `count` counted in a bucket, as far as the windows still reach there; exact for whole numbers."""
+    if bucket > numbers[0]:
+        return numbers, past
+    return _add(numbers, past, bucket, -1.0, -amount)
+
+
+def _add(numbers: Numbers, past: bytes, bucket: float, number: float, amount: float) -> tuple[Numbers, bytes]:
+    """Adds to a bucket that is not later than the newest."""
+    newest = numbers[0]
     now = list(numbers)
     old = list(_PAST.unpack(past))
     for window, (width, size, start) in enumerate(((1.0, 6, 0), (_DAY, 7, 10), (_FIVE_DAYS, 6, 22))):
         age = int(newest // width - bucket // width)
         if age < size:
             row, place = (old, start + 2 * age - 2) if age else (now, 7 + 2 * window)
-            row[place] += 1.0
+            row[place] += number
             row[place + 1] += amount
-            now[1 + 2 * window] += 1.0
+            now[1 + 2 * window] += number
             now[2 + 2 * window] += amount
     a, b, c, d, e, f, g, h, i, j, k, m, n = now
     return (a, b, c, d, e, f, g, h, i, j, k, m, n), _PAST.pack(*old)

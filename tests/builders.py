@@ -6,7 +6,12 @@ from typing import Any
 import msgspec
 from confluent_kafka import Message
 
+from dataflow.enriched import Lesson, Replaced
+from dataflow.feedback import Feedback
 from dataflow.parsing import parse
+from dataflow.record import Record
+from dataflow.settings import Settings
+from dataflow.steps import Routed, written
 from dataflow.transaction import Transaction
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC).timestamp()
@@ -40,14 +45,50 @@ def raw(user: str = "ann", **others: Any) -> bytes:
 def txn(user: str = "ann", *, offset: int | None = None, partition: int = 0, **others: Any) -> Transaction:
     """A parsed transaction."""
     number = next(_numbers) if offset is None else offset
-    parsed = parse(
-        raw(user, **others), user.encode(), "transactions", partition, number, 0, clock=lambda: NOON + 400 * DAY
-    )
+    parsed = parse(raw(user, **others), user.encode(), "transactions", partition, number, 0)
     assert isinstance(parsed, Transaction), parsed
+    parsed.topic = "transactions"
     return parsed
 
 
-def message(value: bytes | None, *, key: bytes | None = None, partition: int = 0, offset: int | None = None) -> Message:
+def message(
+    value: bytes | None,
+    *,
+    key: bytes | None = None,
+    partition: int = 0,
+    offset: int | None = None,
+    topic: str = "transactions",
+    headers: list[tuple[str, bytes]] | None = None,
+) -> Message:
     """What the source hands to the flow."""
     number = next(_numbers) if offset is None else offset
-    return Message(topic="transactions", partition=partition, offset=number, key=key, value=value)
+    return Message(topic=topic, partition=partition, offset=number, key=key, value=value, headers=headers)
+
+
+def split(routed: list[Routed]) -> tuple[list[Record], list[Record]]:
+    """What goes to the sink: the decisions, and the dead letters."""
+    records = written(routed)
+    invalid = Settings().invalid_topic
+    return [r for r in records if r.topic != invalid], [r for r in records if r.topic == invalid]
+
+
+def label(
+    name: str, *, fraud: bool = True, at: float = NOON, after: float = DAY, user: str = "ann", merchant: str = "Amazon"
+) -> Feedback:
+    """The label of a transaction, which comes `after` seconds later."""
+    return Feedback(name, user, merchant, at, fraud, at + after)
+
+
+def lesson(
+    at: float = NOON,
+    labelled_at: float | None = None,
+    fraud: bool = True,
+    explained: bool = False,
+    *,
+    name: str | None = None,
+    before: Replaced | None = None,
+) -> Lesson:
+    """What a label teaches a merchant; of a transaction of its own, without a name."""
+    key = (str(next(_numbers)) if name is None else name).encode().rjust(6)[-6:]
+    came = at + DAY if labelled_at is None else labelled_at
+    return Lesson("Amazon", key, at, came, fraud, explained, before)

@@ -16,6 +16,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
+from dataflow import event_log
 from tests.kafka_server import (
     KafkaServer,
     KafkaUnavailableError,
@@ -43,6 +44,8 @@ _broker_used = pytest.StashKey[str]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ.setdefault("METRICS_ADDRESS", "off")  # the tests' flows run side by side, and beside a `make detect`
+    event_log.set_up()  # as a program does: what is logged stands on standard error
     config.addinivalue_line("markers", "real_kafka: needs more of the shared broker than the embedded one can do")
 
 

@@ -7,6 +7,8 @@ temporary directory.
         kafka.kill()             # SIGKILL
         kafka.start()            # the same data on the same port
 
+With `secured`, it has listeners with TLS, with passwords, and with both, beside the plain one.
+
 It needs Java 17 or later (Kafka 4 runs on nothing older) and, the first time, Maven and a way to Maven Central.
 By hand: `python -m tests.kafka_server`.
 """
@@ -29,6 +31,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -66,6 +69,18 @@ class KafkaUnavailableError(Exception):
 
 class KafkaServerError(Exception):
     """Apache Kafka is there but did not do as told; the message ends with the last lines of its log."""
+
+
+SECURED = ("SSL", "SASL_PLAINTEXT", "SASL_SSL")  # security protocols, each with a listener of its own
+SCRAM = "SCRAM-SHA-512"
+
+
+@dataclass(frozen=True)
+class Secured:
+    """What the listeners of `SECURED` need."""
+
+    certificate: Path  # private key and certificate of the broker, PEM, in one file
+    passwords: Mapping[str, str]  # user: password, for PLAIN and for SCRAM-SHA-512
 
 
 def kafka_version() -> str:
@@ -194,14 +209,22 @@ class KafkaServer:
         properties: broker settings that replace the ones here or Kafka's defaults, as in `{"message.max.bytes": 2000}`.
         heap: of the Java process, as `-Xmx` takes it.
         parent: where the temporary directory is made; by default where the system makes them.
+        secured: with it there are listeners with TLS and passwords too; see `secured_bootstrap`.
     """
 
     def __init__(
-        self, properties: Mapping[str, object] | None = None, *, heap: str = "384m", parent: Path | None = None
+        self,
+        properties: Mapping[str, object] | None = None,
+        *,
+        heap: str = "384m",
+        parent: Path | None = None,
+        secured: Secured | None = None,
     ) -> None:
         self.properties = dict(properties or {})
         self.heap = heap
         self.port = 0
+        self._secured = secured
+        self._secured_ports: dict[str, int] = {}
         self._cluster_id = f"redflag-{uuid.uuid4().hex[:14]}"
         self._parent = parent
         self._dir: Path | None = None
@@ -216,6 +239,10 @@ class KafkaServer:
             msg = "this Kafka has not been started yet: it has no address"
             raise KafkaServerError(msg)
         return f"127.0.0.1:{self.port}"
+
+    def secured_bootstrap(self, protocol: str) -> str:
+        """The address of the listener with this security protocol, one of `SECURED`."""
+        return f"127.0.0.1:{self._secured_ports[protocol]}"
 
     @property
     def pid(self) -> int | None:
@@ -324,15 +351,18 @@ class KafkaServer:
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             text=True, bufsize=1, start_new_session=True,
         )  # fmt: skip
-        self.port, controller_port = _free_ports(2)
+        self.port, controller_port, *secured_ports = _free_ports(2 + (len(SECURED) if self._secured else 0))
+        self._secured_ports = dict(zip(SECURED, secured_ports, strict=False))
+        listeners = {"PLAINTEXT": self.port, **self._secured_ports}
+        advertised = ",".join(f"{name}://127.0.0.1:{port}" for name, port in listeners.items())
         settings = {
             "process.roles": "broker,controller",
             "node.id": 1,
             "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller_port}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+            "listeners": f"{advertised},CONTROLLER://127.0.0.1:{controller_port}",
+            "advertised.listeners": advertised,
             "controller.listener.names": "CONTROLLER",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listener.security.protocol.map": ",".join(["CONTROLLER:PLAINTEXT", *(f"{n}:{n}" for n in listeners)]),
             "log.dirs": self._dir / "data",
             # One broker has one replica of everything; few partitions of the internal topics start faster.
             "offsets.topic.replication.factor": 1,
@@ -353,12 +383,19 @@ class KafkaServer:
             "log.retention.ms": -1,
             # The cleaner takes its 128 MB at the start, from a heap that is small here.
             "log.cleaner.dedupe.buffer.size": 4 * 1024 * 1024,
-        } | self.properties
+        }
+        scram: list[str] = []
+        if self._secured is not None:
+            settings |= _security(self._secured)
+            for user, password in self._secured.passwords.items():
+                scram += ["--add-scram", f"{SCRAM}=[name={user},password={password}]"]
+        settings |= self.properties
         config = self._dir / "server.properties"
+        config.touch(mode=0o600)
         config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         (self._dir / "log4j2.properties").write_text(_LOG4J)
         done = subprocess.run(
-            self._java(jars, "kafka.tools.StorageTool", "format", "-c", str(config), "-t", self._cluster_id),
+            self._java(jars, "kafka.tools.StorageTool", "format", "-c", str(config), "-t", self._cluster_id, *scram),
             cwd=self._dir, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, timeout=START_TIMEOUT_S,
         )  # fmt: skip
@@ -422,6 +459,23 @@ class KafkaServer:
         if self._guard is not None and self._guard.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._guard.stdin.write(f"{pid}\n")
+
+
+def _security(secured: Secured) -> dict[str, object]:
+    """The broker's settings for TLS and passwords."""
+    modules = "org.apache.kafka.common.security"
+    users = " ".join(f'user_{user}="{password}"' for user, password in secured.passwords.items())
+    plain = f"{modules}.plain.PlainLoginModule required {users};"
+    scram = f"{modules}.scram.ScramLoginModule required;"
+    settings: dict[str, object] = {
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": secured.certificate,
+        "sasl.enabled.mechanisms": f"PLAIN,{SCRAM}",
+    }
+    for listener in ("sasl_plaintext", "sasl_ssl"):
+        settings[f"listener.name.{listener}.plain.sasl.jaas.config"] = plain
+        settings[f"listener.name.{listener}.{SCRAM.lower()}.sasl.jaas.config"] = scram
+    return settings
 
 
 def create_topics(bootstrap: str, topics: Mapping[str, int], config: Mapping[str, object] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import msgspec
 import pytest
 from bytewax.testing import TestingSink, TestingSource, run_main
 from confluent_kafka import Producer
+from rich.console import Console
 
 from dataflow import lifecycle
 from dataflow.connectors import exactly_once_sink, kafka_clients, kafka_source
@@ -28,8 +30,8 @@ from tests.conftest import Broker
 from tests.reading import read_all
 from tests.test_rules import rule
 from training.backtest import main
-from training.backtest_report import Side, compare
-from training.backtest_run import FromFile, FromTopic, Tally, _Source, run
+from training.backtest_report import Report, Side, compare, show
+from training.backtest_run import Confusion, FromFile, FromTopic, Tally, _Source, run
 from training.history import read_history
 from training.kafka_history import KafkaHistory, read_labels
 from training.train import main as train
@@ -67,8 +69,7 @@ def live(values: list[bytes], rules: Path, model: Model) -> dict[int, dict[str, 
     """What the live graph writes for messages, by their number."""
     decisions: list[Routed] = []
     source = TestingSource([message(value, offset=n) for n, value in enumerate(values)], 7)
-    sinks = TestingSink(decisions), TestingSink([]), TestingSink([])
-    run_main(build(source, TestingSource([]), *sinks, model, LiveRules(rules, 1e9), Settings()))
+    run_main(build(source, TestingSink(decisions), model, LiveRules(rules, 1e9), Settings()))
     return {record.offset: json.loads(record.value or b"") for record in written(decisions)}
 
 
@@ -110,20 +111,12 @@ def run_live(settings: Settings, rules: Path, model: Model, count: int) -> None:
     lifecycle._stopping.clear()
     watching = threading.Thread(target=stop)
     watching.start()
-    topic = settings.transactions_topic
+    sources = settings.transactions_topic, settings.feedback_topic
+    by_source = {settings.transactions_topic: outputs, settings.feedback_topic: (settings.invalid_topic,)}
+    sink = exactly_once_sink.ExactlyOnceSink(settings, by_source)
     try:
-        run_main(
-            build(
-                kafka_source.KafkaSource(settings, topic),
-                kafka_source.KafkaSource(settings, settings.feedback_topic),
-                exactly_once_sink.ExactlyOnceSink(settings, topic, (settings.alerts_topic, settings.classified_topic)),
-                exactly_once_sink.ExactlyOnceSink(settings, topic, (settings.invalid_topic,)),
-                exactly_once_sink.ExactlyOnceSink(settings, settings.feedback_topic, (settings.invalid_topic,)),
-                model,
-                LiveRules(rules, 1e9),
-                settings,
-            )
-        )
+        source = kafka_source.KafkaSource(settings, sources)
+        run_main(build(source, sink, model, LiveRules(rules, 1e9), settings))
     finally:
         watching.join()
         lifecycle._stopping.clear()
@@ -165,9 +158,8 @@ def test_over_a_topic_the_decisions_are_those_of_the_live_flow_byte_for_byte(
 
     # And its source in the graph: what is classified, too.
     decisions: list[Routed] = []
-    sinks = TestingSink(decisions), TestingSink([]), TestingSink([])
     source = _Source(FromTopic(history), lambda done: None)
-    run_main(build(source, TestingSource([]), *sinks, model, LiveRules(rules, 1e9), settings))
+    run_main(build(source, TestingSink(decisions), model, LiveRules(rules, 1e9), settings))
     for topic, values in standing.items():
         assert sorted(record.value or b"" for record in written(decisions) if record.topic == topic) == values
 
@@ -183,9 +175,8 @@ def test_over_a_file_the_verdicts_are_those_of_the_live_flow(tmp_path: Path, rul
     expected = live([to_json(txn) for txn in past], rules, model)
 
     decisions: list[Routed] = []
-    sinks = TestingSink(decisions), TestingSink([]), TestingSink([])
     source = _Source(FromFile(read_history(tmp_path / "past.csv")), lambda done: None)
-    run_main(build(source, TestingSource([]), *sinks, model, LiveRules(rules, 1e9), Settings()))
+    run_main(build(source, TestingSink(decisions), model, LiveRules(rules, 1e9), Settings()))
     found = {record.offset: json.loads(record.value or b"") for record in written(decisions)}
     different = [(expected[n], out) for n, out in found.items() if out != expected[n]]
     assert different == []
@@ -298,6 +289,42 @@ def test_a_warm_up_fills_profiles_and_is_not_counted(tmp_path: Path, rules: Path
     assert (warm.warm_up, warm.decided.total, warm.alerts.total) == (4, 3, 3)
 
 
+def test_after_a_warm_up_all_rulesets_are_counted_on_the_same_transactions(
+    tmp_path: Path, rules: Path, model: Model
+) -> None:
+    """By event time: the first decision that comes out may be a later alert, and then the window began with that."""
+    rows = [(n * HOUR, "ann", 500.0 if n == 5 else 50.0, "US", "0") for n in range(72)]
+    path = csv(tmp_path / "past.csv", *rows)
+    counted = []
+    for condition in ("amount > 400", "amount > 40", "amount > 1e9", "txn_per_hour >= 99"):
+        rules.write_text(rule("one", condition))
+        tally = tally_of(path, rules, model, warm_up_days=1.0)
+        counted.append((tally.warm_up, tally.decided.total, sorted(tally.by_day)))
+    day = int(NOON // DAY)
+    assert counted == [(24, 48, [day + 1, day + 2, day + 3])] * 4
+
+
+def test_messages_that_are_no_transactions_do_not_begin_a_warm_up() -> None:
+    source = _Source(FromFile(read_history(None, users=5, days=1)), lambda done: None)
+    part = source.build_part("read", "history", None)
+    part._messages = iter([message(value, offset=n) for n, value in enumerate(
+        (None, b"", b"[", b'{"timestamp": 7}', b'{"timestamp": "soon"}', b'{"timestamp": "2026-03-02T12:00:00Z"}')
+    )])  # fmt: skip
+    part.next_batch()
+    assert source.begin == NOON
+
+
+def test_a_topic_that_grows_is_read_as_far_by_every_ruleset(settings: Settings) -> None:
+    topic = settings.transactions_topic
+    produce(settings, topic, [(f"u{n}", b"%d" % n) for n in range(20)])
+    opened = FromTopic(KafkaHistory(topic, settings), KafkaHistory(settings.feedback_topic, settings))
+    shared = pickle.dumps(opened)
+    produce(settings, topic, [(f"u{n}", b"%d" % n) for n in range(20, 30)])
+    for messages in (pickle.loads(shared), pickle.loads(shared)):
+        assert sorted(int(each.value()) for each in messages) == list(range(20))
+        assert messages.feedback(1e12) == []
+
+
 def test_labels_come_back_as_feedback_after_their_delay(tmp_path: Path, rules: Path, model: Model) -> None:
     rules.write_text(rule("again", "confirmed_frauds >= 1", "{confirmed_frauds} confirmed"))
     truths = ["1" if n == 0 else "0" for n in range(6000)]
@@ -358,6 +385,9 @@ def test_the_report_names_rules_and_examples_and_escapes_all(
     assert main(["--rules", str(rules), "--against", str(old), *arguments]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
+    shown = captured.out.partition("The same with plots")[0]
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
     for words in ("Never fired: never", "it adds", "it drops", "Examples of what it drops", "alerts a day", "recall"):
         assert words in captured.out
     assert "\x1b[31m" not in captured.out
@@ -369,13 +399,56 @@ def test_the_report_names_rules_and_examples_and_escapes_all(
     assert "http" not in html.replace("http-equiv", "")
 
 
+def test_its_tables_are_still_readable_in_80_columns(
+    tmp_path: Path, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No word and no number is broken into pieces."""
+    sides = []
+    for name, amount in (("new", 400), ("old", 600)):
+        path = tmp_path / f"{name}.toml"
+        path.write_text(rule("compromised_merchant", f"amount > {amount}", "High amount: {amount} at {merchant}"))
+        spool = tmp_path / name
+        with spool.open("wb") as file:
+            tally = run(FromFile(read_history(csv(tmp_path / "past.csv", *ROWS))), path, model, Settings(), file)
+        counts = {rule: Confusion(fired.fraud + 12_345, 23_456, 0) for rule, fired in tally.fired.items()}
+        tally.fired.update(counts)
+        tally.decided = Confusion(45_678, 4_567_890, 0)
+        sides.append(Side(f"{name}.toml", LiveRules(path, 1.0).current(), tally, spool))
+    show(Report("past.csv", 1.0, sides[0], sides[1], compare(*sides)), Console(width=80))
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    (rules,) = [line for line in shown.splitlines() if line.startswith("compromised_merchant") and "active" in line]
+    assert rules.split()[1:3] == ["active", "35,805"]
+    (header,) = [line for line in shown.splitlines() if line.startswith("rule") and "mode" in line]
+    assert header.split() == ["rule", "mode", "fires", "a", "day", "alone", "precision", "recall", "before"]
+    assert any(line.startswith("2026-03-02T13:00") and "ann: 500.00 at Shop, US" in line for line in shown.splitlines())
+
+
+def test_a_history_with_labels_under_another_name_is_asked_for_them(
+    tmp_path: Path, rules: Path, model_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules.write_text(SMALL)
+    path = csv(tmp_path / "past.csv", *ROWS)
+    path.write_text(path.read_text().replace(",fraud\n", ",Class\n", 1))
+    given = ["--rules", str(rules), "--history", str(path), "--model", str(model_file)]
+    assert main(given) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "--label-column Class" in said
+    assert "--label-column none" in said
+    assert main([*given, "--label-column", "Class"]) == 0
+    assert "75.00%" in capsys.readouterr().out
+    assert main([*given, "--label-column", "none"]) == 0
+    assert "no precision" in capsys.readouterr().out
+
+
 def test_without_labels_it_says_that_there_is_no_precision(
     tmp_path: Path, rules: Path, model_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "past.csv"
     path.write_text("timestamp,user,merchant,amount\n2026-03-02T12:00:00Z,ann,Shop,500\n")
     assert main(["--rules", str(rules), "--history", str(path), "--model", str(model_file)]) == 0
-    assert "no precision and no recall" in capsys.readouterr().out
+    assert "no precision and no recall" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
@@ -391,6 +464,9 @@ def test_without_labels_it_says_that_there_is_no_precision(
         (["--rules", "{rules}", "--history", "{past}", "--labels", "{empty}"], "no column fraud, transaction_id"),
         (["--rules", "{rules}", "--history", "{past}", "--labels", "{labels}"], "line 2: fraud is 'maybe'"),
         (["--rules", "{rules}", "--history", "{past}", "--model", "none.pkl"], "no model at none.pkl"),
+        (["--rules", "{rules}", "--label-column", "Class"], "--label-column: is for a file"),
+        (["--rules", "{rules}", "--history", "kafka:t", "--label-column", "Class"], "--label-column: is for a file"),
+        (["--rules", "{rules}", "--history", "{past}", "--label-column", "no"], "--label-column no: "),
         (["--rules", "{rules}", "--history", "{past}", "--users", "5"], "--users: is for a simulated history"),
         (["--rules", "{rules}", "--users", "-5"], "'-5' is no whole number"),
         (["--rules", "{rules}", "--days", "nan"], "'nan' is no number"),

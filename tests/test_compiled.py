@@ -19,6 +19,7 @@ import pickle, random, sys
 from dataflow import compiled
 from dataflow.compile import build, lacking
 from dataflow.features import observe_basic, observe_merchant, observe_user, row
+from dataflow.feedback import Feedback
 from dataflow.profile import BasicProfile, MerchantProfile, Population, UserProfile
 from tests.builders import DAY, HOUR, NOON, txn
 
@@ -46,13 +47,17 @@ for n in range(end):
         continue
     user = users.setdefault(each.user, UserProfile())
     merchant = merchants.setdefault(each.merchant, MerchantProfile())
-    last, known, counts = observe_user(each, user, population)
-    facts.append((row(each, last, observe_merchant(each, merchant, known, counts, population)), counts))
+    payment = observe_user(each, user, population)
+    numbers = observe_merchant(payment, merchant, population)
+    facts.append((row(each, payment.last_location, numbers), payment.counts))
     facts.append(row(each, *observe_basic(each, basics.setdefault(each.user, BasicProfile()))))
+    lessons = payment.lessons
     if label is not None:
-        explained = users[label.user].learn(label.transaction_id, label.at, fraud)
-        if explained is not None:
-            merchants[label.merchant].learn(label.at, at, fraud, explained)
+        early = chance.choice([0.0, 0.0, DAY])  # some before their transactions
+        known = Feedback(label.transaction_id, label.user, label.merchant, label.at + early, fraud, at + early)
+        lessons += users.setdefault(label.user, UserProfile()).learn(known)
+    for lesson in lessons:
+        merchants.setdefault(lesson.merchant, MerchantProfile()).learn(lesson)
 states = [{key: pickle.dumps(state) for key, state in part.items()} for part in (users, merchants, basics)]
 with open(out, "wb") as file:
     pickle.dump((users, merchants, basics), file)

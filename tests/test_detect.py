@@ -13,10 +13,11 @@ from confluent_kafka import Message
 
 from dataflow.detect import build
 from dataflow.live_rules import LiveRules
-from dataflow.scoring import Model, load_model
+from dataflow.record import Record, source_key
+from dataflow.scoring import Model, Scorer, load_model
 from dataflow.settings import Settings
 from dataflow.steps import Routed, written
-from tests.builders import HOUR, MINUTE, NOON, message, raw
+from tests.builders import HOUR, MINUTE, NOON, message, raw, split
 from training.train import main as train
 
 SETTINGS = Settings()
@@ -35,35 +36,22 @@ def rules() -> LiveRules:
 
 
 def run(
-    messages: Iterable[Message],
-    model: Model,
-    rules: LiveRules,
-    workers: int = 1,
-    feedback: Iterable[Message] = (),
-) -> tuple[list[Routed], list[Routed]]:
-    decisions: list[Routed] = []
-    invalid: list[Routed] = []
-    flow = build(
-        TestingSource(list(messages), 10),
-        TestingSource(list(feedback), 10),
-        TestingSink(decisions),
-        TestingSink(invalid),
-        TestingSink(invalid),
-        model,
-        rules,
-        SETTINGS,
-    )
+    messages: Iterable[Message], model: Scorer, rules: LiveRules, workers: int = 1
+) -> tuple[list[Record], list[Record]]:
+    """The decisions and the dead letters."""
+    out: list[Routed] = []
+    flow = build(TestingSource(list(messages), 10), TestingSink(out), model, rules, SETTINGS)
     if workers == 1:
         run_main(flow)
     else:
         cluster_main(flow, [], 0, worker_count_per_proc=workers)
-    return decisions, invalid
+    return split(out)
 
 
 def decided(*values: bytes, model: Model, rules: LiveRules) -> list[dict[str, Any]]:
     decisions, invalid = run([message(value) for value in values], model, rules)
     assert invalid == []
-    return [json.loads(record.value or b"") | {"_topic": record.topic} for record in written(decisions)]
+    return [json.loads(record.value or b"") | {"_topic": record.topic} for record in decisions]
 
 
 def reasons(*values: bytes, model: Model, rules: LiveRules) -> list[list[str]]:
@@ -132,19 +120,21 @@ def test_a_bad_message_goes_aside_as_it_was_and_the_next_is_decided(model: Model
     decisions, invalid = run(
         [message(bad, key=b"k", partition=2, offset=7), message(None, key=b"t"), message(raw("ann"))], model, rules
     )
-    assert len(written(decisions)) == 1
-    (key, (record,)), (_, (tombstone,)) = invalid
-    assert (key, record.topic, record.key, record.value) == ("00002", "invalid_transactions", b"k", bad)
-    assert (record.partition, record.offset) == (2, 7)
+    assert len(decisions) == 1
+    record, tombstone = invalid
+    assert (record.topic, record.key, record.value) == ("invalid_transactions", b"k", bad)
+    assert (record.source_topic, record.partition, record.offset) == ("transactions", 2, 7)
     assert dict(record.headers or ())["field"] == b"amount"
     assert b">= 0" in dict(record.headers or ())["error"]
     assert (tombstone.key, tombstone.value) == (b"t", None)
 
 
-def test_the_input_is_carried_through_and_the_key_is_the_user(model: Model, rules: LiveRules) -> None:
+def test_the_input_is_carried_through_with_its_key_and_headers(model: Model, rules: LiveRules) -> None:
     value = raw("zoë", note={"deep": [1, 2]}, fraudulent=True, score=0.0)
-    ((key, (record,)),), _ = run([message(value, partition=3)], model, rules)
-    assert (key, record.key) == ("00003", "zoë".encode())
+    headers = [("trace", b"7")]
+    (record,), _ = run([message(value, partition=3, key=b"k", headers=headers)], model, rules)
+    assert (record.source_topic, record.partition, record.key) == ("transactions", 3, b"k")
+    assert record.headers == headers
     out = json.loads(record.value or b"")
     assert out["note"] == {"deep": [1, 2]}
     assert out["fraudulent"] is False
@@ -159,7 +149,7 @@ def test_decisions_do_not_depend_on_workers_or_batches(model: Model, rules: Live
     ]
     one, _ = run(messages, model, rules)
     several, _ = run(messages, model, rules, workers)
-    by_offset = [sorted(written(routed), key=lambda record: record.offset) for routed in (one, several)]
+    by_offset = [sorted(records, key=lambda record: record.offset) for records in (one, several)]
     assert by_offset[0] == by_offset[1]
     assert len(by_offset[0]) == len(messages)
 
@@ -169,13 +159,12 @@ def test_records_go_out_by_the_partition_that_they_came_from_each_once(model: Mo
         message(raw(f"u{n}", amount=25.0 if n % 4 else -1.0), partition=n % 3, offset=n // 3, key=b"k")
         for n in range(60)
     ]
-    for routed in run(messages, model, rules):
-        assert all(key == f"{record.partition:05}" for key, records in routed for record in records)
-        assert all(records for _, records in routed)
-        for partition in range(3):
-            offsets = [record.offset for record in written(routed) if record.partition == partition]
-            assert len(offsets) == len(set(offsets))
-    assert sum(len(written(routed)) for routed in run(messages, model, rules)) == len(messages)
+    out: list[Routed] = []
+    run_main(build(TestingSource(messages, 10), TestingSink(out), model, rules, SETTINGS))
+    assert all(key == source_key("transactions", record.partition) for key, records in out for record in records)
+    assert all(records for _, records in out)
+    places = [(record.partition, record.offset) for record in written(out)]
+    assert len(places) == len(set(places)) == len(messages)
 
 
 def test_importing_the_flow_touches_neither_broker_nor_model(tmp_path: Path) -> None:

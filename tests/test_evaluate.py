@@ -1,17 +1,22 @@
 """The evaluation as a command: what it writes, where its labels come from, and that nothing of the future leaks."""
 
 import csv
+import io
 import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+from sklearn.metrics import roc_auc_score
 
+from dataflow.parsing import event_time
 from dataflow.simulation import history
 from tests.builders import DAY, iso
 from training.evaluate import main as evaluate
-from training.evaluate import parse, read_labels
+from training.evaluate import parse, read_labels, table
+from training.tiers import all_tiers
 
 BEGIN = datetime(2026, 1, 5, tzinfo=UTC).timestamp()
 TEST, END = BEGIN + 21 * DAY, BEGIN + 28 * DAY
@@ -69,6 +74,12 @@ def run(past: Past, out: str, *more: str, history: Path | None = None) -> tuple[
     return (folder / "scores.csv").read_text(), json.loads((folder / "metrics.json").read_text())
 
 
+def unlabelled(scores: str) -> str:
+    """All but the truth, which no decision knew."""
+    rows = csv.DictReader(scores.splitlines())
+    return "\n".join(",".join(value for name, value in row.items() if name != "label") for row in rows)
+
+
 @pytest.fixture(scope="module")
 def plain(past: Past) -> tuple[str, dict[str, Any]]:
     return run(past, "plain", "--labels", str(past.labels("plain.csv")))
@@ -86,16 +97,80 @@ def test_every_transaction_of_the_window_has_one_line(past: Past, plain: tuple[s
     assert all(0.0 <= float(row["score"]) <= 1.0 for row in rows)
 
 
+def test_a_line_says_who_when_how_much_what_it_was_and_what_each_tier_says(
+    past: Past, plain: tuple[str, dict[str, Any]]
+) -> None:
+    reader = csv.DictReader(plain[0].splitlines())
+    of_tiers = ["score_isolation_forest", "score_evidence", "score_feedback"]
+    assert reader.fieldnames == [
+        *("transaction_id", "user", "timestamp", "amount", "label"),
+        *of_tiers,
+        *("score", "fraudulent", "reason"),
+    ]
+    rows = list(reader)
+    for row, each in zip(rows, (each for each in past.rows if each.at >= TEST), strict=True):
+        assert (row["user"], float(row["amount"]), row["label"]) == (each.user, each.amount, str(int(each.fraud)))
+        assert event_time(row["timestamp"]) == pytest.approx(each.at, abs=1e-5)
+        assert all(0.0 <= float(row[tier]) <= 1.0 for tier in of_tiers)
+        assert row["fraudulent"] in ("0", "1")
+    # The columns are those that the measures are of.
+    tested = [row for row in rows if row["label"]]
+    found = roc_auc_score([row["label"] == "1" for row in tested], [float(row["score_evidence"]) for row in tested])
+    assert found == pytest.approx(plain[1]["tiers"]["evidence"]["roc_auc"]["mean"], abs=0.05)
+    assert any(row["label"] == "1" for row in rows)
+
+
+def test_what_is_not_known_has_no_label_in_its_line(past: Past) -> None:
+    number = next(each.transaction_id for each in past.rows if each.at >= TEST)
+    scores, _ = run(past, "unknown", "--labels", str(past.labels("unknown.csv", **{number: None})))
+    labels = {row["transaction_id"]: row["label"] for row in csv.DictReader(scores.splitlines())}
+    assert [each for each, label in labels.items() if label == ""] == [number]
+
+
+def test_its_table_fits_80_columns(plain: tuple[str, dict[str, Any]]) -> None:
+    figures = {name: {"mean": 0.123, "std": 0.045} for name in next(iter(plain[1]["tiers"].values()))}
+    figures |= {"alerts_a_day": {"mean": 1234.5, "std": 67.8}}
+    metrics = plain[1] | {"tiers": dict.fromkeys(all_tiers("supervised"), figures)}
+    console = Console(file=io.StringIO(), width=80)
+    console.print(table(metrics))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    (alerts,) = [line for line in lines if line.startswith("alerts a day")]
+    assert alerts.split() == ["alerts", "a", "day", *["1,234.5", "±", "67.8"] * 4]
+    assert [line.count("0.123 ± 0.045") for line in lines].count(4) == 5
+    assert " ".join(lines[1].split()) == "isolation"
+    assert lines[2].split() == ["forest", "evidence", "feedback", "supervised"]
+
+
+def test_a_history_with_labels_under_another_name_is_asked_for_them(
+    past: Past, tmp_path: Path, capsys: pytest.CaptureFixture[str], plain: tuple[str, dict[str, Any]]
+) -> None:
+    named = tmp_path / "named.csv"
+    named.write_text(past.labelled.read_text().replace(",fraud", ",isFraud", 1))
+    times = ["--train-from", iso(BEGIN), "--test-from", iso(TEST), "--test-until", iso(END), "--out", str(tmp_path)]
+    assert evaluate(["--history", str(named), *times]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "--label-column isFraud" in said
+    assert "--label-column none" in said
+    assert run(past, "named", "--label-column", "isFraud", history=named)[0] == plain[0]
+    labels = str(past.labels("beside.csv"))
+    assert run(past, "beside", "--labels", labels, history=named)[0] == plain[0]  # the history's own are not read
+    assert evaluate(["--history", str(named), *times, "--labels", labels, "--label-column", "isFraud"]) == 2
+    assert "--labels names a file of them" in capsys.readouterr().err
+
+
 def test_no_label_of_the_future_moves_a_score(past: Past, plain: tuple[str, dict[str, Any]]) -> None:
     """Labels that come after the test, turned round or left out: nobody could know them while it ran."""
     late = [number for number, at in past.at.items() if at + 7 * DAY >= END]
     turned: dict[str, tuple[bool, float] | None] = {
         number: (not past.truth[number], past.at[number] + 7 * DAY) for number in late
     }
-    assert run(past, "turned", "--labels", str(past.labels("turned.csv", **turned)))[0] == plain[0]
+    scores, _ = run(past, "turned", "--labels", str(past.labels("turned.csv", **turned)))
+    assert unlabelled(scores) == unlabelled(plain[0])
     gone: dict[str, tuple[bool, float] | None] = dict.fromkeys(late[::2])
     scores, metrics = run(past, "gone", "--labels", str(past.labels("gone.csv", **gone)))
-    assert scores == plain[0]
+    assert unlabelled(scores) == unlabelled(plain[0])
     # What has no label is not measured, though it is scored.
     figures = [each["tiers"]["feedback"]["transactions"]["mean"] for each in (metrics, plain[1])]
     assert figures[0] < 0.6 * figures[1]
@@ -112,13 +187,14 @@ def test_no_label_of_the_future_trains_a_model(past: Past, monkeypatch: pytest.M
         }
         labels = str(past.labels(f"late-{turn}.csv", **changed))
         scores.append(run(past, f"late-{turn}", "--labels", labels, "--tiers", "supervised")[0])
-    assert scores[0] == scores[1]
+    assert unlabelled(scores[0]) == unlabelled(scores[1])
 
 
 def test_labels_that_come_in_time_do_move_scores(past: Past, plain: tuple[str, dict[str, Any]]) -> None:
     known = [number for number, at in past.at.items() if TEST - 3 * DAY < at < TEST - 2 * DAY]
     early: dict[str, tuple[bool, float] | None] = dict.fromkeys(known[:30], (True, TEST - DAY))
-    assert run(past, "early", "--labels", str(past.labels("early.csv", **early)))[0] != plain[0]
+    scores, _ = run(past, "early", "--labels", str(past.labels("early.csv", **early)))
+    assert unlabelled(scores) != unlabelled(plain[0])
 
 
 def test_the_decisions_are_counted_as_they_stand_in_the_scores(past: Past) -> None:

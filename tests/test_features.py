@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dataflow.features import FIELDS, MERCHANT_FIELDS, USER_FIELDS, Facts, facts, merchant_facts, user_facts
 from dataflow.profile import MERCHANTS, NEVER, PLACES, MerchantProfile, Population, UserProfile
 from dataflow.transaction import UNKNOWN, Transaction
-from tests.builders import DAY, HOUR, MINUTE, NOON, txn
+from tests.builders import DAY, HOUR, MINUTE, NOON, label, lesson, txn
 
 settings.register_profile("busy machine", deadline=None)
 settings.load_profile("busy machine")
@@ -83,7 +83,8 @@ def test_every_fact_has_the_kind_that_its_field_says_and_is_a_number_where_it_is
         assert values == user_facts(each, user, population) + merchant_facts(each, merchant, population)
         user.update(each, population)
         merchant.update(each, z, population)
-        merchant.learn(each.at, each.at + HOUR, n % 2 == 0, bool(user.learn(each.transaction_id or "", each.at, True)))
+        for taught in user.learn(label(each.transaction_id or "", at=each.at, fraud=n % 2 == 0)):
+            merchant.learn(taught)
 
 
 ABSURD = (
@@ -241,13 +242,13 @@ def test_without_what_a_history_lacks_no_fact_differs_from_that_of_a_user_withou
 
 def test_feedback_shows_on_both_sides() -> None:
     user, merchant = UserProfile(), MerchantProfile()
-    each = txn(at=NOON - 10 * DAY)
-    user.update(each)
-    merchant.update(each, 0.0)
     for n in range(4):
-        at, fraud = NOON - (10 - n) * DAY, n < 2
-        explained = user.learn(f"label {n}", at, fraud)
-        merchant.learn(at, at + 5 * DAY, fraud, bool(explained))
+        each = txn(at=NOON - (10 - n) * DAY, transaction_id=f"t{n}")
+        user.update(each)
+        merchant.update(each, 0.0)
+    for n in range(4):
+        for taught in user.learn(label(f"t{n}", at=NOON - (10 - n) * DAY, after=5 * DAY, fraud=n < 2)):
+            merchant.learn(taught)
     values = known(facts(txn(at=NOON), user, merchant))
     assert (values["confirmed_frauds"], values["card_frauds"], values["days_since_card_fraud"]) == (2, 0, NEVER)
     assert values["days_since_fraud"] == values["days_since_merchant_fraud"] == pytest.approx(9, abs=0.01)
@@ -262,7 +263,7 @@ def test_feedback_shows_on_both_sides() -> None:
 
 def test_a_merchant_with_labels_that_left_all_windows_reads_as_one_without_but_for_the_days() -> None:
     merchant = MerchantProfile()
-    merchant.learn(NOON - 50 * DAY, NOON - 40 * DAY, False, False)
+    merchant.learn(lesson(NOON - 50 * DAY, NOON - 40 * DAY, fraud=False))
     old = known(merchant_facts(txn(), merchant))
     new = known(merchant_facts(txn(), MerchantProfile()))
     assert {name for name in old if old[name] != new[name]} == {"days_since_merchant_genuine"}

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from dataflow.feedback import Feedback, parse_feedback
 from dataflow.transaction import Rejection
@@ -26,8 +27,10 @@ LABEL: dict[str, Any] = {
 TEXTS = ("transaction_id", "user", "merchant")
 
 
-def parsed(value: bytes | None, record_ms: int = 0, now: float = NOON + DAY) -> Feedback | Rejection:
-    return parse_feedback(value, b"ann", 3, 7, record_ms, lambda: now)
+def parsed(
+    value: bytes | None, record_ms: int = int(1000 * (NOON + DAY)), now: float = NOON + DAY
+) -> Feedback | Rejection:
+    return parse_feedback(value, b"ann", 3, 7, record_ms, now)
 
 
 def label(**changed: Any) -> bytes:
@@ -96,6 +99,7 @@ def test_a_bad_field_is_named_and_the_message_kept(changed: dict[str, Any], fiel
         (label().replace(b"ann", b"\xff"), "not valid UTF-8"),
         (label(user="\ud800"), "not JSON"),
         (b'{"a":' * 5000, "nested too deeply"),
+        (label(comment=json.loads("[" * 300 + "]" * 300)), "nested too deeply"),
     ],
 )
 def test_what_is_no_object_is_rejected_without_a_field(value: bytes | None, error: str) -> None:
@@ -105,11 +109,29 @@ def test_what_is_no_object_is_rejected_without_a_field(value: bytes | None, erro
     assert error in rejection.error
 
 
-def test_times_are_held_against_the_records_own_and_without_one_against_the_clock() -> None:
+def test_times_are_held_against_the_records_own_whenever_it_is_read() -> None:
     fresh, stale = int(1000 * NOON), int(1000 * (NOON - DAY - 1))
-    assert isinstance(parsed(label(), fresh, now=0.0), Feedback)
-    assert isinstance(parsed(label(), stale), Rejection)
-    assert isinstance(parsed(label(), 0, now=NOON - 1), Rejection)
+    for now in (0.0, NOON, NOON + 9 * DAY):
+        assert isinstance(parsed(label(), fresh, now), Feedback)
+        assert isinstance(parsed(label(), stale, now), Rejection)
+        assert isinstance(parsed(label(), 0, now), Feedback)
+
+
+def test_a_label_dated_ahead_counts_at_its_records_time_and_is_counted() -> None:
+    def count() -> float:
+        return REGISTRY.get_sample_value("redflag_events_ahead_of_time_total", {"kind": "feedback"}) or 0.0
+
+    before, later = count(), iso(NOON + 2 * DAY)
+    assert parsed(label(labelled_at=later)) == Feedback("t1", "ann", "Amazon", NOON, True, NOON + DAY)
+    both = parsed(label(timestamp=later, labelled_at=later))
+    assert both == Feedback("t1", "ann", "Amazon", NOON + DAY, True, NOON + DAY)
+    wrong_record = parsed(label(labelled_at=later), int(1000 * (NOON + 2 * DAY)))
+    assert wrong_record == Feedback("t1", "ann", "Amazon", NOON, True, NOON + DAY)
+    assert count() == before + 3
+    assert parsed(label(labelled_at=iso(NOON + DAY + 300))) == Feedback(
+        "t1", "ann", "Amazon", NOON, True, NOON + DAY + 300
+    )
+    assert count() == before + 3
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))

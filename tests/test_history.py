@@ -13,7 +13,7 @@ from dataflow.features import FIELDS, facts
 from dataflow.profile import MerchantProfile, UserProfile
 from dataflow.settings import UserError
 from training import history
-from training.history import Past, after, read_history, replay
+from training.history import Past, after, find_label_column, read_history, replay
 
 HEADER = "transaction_id,timestamp,user,merchant,amount"
 
@@ -153,6 +153,88 @@ def test_a_label_that_is_neither_0_nor_1_is_told_with_its_line(tmp_path: Path) -
     text = refusal(csv(tmp_path, f"{row(1)},0", f"{row(2)},maybe", header=f"{HEADER},fraud"))
     assert "line 3" in text
     assert "maybe" in text
+
+
+def labels_of(path: Path, named: str | None = None) -> list[bool | None]:
+    """As the commands read them."""
+    return [past.fraud for past in read_history(path, label_column=find_label_column(path, named))]
+
+
+def no_label_column(path: Path, named: str | None = None) -> str:
+    with pytest.raises(UserError) as refused:
+        find_label_column(path, named)
+    text = str(refused.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "is_fraud",
+        "isFraud",
+        "Class",
+        "LABEL",
+        "target",
+        "fraudulent",
+        "is_fraudulent",
+        "Fraud",
+        "Is Fraud?",
+        "TX_FRAUD",
+    ],
+)
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_column_that_looks_like_labels_is_asked_for_and_read_once_it_is_named(
+    tmp_path: Path, name: str, ending: str
+) -> None:
+    path = csv(tmp_path, f"{row(1)},1", f"{row(2)},0", header=f"{HEADER},{name}")
+    if ending == "parquet":
+        frame = pd.read_csv(path)
+        path = tmp_path / "past.parquet"
+        frame.to_parquet(path)
+    text = no_label_column(path)
+    assert f"{path} has no column fraud, " in text
+    assert f"but {name}, which may be labels" in text
+    assert f"--label-column {name}," in text
+    assert "--label-column none" in text
+    assert labels_of(path, name) == [True, False]
+    assert labels_of(path, "none") == [None, None]
+
+
+@pytest.mark.parametrize("others", ["", ",label", ",merchant_class", ",fraud_score,channel"])
+def test_nothing_is_asked_where_fraud_is_there_or_no_column_looks_like_it(tmp_path: Path, others: str) -> None:
+    known = csv(tmp_path, f"{row(1)},1" + ",x" * others.count(","), header=f"{HEADER},fraud{others}")
+    assert labels_of(known) == [True]
+    assert labels_of(known, "none") == [None]
+    if others != ",label":
+        header = HEADER + others
+        assert labels_of(csv(tmp_path, row(1) + ",x" * others.count(","), header=header)) == [None]
+
+
+def test_all_columns_that_look_like_labels_are_named(tmp_path: Path) -> None:
+    text = no_label_column(csv(tmp_path, f"{row(1)},1,0", header=f"{HEADER},isFraud,isFlaggedFraud"))
+    assert "but isFraud, isFlaggedFraud, which may be labels" in text
+    assert "where they are not" in text
+
+
+def test_labels_may_be_true_and_false_or_empty_in_any_named_column(tmp_path: Path) -> None:
+    lines = [f"{row(n)},{truth}" for n, truth in enumerate(["true", "False", "", "1", "0", "1.0"])]
+    path = csv(tmp_path, *lines, header=f"{HEADER},verdict")
+    assert labels_of(path) == [None] * 6
+    assert labels_of(path, "verdict") == [True, False, None, True, False, True]
+
+
+def test_a_wrong_label_column_is_one_line(tmp_path: Path) -> None:
+    path = csv(tmp_path, f"{row(1)},1", f"{row(2)},yes", header=f"{HEADER},verdict")
+    assert f"--label-column judgement: {path} has no such column (it has: transaction_id, " in no_label_column(
+        path, "judgement"
+    )
+    assert "is the transaction's amount" in no_label_column(path, "amount")
+    with pytest.raises(UserError, match=r"past.csv, line 3: verdict is 'yes', and a label is 0 or 1, true or false"):
+        labels_of(path, "verdict")
+    twice = csv(tmp_path, f"{row(1)},1,1", header=f"{HEADER},verdict,verdict")
+    with pytest.raises(UserError, match="has the column verdict twice"):
+        labels_of(twice, "verdict")
 
 
 def test_half_a_coordinate_is_told_with_its_line(tmp_path: Path) -> None:

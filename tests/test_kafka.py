@@ -1,5 +1,8 @@
 """One contract over whatever broker the tests have: see the `broker` fixture."""
 
+import contextlib
+import socket
+import socketserver
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,8 +16,10 @@ from bytewax.dataflow import Dataflow
 from bytewax.recovery import RecoveryConfig
 from bytewax.testing import cluster_main, run_main
 from confluent_kafka import Message, Producer
+from confluent_kafka.admin import AdminClient
 
 from dataflow import lifecycle, record, recovery
+from dataflow.broker import EmbeddedBroker
 from dataflow.connectors import exactly_once_sink, kafka_clients, kafka_source
 from dataflow.settings import Settings, UserError
 from tests.conftest import Broker
@@ -52,6 +57,10 @@ def produce(settings: Settings, count: int, start: int = 0) -> None:
     assert producer.flush(20) == 0
 
 
+def routes(settings: Settings) -> dict[str, tuple[str, ...]]:
+    return {settings.transactions_topic: (settings.alerts_topic, settings.classified_topic, settings.invalid_topic)}
+
+
 def copy_flow(
     settings: Settings, to_alerts: Callable[[Message], bool], sink_class: type = exactly_once_sink.ExactlyOnceSink
 ) -> Dataflow:
@@ -60,15 +69,17 @@ def copy_flow(
     def route(messages: list[Message]) -> list[tuple[str, list[record.Record]]]:
         return [
             (
-                record.partition_key(m.partition()),
+                record.source_key(settings.transactions_topic, m.partition()),
                 [
                     record.Record(
                         settings.alerts_topic if to_alerts(m) else settings.classified_topic,
                         m.key(),
                         m.value(),
+                        settings.transactions_topic,
                         m.partition(),
                         m.offset(),
                         m.timestamp()[1],
+                        record.producer_headers(m.headers()),
                     )
                 ],
             )
@@ -78,8 +89,7 @@ def copy_flow(
     flow = Dataflow("copy")
     messages = op.input("read", flow, kafka_source.KafkaSource(settings, settings.transactions_topic))
     routed = op.flat_map_batch("route", messages, route)
-    outputs = (settings.alerts_topic, settings.classified_topic)
-    op.output("write", routed, sink_class(settings, settings.transactions_topic, outputs))
+    op.output("write", routed, sink_class(settings, routes(settings)))
     return flow
 
 
@@ -148,66 +158,101 @@ def test_without_the_recovery_data_what_stands_in_the_outputs_is_still_not_writt
     assert outputs(settings) == Counter({b"%d" % n: 1 for n in range(500)})
 
 
-def test_a_topic_made_anew_is_not_taken_for_the_old_one(settings: Settings, tmp_path: Path) -> None:
-    """The same offsets at other times are other transactions: nothing of them may be skipped."""
-    produce(settings, 100)
-    sink = exactly_once_sink.ExactlyOnceSink(
-        settings, settings.transactions_topic, (settings.alerts_topic, settings.classified_topic)
-    )
-    keys = sink.list_parts()
-    for key in keys:
-        part = sink.build_part("write", key, None)
-        part.write_batch([[record.Record(settings.alerts_topic, b"k", b"old", int(key), n, 1_000) for n in range(50)]])
-        part.snapshot()
-    run_for(2, copy_flow(settings, every_seventh), tmp_path / "r")
-    found = outputs(settings)
-    assert found.pop(b"old") == 50 * len(keys)
-    assert found == Counter({b"%d" % n: 1 for n in range(100)})
-
-
-def test_a_record_that_is_too_large_stops_the_flow_with_the_reason(settings: Settings, tmp_path: Path) -> None:
-    produce(settings, 10)
-    small = msgspec.structs.replace(settings, kafka_config={"message.max.bytes": "1000"})
-    sink = exactly_once_sink.ExactlyOnceSink(
-        small, small.transactions_topic, (small.alerts_topic, small.classified_topic)
-    )
-    part = sink.build_part("write", sink.list_parts()[0], None)
-    with pytest.raises(UserError, match=r"not taken for .*too large"):
-        part.write_batch([[record.Record(small.alerts_topic, b"k", b"x" * 5000, 0, 1, 1)]])
-
-
-def test_output_topics_with_different_partitions_are_refused(settings: Settings, topics: Callable[..., str]) -> None:
-    other = topics("other")
-    sink = exactly_once_sink.ExactlyOnceSink(settings, settings.transactions_topic, (settings.alerts_topic, other))
-    real = exactly_once_sink.count_partitions
-    try:
-        exactly_once_sink.count_partitions = lambda s, topic: 3 if topic == other else real(s, topic)  # type: ignore[assignment]
-        with pytest.raises(UserError, match="equally many partitions"):
-            sink.list_parts()
-    finally:
-        exactly_once_sink.count_partitions = real
-
-
-def test_recovery_data_of_a_topic_that_was_made_anew_is_refused(settings: Settings) -> None:
+def test_a_source_that_ends_before_the_recovery_data_is_refused(settings: Settings) -> None:
     produce(settings, 10)
     source = kafka_source.KafkaSource(settings, settings.transactions_topic)
     with pytest.raises(UserError, match="made anew or cut"):
         source.build_part("read", "00000", 1_000_000)
-    sink = exactly_once_sink.ExactlyOnceSink(settings, settings.transactions_topic, (settings.alerts_topic,))
-    sink.list_parts()
-    state = exactly_once_sink.SinkState(version=1, partitions=4, ends={settings.alerts_topic: 99})
-    with pytest.raises(UserError, match="made anew or cut"):
-        sink.build_part("write", "00000", state)
-    with pytest.raises(UserError, match="had 8 when"):
-        sink.build_part(
-            "write", "00000", exactly_once_sink.SinkState(version=1, partitions=8, ends={settings.alerts_topic: 0})
-        )
 
 
 def test_no_broker_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kafka_clients, "BROKER_WAIT_SECONDS", 1.0)
     with pytest.raises(UserError, match=r"no broker answers at 127\.0\.0\.1:1"):
         kafka_clients.count_partitions(Settings(brokers="127.0.0.1:1"), "transactions")
+
+
+@pytest.mark.real_kafka
+def test_a_missing_topic_is_one_line_with_its_setting_and_what_to_run_and_is_not_made(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_clients, "TOPIC_WAIT_SECONDS", 0.5)
+    misspelt = msgspec.structs.replace(settings, alerts_topic=f"{settings.alerts_topic}-misspelt")
+    with pytest.raises(UserError) as error:
+        kafka_clients.count_partitions(misspelt, misspelt.alerts_topic)
+    line = str(error.value)
+    assert "\n" not in line
+    assert "(ALERTS_TOPIC)" in line
+    assert f"kafka-topics.sh --bootstrap-server {settings.brokers} --create --topic {misspelt.alerts_topic}" in line
+    admin = AdminClient({"bootstrap.servers": settings.brokers})
+    assert misspelt.alerts_topic not in admin.list_topics(timeout=10).topics
+    assert settings.alerts_topic in admin.list_topics(timeout=10).topics
+
+
+def test_the_embedded_broker_makes_a_topic_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no other way."""
+    monkeypatch.setattr(kafka_clients, "BROKER_WAIT_SECONDS", 10.0)
+    embedded = EmbeddedBroker()
+    try:
+        assert kafka_clients.count_partitions(Settings(brokers=embedded.address), "transactions") == 4
+    finally:
+        embedded.close()
+
+
+@pytest.mark.parametrize(
+    ("brokers", "family"),
+    [
+        ("127.0.0.1:9092", "v4"),
+        ("localhost:9092,10.0.0.1:9092", "v4"),
+        ("[::1]:9092", "any"),
+        ("127.0.0.1:9092,[::1]:9092", "any"),
+        ("kafka.example:9092", "any"),
+    ],
+)
+def test_ipv6_is_tried_unless_all_brokers_are_ipv4(brokers: str, family: str) -> None:
+    config = kafka_clients.client_config(Settings(brokers=brokers), {})
+    assert config["broker.address.family"] == family
+
+
+def test_what_the_user_sets_of_our_defaults_counts() -> None:
+    given = Settings.load({"KAFKA_CONFIG_LOG_LEVEL": "7", "KAFKA_CONFIG_BROKER_ADDRESS_FAMILY": "v6"}, dotenv=None)
+    config = kafka_clients.client_config(given, {})
+    assert (config["log_level"], config["broker.address.family"]) == ("7", "v6")
+
+
+def test_a_broker_at_an_ipv6_address_is_reached(settings: Settings) -> None:
+    host, port = settings.brokers.split(",")[0].rsplit(":", 1)
+    try:
+        listening = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError as error:
+        pytest.skip(f"this machine has no IPv6: {error}")
+
+    class Forwarding(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection((host, int(port))) as broker:
+                back = threading.Thread(target=pump, args=(broker, self.request), daemon=True)
+                back.start()
+                pump(self.request, broker)
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        block_on_close = False
+
+    server = Server(("127.0.0.1", 0), Forwarding, bind_and_activate=False)
+    server.socket.close()
+    server.socket = listening
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        six = msgspec.structs.replace(settings, brokers=f"[::1]:{listening.getsockname()[1]}")
+        assert kafka_clients.count_partitions(six, settings.transactions_topic) == 4
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_wrong_client_setting_is_one_clear_line() -> None:

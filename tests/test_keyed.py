@@ -10,8 +10,12 @@ import pytest
 from bytewax.dataflow import Dataflow
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
+from msgspec.structs import replace
 
+from dataflow.faults import Guard
 from dataflow.keyed import stateful_map
+from dataflow.keyed_state import KeyedState
+from dataflow.transaction import Rejection
 
 draw = random.Random(3)
 ITEMS = [(draw.choice("abcde"), draw.randrange(10)) for _ in range(500)]
@@ -62,10 +66,27 @@ def test_state_survives_a_crash_as_it_was_at_the_snapshot(tmp_path: Path) -> Non
         assert len(seen) >= len(whole)
 
 
-def test_a_snapshot_is_a_copy() -> None:
-    from dataflow.keyed_state import KeyedState
+def test_where_the_mapper_raises_the_state_is_as_before_and_the_others_go_on() -> None:
+    def faulty(state: list[int] | None, value: int) -> tuple[list[int] | None, int]:
+        made = total(state, value)
+        if value == 8:  # after it has changed the state
+            raise ZeroDivisionError
+        return made
 
-    key = KeyedState(total, None)
+    bad = Rejection("bad", "", 0, 0, 0, None, None)
+    guard = Guard("total", lambda value, error, step: replace(bad, error=f"{value}: {error}", step=step))
+    key = KeyedState(faulty, guard, None)
+    assert key.on_batch([8, 1, 8, 2]) == (
+        [replace(bad, error="8: ZeroDivisionError", step="total"), 1,
+         replace(bad, error="8: ZeroDivisionError", step="total"), 3], False)  # fmt: skip
+    assert guard.in_a_row == 0
+    assert key.snapshot() == [1, 2]
+    with pytest.raises(ZeroDivisionError):
+        KeyedState(faulty, None, None).on_batch([8])
+
+
+def test_a_snapshot_is_a_copy() -> None:
+    key = KeyedState(total, None, None)
     assert key.on_batch([1, 2]) == ([1, 3], False)
     kept = key.snapshot()
     key.on_batch([4])

@@ -1,6 +1,8 @@
 """How a flow ends: SIGTERM, a second signal, a broker that is away meanwhile, a user's mistake."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from dataflow import record
 from dataflow.connectors import kafka_source
 from dataflow.settings import Settings
 from tests.builders import raw
-from tests.chaos import train_model
+from tests.chaos.__main__ import train_model
 from tests.conftest import Broker
 from tests.kafka_server import KafkaServer
 from tests.reading import read_all
@@ -133,6 +135,26 @@ def test_an_idle_flow_ends_at_once(flow: Flow) -> None:
 def test_ctrl_c_is_a_graceful_stop_too(flow: Flow) -> None:
     flow.process.send_signal(signal.SIGINT)
     assert flow.process.wait(10) == 0, flow.said()
+
+
+def test_in_json_every_line_is_an_object_and_says_what_is_in_force_and_nothing_of_users(flow: Flow) -> None:
+    flow.give(200)
+    wait_for(lambda: len(flow.decided()) >= 200)
+    assert flow.stop() == 0, flow.said()
+    assert "new, 4 files, a snapshot every 1 s" in flow.said()
+    flow._environ["LOG_FORMAT"] = "json"
+    flow.start()
+    assert flow.stop() == 0, flow.said()
+    events = [json.loads(line) for line in flow.said().splitlines() if not line.startswith("%")]
+    messages = [event["message"] for event in events if event["logger"].startswith("redflag.")]
+    for beginning in ("brokers", "rules", "model", "profiles full", "recovery", "no metrics", "writes", "reads"):
+        assert any(message.startswith(f"in force: {beginning}") for message in messages), beginning
+    assert any("resumed, 4 files, a snapshot every 1 s" in message for message in messages)
+    topic = flow.settings.transactions_topic
+    (reads,) = [e["fields"] for e in events if e["message"].startswith(f"in force: reads {topic}, 4 of 4 partitions")]
+    assert sum(place["end"] for place in reads["partitions"].values()) == 200
+    assert all(place["offset"] == place["end"] or not place["end"] for place in reads["partitions"].values())
+    assert not re.search(r"\bu\d+\b|XYZ_Merchant|amount", flow.said())
 
 
 def freeze_at_work(server: KafkaServer, flow: Flow) -> int:

@@ -32,7 +32,7 @@ from dataflow.record import Record
 from dataflow.recovery import FlowIdentity
 from dataflow.settings import Settings, UserError
 from tests.builders import raw
-from tests.chaos import train_model
+from tests.chaos.__main__ import train_model
 from tests.conftest import Broker
 from tests.kafka_server import KafkaServer
 from tests.reading import read_all

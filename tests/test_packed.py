@@ -23,9 +23,10 @@ def test_rows_are_little_endian_floats_and_come_back() -> None:
     assert six == Struct("<6f").pack(1, 2, 3, 4, 5, 6)
     assert packed.read_six(six) == (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
     assert packed.pair(1.0, 2.0) == Struct("<2f").pack(1, 2)
+    assert packed.payment(1.5, 2.5, b"name") == Struct("<2d").pack(1.5, 2.5) + b"name"
 
 
-@pytest.mark.parametrize(("write", "count"), [(packed.write_basic_facts, 6), (packed.write_user_facts, 36),
+@pytest.mark.parametrize(("write", "count"), [(packed.write_basic_facts, 8), (packed.write_user_facts, 38),
                                               (packed.write_merchant_facts, 22)])  # fmt: skip
 def test_facts_are_floats_of_64_bits_in_their_order(write, count: int) -> None:  # type: ignore[no-untyped-def]
     values = tuple(n + 0.1 for n in range(count))

@@ -15,12 +15,18 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
+from dataflow.enriched import Replaced
 from dataflow.profile import (
     CLIP,
     EARTH_KM,
+    LABEL_BYTES,
+    LABEL_WAIT,
     LABELLED,
     LATE,
+    LESSON_BYTES,
+    LESSONS,
     MAX_AMOUNT,
     MAX_PER_HOUR,
     MEMORY,
@@ -29,15 +35,17 @@ from dataflow.profile import (
     RUN_GAP,
     RUN_LIFE,
     RUN_OVER,
+    BasicProfile,
     MerchantProfile,
     Population,
     UserProfile,
     excess,
     fingerprint,
     kilometres,
+    paid,
 )
 from dataflow.transaction import Transaction
-from tests.builders import DAY, HOUR, MINUTE, NOON
+from tests.builders import DAY, HOUR, MINUTE, NOON, label, lesson
 from tests.builders import txn as parsed
 
 settings.register_profile("busy machine", deadline=None)
@@ -324,15 +332,30 @@ def test_wherever_a_user_goes_distances_are_finite_and_the_centre_stays_on_earth
 
 
 @given(streams(latest=DAY), st.data())
-def test_a_repeat_changes_nothing_be_it_later_or_of_another_amount(
-    events: list[Transaction], data: st.DataObject
-) -> None:
+def test_a_repeat_changes_nothing_whatever_else_it_says(events: list[Transaction], data: st.DataObject) -> None:
     profile = fed(events)
     for each in events[-RECENT:]:
         before = pickle.dumps(profile)
-        at = each.at - data.draw(st.integers(0, 40)) * HOUR
-        assert not profile.update(msgspec.structs.replace(each, at=at, amount=1e6, merchant="another"))
+        place = data.draw(st.sampled_from(["US", "IN"]))
+        assert not profile.update(msgspec.structs.replace(each, location=place, device="another", txn_type="refund"))
         assert pickle.dumps(profile) == before
+
+
+@pytest.mark.parametrize("other", [{"at": NOON + 1}, {"amount": 25.01}, {"merchant": "another"}])
+@pytest.mark.parametrize("kind", [UserProfile, BasicProfile])
+def test_an_id_with_another_amount_merchant_or_time_is_no_repeat(kind: Any, other: dict[str, Any]) -> None:
+    profile = kind()
+    assert profile.update(txn(name="a"))
+    assert profile.update(txn(**{"name": "a", **other}))
+    assert not profile.update(txn(name="a"))
+    assert not profile.update(txn(**{"name": "a", **other}))
+    assert profile.per_hour(NOON + 1) == 2
+
+
+def test_a_repeat_dated_ahead_is_one_though_it_counts_at_another_time() -> None:
+    profile = fed([msgspec.structs.replace(txn(NOON, name="a"), ahead_at=NOON + DAY)])
+    assert not profile.update(msgspec.structs.replace(txn(NOON + MINUTE, name="a"), ahead_at=NOON + DAY))
+    assert profile.update(msgspec.structs.replace(txn(NOON + MINUTE, name="a"), ahead_at=NOON + DAY + 1))
 
 
 def test_a_repeat_after_more_than_are_remembered_counts_again() -> None:
@@ -360,29 +383,129 @@ def test_a_late_event_counts_and_moves_nothing_back() -> None:
     assert profile.per_hour(NOON) == profile.totals(NOON)[0] == 2
 
 
-def test_a_label_counts_once_and_its_contradiction_beside_it() -> None:
-    profile = fed([txn(name="a")])
-    assert profile.learn("a", NOON, True) is False
+def test_a_label_counts_once_however_often_it_is_sent() -> None:
+    profile = fed(txn(NOON + n, name=f"t{n}") for n in range(LABELLED))
+    labels = [label(f"t{n}", at=NOON + n) for n in range(LABELLED)]
+    assert all(len(profile.learn(each)) == 1 for each in labels)
     before = pickle.dumps(profile)
-    assert profile.learn("a", NOON, True) is None
+    assert not any(profile.learn(each) for each in labels)
     assert pickle.dumps(profile) == before
-    assert profile.learn("a", NOON, False) is False
-    assert profile.confirmed(NOON + 2 * DAY) == (1.0, pytest.approx(2.0, abs=0.01), 0.0, NEVER)
-
-
-def test_repeated_labels_are_known_as_far_as_they_are_remembered() -> None:
-    profile = UserProfile()
-    names = [f"t{n}" for n in range(LABELLED)]
-    assert all(profile.learn(name, NOON, True) is False for name in names)
-    assert all(profile.learn(name, NOON, True) is None for name in names)
     assert profile.confirmed(NOON)[0] == LABELLED
+
+
+def test_what_labels_counted_stays_when_there_are_more_than_are_remembered() -> None:
+    profile = fed(txn(NOON + n * HOUR, name=f"t{n}") for n in range(3 * LABELLED))
+    order = list(range(3 * LABELLED))
+    random.Random(1).shuffle(order)
+    for n in order:
+        profile.learn(label(f"t{n}", at=NOON + n * HOUR, fraud=n % 3 > 0))
+    frauds, since, *_ = profile.confirmed(NOON + (3 * LABELLED - 1) * HOUR + DAY)
+    assert (frauds, since) == (2 * LABELLED, pytest.approx(1.0, abs=0.01))
+    assert len(profile.labels) == LABELLED * LABEL_BYTES
+
+
+def test_a_contradiction_replaces_the_label() -> None:
+    profile = fed([txn(NOON, name="a"), txn(NOON + DAY, name="b")])
+    profile.learn(label("a"))
+    profile.learn(label("b", at=NOON + DAY))
+    (taught,) = profile.learn(label("b", at=NOON + DAY, after=3 * DAY, fraud=False))
+    assert (taught.fraud, taught.labelled_at) == (False, NOON + 4 * DAY)
+    assert taught.before == Replaced(NOON + 2 * DAY, fraud=True, explained=False)
+    assert profile.confirmed(NOON + 2 * DAY) == (1.0, pytest.approx(2.0, abs=0.01), 0.0, NEVER)
+    profile.learn(label("a", after=2 * DAY, fraud=False))
+    assert profile.confirmed(NOON + 2 * DAY) == (0.0, NEVER, 0.0, NEVER)
+    profile.learn(label("a", after=3 * DAY))
+    assert profile.confirmed(NOON + 2 * DAY)[0] == 1.0
+
+
+def test_a_label_older_than_the_one_that_counts_changes_nothing() -> None:
+    profile = fed([txn(NOON, name="a")])
+    profile.learn(label("a", after=DAY))
+    profile.learn(label("a", after=2 * DAY, fraud=False))
+    before = pickle.dumps(profile)
+    assert profile.learn(label("a", after=DAY)) == ()
+    assert pickle.dumps(profile) == before
+
+
+def test_a_contradiction_speaks_of_the_merchant_and_time_of_the_first_label() -> None:
+    profile = fed([txn(NOON, name="a")])
+    profile.learn(label("a", merchant="A"))
+    (taught,) = profile.learn(label("a", at=NOON - DAY, after=9 * DAY, merchant="B", fraud=False))
+    assert (taught.merchant, taught.at) == ("A", NOON)
+
+
+# Labels that come before their transactions.
+
+
+def counted(outcome: str) -> float:
+    return REGISTRY.get_sample_value("redflag_labels_total", {"outcome": outcome}) or 0.0
+
+
+def take_in(profile: UserProfile, each: Transaction) -> Any:
+    seen = paid(each)
+    return profile.take_in(seen, profile.look(seen))
+
+
+def test_a_label_waits_for_its_transaction_and_is_explained_by_the_profile_before_it() -> None:
+    waited = counted("waiting")
+    profile = fed(txn(NOON + n * HOUR, 20.0 + n % 5) for n in range(20))
+    assert profile.learn(label("large", at=NOON + DAY)) == ()
+    assert counted("waiting") == waited + 1
+    assert profile.confirmed(NOON + DAY)[0] == 0.0
+    assert take_in(profile, txn(NOON + 21 * HOUR)) == ()  # another one
+    (taught,) = take_in(profile, txn(NOON + DAY, 500.0, "large"))
+    assert (taught.merchant, taught.at, taught.fraud, taught.explained) == ("Amazon", NOON + DAY, True, True)
+    assert profile.confirmed(NOON + DAY) == (1.0, 0.0, 1.0, 0.0)
+    assert take_in(profile, txn(NOON + DAY, 500.0, "large")) is None
+    assert profile.learn(label("large", at=NOON + DAY)) == ()
+
+
+def test_a_label_whose_transaction_is_overtaken_counts_without_it_and_is_mended_should_it_come_late() -> None:
+    expired = counted("expired")
+    profile = fed(txn(NOON + n * HOUR, 20.0 + n % 5) for n in range(20))
+    profile.learn(label("large", at=NOON + DAY))
+    (taught,) = take_in(profile, txn(NOON + DAY, 20.0))
+    assert (taught.explained, taught.before) == (False, None)
+    assert counted("expired") == expired + 1
+    (mended,) = take_in(profile, txn(NOON + 23 * HOUR, 500.0, "large"))
+    assert (mended.explained, mended.before) == (True, Replaced(NOON + 2 * DAY, fraud=True, explained=False))
+    assert profile.confirmed(NOON + DAY)[2] == 1.0
+
+
+def test_a_label_that_waits_for_longer_than_the_limit_counts_without_its_transaction() -> None:
+    profile = fed([txn()])
+    assert profile.learn(label("a", at=NOON + DAY)) == ()
+    assert profile.learn(label("b", at=NOON + 2 * DAY, after=LABEL_WAIT)) == ()  # a day short of it
+    (taught,) = profile.learn(label("c", at=NOON + 3 * DAY, after=LABEL_WAIT))
+    assert taught.at == NOON + DAY
+    assert profile.confirmed(NOON)[0] == 1.0
+
+
+def test_of_more_labels_than_may_wait_the_first_counts_without_its_transaction() -> None:
+    evicted, profile = counted("evicted"), fed([txn()])
+    for n in range(LABELLED):
+        assert profile.learn(label(f"t{n}", at=NOON + DAY + n)) == ()
+    (taught,) = profile.learn(label("one more", at=NOON + 2 * DAY))
+    assert taught.at == NOON + DAY
+    assert counted("evicted") == evicted + 1
+    assert profile.confirmed(NOON)[0] == 1.0
+    assert len(profile.labels) == LABELLED * LABEL_BYTES
+
+
+def test_a_correction_of_a_label_that_waits_replaces_it_before_it_counts() -> None:
+    profile = fed([txn()])
+    profile.learn(label("a", at=NOON + DAY))
+    assert profile.learn(label("a", at=NOON + DAY, after=2 * DAY, fraud=False)) == ()
+    (taught,) = take_in(profile, txn(NOON + DAY, name="a"))
+    assert (taught.fraud, taught.before) == (False, None)
+    assert profile.confirmed(NOON + DAY)[0] == 0.0
 
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.booleans()), max_size=30))
 def test_frauds_equal_a_recount_in_whatever_order_labels_come(labels: list[tuple[int, bool]]) -> None:
-    profile = UserProfile()
+    profile = fed([txn(NOON + 400 * DAY)])
     for n, (day, fraud) in enumerate(labels):
-        profile.learn(f"label {n}", NOON + day * DAY, fraud)
+        profile.learn(label(f"label {n}", at=NOON + day * DAY, fraud=fraud))
     days = [day for day, fraud in labels if fraud]
     count, since, *_ = profile.confirmed(NOON + 400 * DAY)
     assert count == len(days)
@@ -392,8 +515,8 @@ def test_frauds_equal_a_recount_in_whatever_order_labels_come(labels: list[tuple
 def test_a_fraud_that_its_amount_explains_is_the_cards_and_others_are_the_merchants() -> None:
     profile = fed(txn(NOON + n * HOUR, 20.0 + n % 5, f"ordinary {n}") for n in range(20))
     profile.update(txn(NOON + DAY, 500.0, "large"))
-    assert profile.learn("large", NOON + DAY, True) is True
-    assert profile.learn("ordinary 3", NOON + 3 * HOUR, True) is False
+    taught = profile.learn(label("large", at=NOON + DAY)) + profile.learn(label("ordinary 3", at=NOON + 3 * HOUR))
+    assert [each.explained for each in taught] == [True, False]
     frauds, since, card_frauds, card_since = profile.confirmed(NOON + 3 * DAY)
     assert (frauds, card_frauds) == (2.0, 1.0)
     assert since == card_since == pytest.approx(2.0, abs=0.01)
@@ -411,11 +534,13 @@ def test_a_user_stays_small_whatever_comes_and_however_much() -> None:
         each = txn(NOON + 600.0 * n, 10.0 ** (n % 300), name, merchant=name, device=name, location=name)
         profile.update(msgspec.structs.replace(each, latitude=n % 90, longitude=n % 180))
         if n % 3 == 0:
-            profile.learn(name, each.at, n % 2 == 0)
+            profile.learn(label(name, at=each.at + DAY * (n % 5 == 0), fraud=n % 2 == 0, merchant=name))
         if n % 1000 == 999:
-            assert size(profile) <= 1500 + sys.getsizeof(profile.hour) + sys.getsizeof(profile.last_location)
+            assert size(profile) <= 1500 + LABELLED * (LABEL_BYTES + 8) + sys.getsizeof(profile.hour) + sys.getsizeof(
+                profile.last_location
+            )
             assert sys.getsizeof(profile.hour) < 600
-    assert len(pickle.dumps(profile)) < 1000 + 4 * 256
+    assert len(pickle.dumps(profile)) < 1200 + 4 * 256 + LABELLED * (LABEL_BYTES + 4 * 256)
 
 
 def test_a_user_with_a_thousand_transactions_an_hour_stays_within_the_hours_limit() -> None:
@@ -423,25 +548,28 @@ def test_a_user_with_a_thousand_transactions_an_hour_stays_within_the_hours_limi
     assert size(profile) < 1500 + 1.2 * 16 * MAX_PER_HOUR
 
 
-def test_an_ordinary_user_takes_less_than_a_kilobyte_and_a_merchant_too() -> None:
-    profile, merchant = UserProfile(), MerchantProfile()
+def test_an_ordinary_user_takes_about_a_kilobyte_and_labels_take_room_only_where_there_are_any() -> None:
+    profile, merchant, labelled = UserProfile(), MerchantProfile(), UserProfile()
     for n in range(500):
         each = at_place(48.0 + n % 7 / 100, 11.5, NOON + n * 7 * HOUR)
         each = msgspec.structs.replace(each, merchant=f"m{n % 20}", device=f"d{n % 5}", location=f"l{n % 5}")
         profile.update(each)
         merchant.update(each, 0.0)
-        profile.learn(each.transaction_id or "", each.at, n % 50 == 0)
-        merchant.learn(each.at, each.at + DAY, n % 50 == 0, False)
-    assert size(profile) < 1000
-    assert size(merchant) < 1000
+        labelled.update(each)
+        if n % 50 == 0:
+            for taught in labelled.learn(label(each.transaction_id or "", at=each.at)):
+                merchant.learn(taught)
+    assert size(profile) < 1150
+    assert size(labelled) < 1150 + 10 * (LABEL_BYTES + 8) + 50
+    assert size(merchant) < 1000 + 10 * LESSON_BYTES + 50
 
 
 def test_a_merchant_stays_as_small_as_it_was() -> None:
     merchant = MerchantProfile()
     for n in range(20_000):
         merchant.update(txn(NOON + n * MINUTE, 1e308), 1e308)
-        merchant.learn(NOON + n * MINUTE, NOON + n * MINUTE, n % 3 == 0, n % 2 == 0)
-    assert size(merchant) < 1000
+        merchant.learn(lesson(NOON + n * MINUTE, NOON + n * MINUTE, n % 3 == 0, n % 2 == 0))
+    assert size(merchant) < 1100 + LESSONS * LESSON_BYTES
 
 
 def busy() -> tuple[UserProfile, MerchantProfile]:
@@ -452,7 +580,9 @@ def busy() -> tuple[UserProfile, MerchantProfile]:
         user.update(each)
         merchant.update(each, rng.gauss(0, 3))
         if n % 4 == 0:
-            merchant.learn(at, at + DAY, n % 8 == 0, bool(user.learn(f"b{n}", at, n % 8 == 0)))
+            early = DAY * (n % 12 == 0)
+            for taught in user.learn(label(f"b{n}", at=at + early, fraud=n % 8 == 0)):
+                merchant.learn(taught)
     return user, merchant
 
 
@@ -471,17 +601,20 @@ def test_copies_are_equal_go_on_alike_and_are_apart(change: Any) -> None:
             others = (0.0,) if isinstance(profile, MerchantProfile) else ()
             for each in more:
                 twin.update(each, *others)
+            taught = lesson(NOON, NOON, name="taught")
             if isinstance(twin, UserProfile):
-                twin.learn("more 1", NOON, True)
+                twin.learn(label("more 1"))
+                twin.learn(label("to come", at=NOON + 99 * DAY))
             else:
-                twin.learn(NOON, NOON, True, False)
+                twin.learn(taught)
             assert state(profile) == before
             for each in more:
                 profile.update(each, *others)  # type: ignore[call-arg]
             if isinstance(profile, UserProfile):
-                profile.learn("more 1", NOON, True)
+                profile.learn(label("more 1"))
+                profile.learn(label("to come", at=NOON + 99 * DAY))
             else:
-                profile.learn(NOON, NOON, True, False)
+                profile.learn(taught)
             assert state(profile) == state(twin)
 
 
@@ -540,7 +673,7 @@ def test_labels_equal_a_recount_at_every_prefix(labels: list[tuple[int, bool, bo
         at += gap
         came = at - 9 * HOUR * late
         newest = max(newest, came)
-        merchant.learn(came - DAY, came, fraud, False)
+        merchant.learn(lesson(came - DAY, came, fraud))
         past.append((came, float(fraud)))
         check_windows(merchant.labels(newest), past, newest)
 
@@ -574,7 +707,7 @@ def test_the_chance_of_a_compromise_equals_its_definition_at_every_prefix(steps:
     merchant, labels, day = MerchantProfile(), list[tuple[float, bool, bool]](), NOON / DAY
     for gap, fraud, explained in steps:
         day += gap
-        merchant.learn(day * DAY, (day + 7) * DAY, fraud, explained)
+        merchant.learn(lesson(day * DAY, (day + 7) * DAY, fraud, explained))
         labels.append((day, fraud, explained))
         found = merchant.compromise((day + 1) * DAY)
         assert found.risk == pytest.approx(recounted(labels, day + 1), rel=1e-3, abs=1e-9)
@@ -584,7 +717,7 @@ def test_the_chance_of_a_compromise_equals_its_definition_at_every_prefix(steps:
 def test_labels_out_of_order_count_on_their_own_side_of_the_run() -> None:
     merchant = MerchantProfile()
     for day, fraud in ((10, True), (12, True), (11, False), (13, False), (9, False), (14, True)):
-        merchant.learn(NOON + day * DAY, NOON + 20 * DAY, fraud, False)
+        merchant.learn(lesson(NOON + day * DAY, NOON + 20 * DAY, fraud))
     found = merchant.compromise(NOON + 20 * DAY)
     assert (found.frauds, found.genuine, found.genuine_since) == (3.0, 2.0, 0.0)
     assert (found.days, found.days_since_fraud, found.days_since_genuine) == pytest.approx((10, 6, 7), abs=0.01)
@@ -592,9 +725,9 @@ def test_labels_out_of_order_count_on_their_own_side_of_the_run() -> None:
 
 def test_a_fraud_that_its_amount_explains_does_not_speak_against_the_merchant() -> None:
     merchant = MerchantProfile()
-    merchant.learn(NOON, NOON + DAY, True, True)
+    merchant.learn(lesson(explained=True))
     assert merchant.compromise(NOON + DAY).risk == 0.0
-    merchant.learn(NOON, NOON + DAY, True, False)
+    merchant.learn(lesson())
     assert 0.5 < merchant.compromise(NOON + DAY).risk < 1.0
 
 
@@ -602,5 +735,71 @@ def test_without_labels_nothing_speaks_against_a_merchant() -> None:
     merchant = MerchantProfile()
     merchant.update(txn(), 9.0)
     assert merchant.compromise(NOON) == (0.0, NEVER, 0.0, 0.0, 0.0, NEVER, NEVER)
-    merchant.learn(NOON, NOON + DAY, False, False)
+    merchant.learn(lesson(fraud=False))
     assert merchant.compromise(NOON + DAY) == (0.0, NEVER, 0.0, 0.0, 0.0, NEVER, pytest.approx(1.0, abs=0.01))
+
+
+def read(merchant: MerchantProfile) -> Any:
+    """All that a merchant's labels say, a while later."""
+    return merchant.labels(NOON + 90 * DAY), merchant.compromise(NOON + 90 * DAY), merchant.labels(NOON + 61 * DAY)
+
+
+lessons = st.lists(st.tuples(st.integers(0, 60), st.booleans(), st.booleans()), max_size=LESSONS)
+
+
+@given(lessons, st.randoms(use_true_random=False))
+@settings(max_examples=30)
+def test_what_lessons_leave_does_not_depend_on_their_order(
+    given_lessons: list[tuple[int, bool, bool]], chance: random.Random
+) -> None:
+    taught = [lesson(NOON + day * DAY, None, *others) for day, *others in given_lessons]
+    shuffled = chance.sample(taught, len(taught))
+    one, other = MerchantProfile(), MerchantProfile()
+    for each in taught:
+        one.learn(each)
+    for each in shuffled:
+        other.learn(each)
+    assert state(one) == state(other)
+
+
+@given(lessons, st.data())
+@settings(max_examples=50)
+def test_a_lesson_that_replaces_another_leaves_what_it_would_have_left_alone(
+    given_lessons: list[tuple[int, bool, bool]], data: st.DataObject
+) -> None:
+    taught = [lesson(NOON + day * DAY, None, *others) for day, *others in given_lessons]
+    corrected, plain = MerchantProfile(), MerchantProfile()
+    for each in taught:
+        corrected.learn(each)
+    for number in data.draw(st.sets(st.integers(0, len(taught) - 1)) if taught else st.just(set())):
+        old = taught[number]
+        fraud, explained, later = data.draw(st.tuples(st.booleans(), st.booleans(), st.integers(0, 30)))
+        before = Replaced(old.labelled_at, old.fraud, old.explained)
+        new = msgspec.structs.replace(old, fraud=fraud, explained=explained, labelled_at=old.labelled_at + later * DAY)
+        corrected.learn(msgspec.structs.replace(new, before=before))
+        taught[number] = new
+    for each in taught:
+        plain.learn(each)
+    assert state(corrected) == state(plain)
+
+
+def test_a_lesson_that_was_forgotten_can_still_be_taken_back_from_the_windows_and_the_run_under_way() -> None:
+    merchant = MerchantProfile()
+    taught = [lesson(NOON + n * MINUTE, NOON + DAY) for n in range(LESSONS + 10)]
+    for each in taught:
+        merchant.learn(each)
+    before = Replaced(NOON + DAY, fraud=True, explained=False)
+    merchant.learn(msgspec.structs.replace(taught[3], fraud=False, before=before))
+    assert merchant.labels(NOON + DAY)[:2] == (LESSONS + 10, LESSONS + 9)
+    found = merchant.compromise(NOON + DAY)
+    assert (found.frauds, found.genuine) == (LESSONS + 9, 1.0)
+
+
+def test_reading_what_labels_say_changes_nothing_that_is_kept() -> None:
+    merchant, twin = MerchantProfile(), MerchantProfile()
+    for n in range(5):
+        for each in (merchant, twin):
+            each.learn(lesson(NOON + n * DAY, name=f"{n}"))
+        assert merchant.labels(NOON + (n + 9) * DAY) == merchant.labels(NOON + (n + 9) * DAY)
+        assert state(merchant) == state(twin)
+        assert read(merchant) == read(twin)

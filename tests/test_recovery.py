@@ -19,8 +19,8 @@ from bytewax.recovery import RecoveryConfig
 from bytewax.testing import TestingSink, TestingSource, run_main
 from confluent_kafka import OFFSET_BEGINNING
 
-from dataflow import lifecycle, record, recovery
-from dataflow.connectors import exactly_once_sink, kafka_source
+from dataflow import lifecycle, recovery
+from dataflow.connectors import kafka_source
 from dataflow.settings import Settings, UserError
 from tests.conftest import Broker
 
@@ -69,6 +69,53 @@ def test_it_is_made_once_and_then_left_alone(store: Path) -> None:
     assert sorted(before) == ["part-0.sqlite3", "part-1.sqlite3"]
     recovery.prepare(store, 4)
     assert {part.name: part.stat().st_mtime_ns for part in store.glob("part-*.sqlite3")} == before
+
+
+def test_nobody_else_can_read_it_and_what_others_could_read_is_shut(tmp_path: Path) -> None:
+    directory = tmp_path / "recovery"
+    mask = os.umask(0)
+    try:
+        recovery.prepare(directory, 2)
+        guard(directory)
+        execution(directory, [1, 2])
+        files = sorted(directory.iterdir())
+        assert {path.name for path in files} >= {"redflag.json", "lock.0", "part-0.sqlite3"}
+        assert directory.stat().st_mode & 0o777 == 0o700
+        assert {path.name: path.stat().st_mode & 0o077 for path in files} == {path.name: 0 for path in files}
+        for path in (directory, *files):
+            path.chmod(0o755)  # as an older version left them
+        recovery.prepare(directory, 2)
+        assert [path.stat().st_mode & 0o077 for path in (directory, *files)] == [0] * (1 + len(files))
+    finally:
+        os.umask(mask)
+
+
+def test_a_directory_that_others_use_too_stays_open_to_them(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "notes").write_text("of somebody else")
+    (tmp_path / "notes").chmod(0o644)
+    recovery.prepare(tmp_path, 2)
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "notes").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "part-0.sqlite3").stat().st_mode & 0o077 == 0
+
+
+def test_another_number_of_partitions_than_the_directorys_is_said(
+    store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recovery.prepare(store, 2)
+    assert caplog.messages == []
+    recovery.prepare(store, 128)
+    (line,) = caplog.messages
+    assert line.startswith(f"RECOVERY_PARTITIONS=128, but recovery directory {store} was made with 2, and keeps them")
+
+
+def test_what_is_held_says_whether_a_flow_ran_on_it_before(store: Path) -> None:
+    assert guard(store).held == recovery.Held(store, 2, False)
+    recovery._held.pop().close()
+    execution(store, [1, 2])
+    assert guard(store).held == recovery.Held(store, 2, True)
+    assert recovery.guard(OWN, [], {}).held is None
 
 
 def test_a_set_that_a_kill_left_incomplete_is_made_again(store: Path) -> None:
@@ -305,37 +352,3 @@ def test_a_partition_that_held_nothing_yet_resumes_at_its_beginning(settings: Se
     assert list(part.next_batch()) == []
     assert part.snapshot() == OFFSET_BEGINNING
     part.close()
-
-
-def sink_part(settings: Settings, state: exactly_once_sink.SinkState | None) -> Any:
-    sink = exactly_once_sink.ExactlyOnceSink(settings, settings.transactions_topic, (settings.alerts_topic,))
-    return sink.build_part("write", sink.list_parts()[0], state)
-
-
-def records(settings: Settings, *offsets: int) -> list[list[record.Record]]:
-    return [[record.Record(settings.alerts_topic, b"k", b"%d" % n, 0, n, 1_000) for n in offsets]]
-
-
-def test_a_snapshot_while_the_tail_is_still_decided_again_forgets_nothing_of_it(settings: Settings) -> None:
-    """Killed twice: the second time before all that the first had written came again."""
-    first = sink_part(settings, None)
-    before = first.snapshot()
-    first.write_batch(records(settings, 0, 1, 2, 3))
-    first._delivery.flush()
-    second = sink_part(settings, before)
-    second.write_batch(records(settings, 0, 1))
-    state = second.snapshot()
-    third = sink_part(settings, state)
-    third.write_batch(records(settings, 2, 3, 4))
-    assert third.snapshot()["ends"] == {settings.alerts_topic: 5}
-
-
-def test_what_never_comes_again_does_not_hold_the_snapshots_back(settings: Settings) -> None:
-    """Decisions on a topic that was made anew since: the same offsets at another time."""
-    first = sink_part(settings, None)
-    before = first.snapshot()
-    first.write_batch(records(settings, 0, 1))
-    first._delivery.flush()
-    second = sink_part(settings, before)
-    second.write_batch([[record.Record(settings.alerts_topic, b"k", b"new", 0, n, 2_000) for n in range(3)]])
-    assert second.snapshot()["ends"] == {settings.alerts_topic: 5}

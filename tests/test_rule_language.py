@@ -78,6 +78,14 @@ def test_a_condition_means_what_it_says(condition: str) -> None:
     assert not holds(f"not ({condition.strip()})")
 
 
+def test_a_text_to_compare_with_counts_without_blanks_around_but_a_function_takes_it_as_it_stands() -> None:
+    assert holds('merchant == " Shop\\t" and " Shop" == merchant and merchant in ["Shop "] and merchant < "T  "')
+    assert holds('contains(merchant, " ") and not startswith(merchant, " S")', merchant="Shop A")
+    assert not holds('contains(merchant, " ")')
+    assert holds('lower(merchant) == "\u01f0"', merchant="J\u030c")
+    assert holds('contains(merchant, "oe\u0308")', merchant="Zo\u00eb")
+
+
 def test_and_and_or_bind_as_in_python() -> None:
     assert holds("changed or amount > 900 and count > 9")
     assert not holds("(changed or amount > 900) and count > 9")

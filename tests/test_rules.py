@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from dataflow.features import Facts, facts
 from dataflow.profile import UserProfile
-from dataflow.rules import ALL_FIELDS, MODEL_FIELDS, Outcome, Rule, RuleSet, examine, load_rules
+from dataflow.rules import (
+    ALL_FIELDS,
+    MODEL_FIELDS,
+    STEP_CHARACTERS,
+    Outcome,
+    Rule,
+    RuleSet,
+    examine,
+    load_rules,
+)
 from dataflow.settings import Settings, UserError
 from tests.builders import txn
 
@@ -165,6 +174,104 @@ def test_a_list_holds_lines_without_blanks_around_comments_and_empty_ones(load: 
     assert not only(rules, merchant="# flagged").fraudulent
 
 
+@pytest.mark.parametrize("emptied", ["", "# nobody", "\n \u00a0 \n", "\ufeff"])
+def test_a_list_file_without_an_entry_is_refused_unless_it_may_be_empty(
+    load: Any, tmp_path: Path, emptied: str
+) -> None:
+    listed = rule("a", "user in lists.watch or amount > 400")
+    with pytest.raises(UserError) as refused:
+        load('[lists]\nwatch = "watch.txt"', listed, watch=emptied)
+    path, file = tmp_path / "rules.toml", tmp_path / "watch.txt"
+    assert str(refused.value) == (
+        f"{path}: list 'watch' has no entry in {str(file)!r}: add one, "
+        'or say that it may be empty: watch = {file = "watch.txt", may_be_empty = true}'
+    )
+    with pytest.raises(UserError, match=r'watch = \{file = "watch.txt", case = "ignore", may_be_empty = true\}'):
+        load('[lists]\nwatch = {file = "watch.txt", case = "ignore", may_be_empty = false}', listed, watch=emptied)
+    rules = load('[lists]\nwatch = {file = "watch.txt", may_be_empty = true}', listed, watch=emptied)
+    assert rules.lists["watch"] == set()
+    assert not only(rules, user="eve", amount=5.0).fraudulent
+
+
+# What stands on a list or in a condition, and what is to meet it.
+ALIKE = [
+    ("XYZ_Merchant", "XYZ_Merchant "),
+    ("XYZ_Merchant", "\t\u00a0XYZ_Merchant\r\n"),
+    ("  XYZ_Merchant\u2003", "XYZ_Merchant"),
+    ("Zoe\u0308", "Zo\u00eb"),
+    ("Zo\u00eb", " Zoe\u0308"),
+    ("\u1100\u1161", "\uac00"),
+]
+
+
+@pytest.mark.parametrize(("entry", "value"), ALIKE)
+@pytest.mark.parametrize(
+    ("lists", "condition"),
+    [
+        ("bad = 'bad.txt'", "merchant in lists.bad"),
+        ("bad = [{0}]", "merchant in lists.bad"),
+        ("", "merchant == {0}"),
+        ("", "{0} in ['y'] or not merchant != {0}"),
+        ("", "merchant in [{0}, 'y']"),
+        ("", "lower(merchant) == lower({1})"),
+        ("bad = 'bad.txt'", ""),
+    ],
+)
+def test_texts_that_differ_in_blanks_around_or_in_composition_are_the_same(
+    load: Any, lists: str, condition: str, entry: str, value: str
+) -> None:
+    def quoted(text: str) -> str:
+        return '"' + "".join(f"\\u{ord(c):04x}" for c in text) + '"'
+
+    given = quoted(entry), quoted(entry.strip())  # a function takes its text as it stands
+    judge = (
+        rule("a", condition.format(*given), "at {merchant}")
+        if condition
+        else "[[deny]]\nfield = 'merchant'\nlist = 'bad'\nreason = 'at {merchant}'"
+    )
+    rules = load(f"[lists]\n{lists.format(*given)}", judge, bad=f"z\n{entry}\n")
+    outcomes = rules.evaluate([row(merchant=m) for m in (value, "other", value + "x")])
+    assert [outcome.fraudulent for outcome in outcomes] == [True, False, False]
+    assert outcomes[0].reasons == [f"at {value}"]  # as it stands in the transaction
+
+
+def test_white_space_inside_counts(load: Any) -> None:
+    rules = load("[lists]\nbad = ['Shop A']", rule("a", "merchant in lists.bad or merchant == 'Shop B'"))
+    found = rules.evaluate([row(merchant=m) for m in ("Shop A", "Shop  A", "ShopA", "Shop B", "Shop\u00a0B")])
+    assert [outcome.fraudulent for outcome in found] == [True, False, False, True, False]
+
+
+def test_the_built_in_rule_meets_a_flagged_merchant_with_a_blank_behind() -> None:
+    outcome = only(load_rules(BUILT_IN), merchant="XYZ_Merchant ")
+    assert (outcome.rules, outcome.reasons) == (["flagged_merchant"], ["Merchant XYZ_Merchant  flagged"])
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [("Straße", "STRASSE"), ("ZOE\u0308", "zo\u00eb "), ("abc", "ABC"), ("\u0130x", " i\u0307X")],
+)
+def test_case_is_ignored_where_the_list_says_so(load: Any, entry: str, value: str) -> None:
+    exact, ignoring = "[lists]\nbad = 'bad.txt'", "[lists]\nbad = {file = 'bad.txt', case = 'ignore'}"
+    inline = f"[lists]\nbad = {{entries = ['{entry}'], case = 'ignore'}}"
+    listed = rule("a", "merchant in lists.bad"), "[[deny]]\nfield = 'user'\nlist = 'bad'"
+    rows = [row(merchant=value), row(merchant=value + "x"), row(user=value), row(user=entry)]
+    for lists, expected in ((exact, [0, 0, 0, 1]), (ignoring, [1, 0, 1, 1]), (inline, [1, 0, 1, 1])):
+        assert [outcome.fraudulent for outcome in load(lists, *listed, bad=entry).evaluate(rows)] == expected
+    without = load(ignoring, rule("a", "merchant not in lists.bad"), bad=entry)
+    assert [outcome.fraudulent for outcome in without.evaluate(rows[:2])] == [False, True]
+
+
+def test_one_file_may_be_two_lists_of_which_one_ignores_case(load: Any) -> None:
+    rules = load(
+        "[lists]\nany = {file = 'bad.txt', case = 'ignore'}\nsame = 'bad.txt'",
+        rule("any", "merchant in lists.any"),
+        rule("same", "merchant in lists.same"),
+        bad="Shop",
+    )
+    found = rules.evaluate([row(merchant=m) for m in ("Shop", "SHOP", "x")])
+    assert [outcome.rules for outcome in found] == [["any", "same"], ["any"], []]
+
+
 def test_a_list_that_spans_many_blocks_is_read_whole(load: Any) -> None:
     entries = [f"Händler {n}" for n in range(60_000)]
     rules = load('[lists]\nbad = "bad.txt"', rule("a", "merchant in lists.bad"), bad="\n".join(entries))
@@ -210,6 +317,40 @@ def test_batches_do_not_change_what_rules_say(load: Any) -> None:
     assert rules.evaluate([]) == []
 
 
+def test_rules_that_are_compiled_in_several_steps_say_what_each_says_by_itself(load: Any) -> None:
+    large = "".join(f" or amount == {n} / 7" for n in range(70))  # of which few make a step
+    each = [rule(f"r{n}", f"amount > {n} or txn_per_hour > {n}" + large * (n > 50)) for n in range(75)]
+    rows = [row(amount=float(n), txn_per_hour=m) for n, m in ((-1, 0), (30, 40), (70, 3), (99, 0))]
+    rules = load(*each)
+    together = [outcome.rules for outcome in rules.evaluate(rows)]
+    alone = [[outcome.rules for outcome in load(one).evaluate(rows)] for one in each]
+    assert len(rules._pieces) > 3
+    assert together == [[name for names in place for name in names] for place in zip(*alone, strict=True)]
+
+
+def test_no_step_compiles_much_code_and_a_pause_follows_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dataflow.rules
+
+    steps: list[str] = []
+
+    def spying(source: str, *others: Any) -> Any:
+        steps.append(source)
+        return compile(source, *others)
+
+    monkeypatch.setattr(dataflow.rules, "compile", spying, raising=False)
+    large = " or ".join(f"amount == {n} / 7" for n in range(70))
+    path = tmp_path / "rules.toml"
+    path.write_text("".join(rule(f"r{n}", large if n % 400 > 350 else "amount > 4") for n in range(1000)))
+    paused_at: list[int] = []
+    load_rules(path, pause=lambda: paused_at.append(len(steps)))
+    assert sum(step.count("mask |= ") for step in steps) == 1000
+    assert STEP_CHARACTERS == 8000
+    assert max(map(len, steps)) < 1.2 * STEP_CHARACTERS  # with what each step needs besides
+    assert len(steps) <= 2 * sum(map(len, steps)) / STEP_CHARACTERS  # nor many steps
+    assert paused_at.count(0) == 1000  # after the check of each
+    assert {*range(1, len(steps) + 1)} <= set(paused_at)
+
+
 def test_more_combinations_than_are_kept_are_right_as_well(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dataflow.rules._CACHED_OUTCOMES", 2)
     rules = load(*(rule(f"r{n}", f"amount > {n}") for n in range(9)))
@@ -234,7 +375,7 @@ def test_cooldowns_are_those_of_the_rules_that_made_the_alert(load: Any) -> None
 
 
 def test_hits_are_counted_once_a_batch_also_of_shadow_rules_and_lists(load: Any) -> None:
-    rules = load(LISTS, rule("a"), rule("s", "amount > 600", mode="shadow"), denied="eve", allowed="")
+    rules = load(LISTS, rule("a"), rule("s", "amount > 600", mode="shadow"), denied="eve", allowed="zoe")
     calls: list[tuple[str, int]] = []
     rules.count = lambda fired, times: calls.append((fired.id, times))
     rules.evaluate([row(amount=a) for a in (1.0, 500.0, 700.0, 500.0, 1.0)] + [row(user="eve")])
@@ -312,17 +453,32 @@ def test_the_version_is_a_digest_of_the_file_and_its_lists(load: Any) -> None:
         ("lists = 3\n" + rule(), "[lists] must be a table"),
         ("[lists]\nbad = 3\n" + rule(), "list 'bad' must be the name of a file, or entries in brackets"),
         ("[lists]\nbad = [3]\n" + rule(), "list 'bad' must be the name of a file, or entries in brackets"),
+        (
+            "[lists]\nbad = {}\n" + rule(),
+            'or {file = "FILE"} or {entries = ["ENTRY", ...]}, with may_be_empty and case',
+        ),
+        ("[lists]\nbad = {file = 'x', entries = ['y']}\n" + rule(), "list 'bad' must be the name of a file"),
+        ("[lists]\nbad = {file = 3}\n" + rule(), "list 'bad' must be the name of a file"),
+        ("[lists]\nbad = {entries = 'x'}\n" + rule(), "list 'bad' must be the name of a file"),
+        ("[lists]\nbad = {entries = ['x'], cases = 'x'}\n" + rule(), "unknown key 'cases', did you mean 'case'?"),
+        ("[lists]\nbad = {entries = ['x'], case = 'fold'}\n" + rule(), "case = 'fold' is wrong: it takes \"exact\" or"),
+        ("[lists]\nbad = {entries = ['x'], case = ['ignore']}\n" + rule(), "case = ['ignore'] is wrong"),
+        (
+            "[lists]\nbad = {entries = [], may_be_empty = 'yes'}\n" + rule(),
+            "may_be_empty = 'yes' is wrong: it takes true",
+        ),
+        ("[lists]\nbad = []\n" + rule(), "list 'bad' has no entry: add one, or say that it may be empty: bad = {entr"),
         ("[lists]\n'a-b' = []\n" + rule(), "list 'a-b': a name has letters"),
         ("[lists]\n'class' = []\n" + rule(), "list 'class': a name has letters"),
         ("[lists]\n'ﬁ' = []\n" + rule(), "list 'ﬁ': a name has letters"),
         ("[[deny]]\nfield='user'\nlist='bad'", "[[deny]]: there is no list 'bad': name it under [lists]"),
         (
-            "[lists]\nb=[]\n[[deny]]\nfield='amount'\nlist='b'",
+            "[lists]\nb=['x']\n[[deny]]\nfield='amount'\nlist='b'",
             "[[deny]]: field = 'amount' is wrong: it takes user, mer",
         ),
-        ("[lists]\nb=[]\n[[deny]]\nfield='user or true'\nlist='b'", "field = 'user or true' is wrong"),
-        ("[lists]\nb=[]\n[[allow]]\nfield='user'\nlist='b'\nwhen='x'", "[[allow]] has an unknown key 'when'"),
-        ("[lists]\nb=[]\n[[deny]]\nfield='user'\nlist='b'\n[[deny]]\nfield='user'\nlist='b'", "stands twice"),
+        ("[lists]\nb=['x']\n[[deny]]\nfield='user or true'\nlist='b'", "field = 'user or true' is wrong"),
+        ("[lists]\nb=['x']\n[[allow]]\nfield='user'\nlist='b'\nwhen='x'", "[[allow]] has an unknown key 'when'"),
+        ("[lists]\nb=['x']\n[[deny]]\nfield='user'\nlist='b'\n[[deny]]\nfield='user'\nlist='b'", "stands twice"),
         ("[[rule]\nid", "not a TOML file: Expected"),
         ("a = " + "[" * 3000, "not a TOML file"),
         (b"\xff\xfe", "not a TOML file"),

@@ -1,6 +1,9 @@
 import math
+from pathlib import Path
 
-from dataflow.run import Alert, alert_line, percentile
+import pytest
+
+from dataflow.run import Alert, Stack, alert_line, percentile
 
 
 def alert(**others: object) -> Alert:
@@ -36,3 +39,24 @@ def test_percentiles() -> None:
     assert percentile([3.0, 1.0, 2.0], 0.5) == 2.0
     assert percentile([3.0, 1.0, 2.0], 0.99) == 3.0
     assert math.isnan(percentile([], 0.5))
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        "redflag: in force: metrics on http://a:1/metrics\nredflag: ended badly\n",
+        '{"time": "now", "message": "in force: metrics on http://a:1/metrics"}\n'
+        '{"time": "now", "message": "ended badly"}\n',
+    ],
+    ids=["text", "json"],
+)
+def test_what_a_child_logs_is_found_in_either_format_but_not_by_halves(tmp_path: Path, log: str) -> None:
+    stack = Stack({}, tmp_path)
+    path = tmp_path / "detector.log"
+    path.write_text("")
+    assert stack.last_line("detector") == "it logged nothing"
+    path.write_text(log + log[:-1])
+    assert stack.find("detector", "metrics on ").endswith("in force: metrics on http://a:1/metrics")
+    assert stack.last_line("detector").endswith("metrics on http://a:1/metrics")
+    path.write_text(log[:20])
+    assert stack.find("detector", "in") == ""

@@ -39,8 +39,9 @@ def known(profiles: str) -> Table:
         if profiles == "basic":
             last, row = observe_basic(txn, basics.setdefault(txn.user, BasicProfile()))
         else:
-            last, row, counts = observe_user(txn, users.setdefault(txn.user, UserProfile()))
-            row = observe_merchant(txn, merchants.setdefault(txn.merchant, MerchantProfile()), row, counts)
+            payment = observe_user(txn, users.setdefault(txn.user, UserProfile()))
+            last = payment.last_location
+            row = observe_merchant(payment, merchants.setdefault(txn.merchant, MerchantProfile()))
         lasts.append(last)
         numbers.append(row)
     return Table(past, lasts, numbers)

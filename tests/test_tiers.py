@@ -155,14 +155,10 @@ def test_the_live_flow_sees_the_very_facts_that_training_replays(model: TieredMo
     seen = Recorder(model)
     settings = Settings()
     decisions: list[Routed] = []
-    feed, label_feed = [], []
-    # Bytewax reads its sources in turn, one item each: a tombstone (to be rejected) keeps the other one in step.
-    for _, number, value in events:
-        feed.append(message(value if number >= 0 else None))
-        label_feed.append(message(value if number < 0 else None))
-    sinks = TestingSink(decisions), TestingSink([]), TestingSink([])
+    topics = settings.transactions_topic, settings.feedback_topic
+    feed = [message(value, topic=topics[number < 0]) for _, number, value in events]
     rules = LiveRules(settings.rules_file, check_every=1.0)
-    run_main(build(TestingSource(feed, 1), TestingSource(label_feed, 1), *sinks, seen, rules, settings))
+    run_main(build(TestingSource(feed, 1), TestingSink(decisions), seen, rules, settings))
     assert len(seen.facts) == len(expected)
     for number, (live, replayed) in enumerate(zip(seen.facts, expected, strict=True)):
         for field, ours, theirs in zip(FIELDS, live, replayed, strict=True):

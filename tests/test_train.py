@@ -1,6 +1,7 @@
 """Training: from a history to a model that the flow can load, the same again for the same seed."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,16 @@ import joblib
 import numpy as np
 import pytest
 from builders import NOON, iso
+from sklearn.ensemble import IsolationForest
+from sklearn.metrics import average_precision_score
 
 from dataflow.scoring import Columns, load_model
 from training import train
+from training.fitting import bounded
 from training.history import read_history, replay
-from training.train import bounded, main
+from training.tiers import TREES as TIER_TREES
+from training.train import main
+from training.train_options import TREES, parse
 
 SMALL = ("--users", "60", "--days", "3", "--trees", "20")
 
@@ -62,7 +68,7 @@ def test_the_simulated_history_makes_a_model_that_loads_and_tells_what_it_is(
     assert meta["window"]["rows"] > 300
     assert meta["window"]["first"] < meta["window"]["last"]
     assert meta["metrics"]["threshold"] == model.threshold
-    assert meta["metrics"]["share_flagged"] == pytest.approx(0.01, abs=0.005)
+    assert meta["metrics"]["training_data"]["share_flagged"] == pytest.approx(0.01, abs=0.005)
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"fraud_model.{end}" for end in ("json", "pkl", "png")]
 
@@ -90,9 +96,10 @@ def test_labels_of_a_history_are_measured_but_never_learned(tmp_path: Path) -> N
     (tmp_path / "without").mkdir()
     labelled = load_model(trained(tmp_path / "with", "--history", str(history(tmp_path))))
     unlabelled = load_model(trained(tmp_path / "without", "--history", str(history(tmp_path, fraud=False))))
-    assert labelled.metadata.metrics["labelled"]["roc_auc"] > 0.9
-    assert labelled.metadata.metrics["labelled"]["fraud_share"] == pytest.approx(0.02)
-    assert "labelled" not in unlabelled.metadata.metrics
+    later = labelled.metadata.metrics["later_data"]
+    assert later["tiers"]["isolation_forest"]["roc_auc"] > 0.9
+    assert later["labelled"]["fraud_share"] == pytest.approx(0.02)
+    assert "labelled" not in unlabelled.metadata.metrics["later_data"]
     assert labelled.version == unlabelled.version
 
 
@@ -110,7 +117,7 @@ def test_contamination_sets_the_threshold(tmp_path: Path, contamination: str) ->
     if contamination == "auto":
         assert model.threshold == 0.5
     else:
-        assert model.metadata.metrics["share_flagged"] == pytest.approx(0.1, abs=0.02)
+        assert model.metadata.metrics["training_data"]["share_flagged"] == pytest.approx(0.1, abs=0.02)
 
 
 def test_an_infinite_fact_trains_as_the_largest_finite_one_and_scores_as_that(tmp_path: Path) -> None:
@@ -119,7 +126,9 @@ def test_an_infinite_fact_trains_as_the_largest_finite_one_and_scores_as_that(tm
     facts = [facts for _, facts in replay(read_history(None, users=60, days=3))]
     rows = model.rows(facts)
     assert np.isinf(rows[:, 1]).sum() > 20
-    np.testing.assert_array_equal(model.score(rows)[0], model.score(bounded(rows.copy(), model.features))[0])
+    np.testing.assert_array_equal(
+        model.score(rows)[0], model.score(bounded(rows, model.features, ["isolation_forest"]))[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,6 +148,7 @@ def test_an_infinite_fact_trains_as_the_largest_finite_one_and_scores_as_that(tm
         (("--nonsense",), "--nonsense"),
         (("--history", "there/is/none.csv"), "none.csv"),
         (("--history", "past.csv", "--users", "3"), "--users"),
+        (("--label-column", "Class"), "--label-column"),
         (("--out", "model.json"), "--out"),
         (("--out", "no/such/folder/model.pkl"), "no/such/folder"),
         (("--users", "1", "--days", "0.0001"), "transactions"),
@@ -162,7 +172,7 @@ def test_a_bad_row_leaves_the_model_that_was_there(capsys: pytest.CaptureFixture
     before = {each: each.read_bytes() for each in tmp_path.glob("fraud_model*")}
     capsys.readouterr()
     path.write_text(path.read_text() + "\nnever,u1,m,1,0")
-    assert "line 402" in refusal(capsys, "--out", str(out), "--history", str(path))
+    assert "line 402" in refusal(capsys, "--force", "--out", str(out), "--history", str(path))
     assert {each: each.read_bytes() for each in tmp_path.glob("fraud_model*")} == before
 
 
@@ -177,7 +187,7 @@ def test_a_full_disk_leaves_the_model_that_was_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(train.os, "fsync", full)
-    assert "No space left" in refusal(capsys, "--out", str(out), *SMALL, "--seed", "9")
+    assert "No space left" in refusal(capsys, "--force", "--out", str(out), *SMALL, "--seed", "9")
     assert {each: each.read_bytes() for each in tmp_path.iterdir()} == before
 
 
@@ -190,3 +200,235 @@ def test_it_runs_as_a_module(tmp_path: Path) -> None:
     )
     assert done.stderr == ""  # no bar where there is no terminal, and no warning
     assert load_model(tmp_path / "m.pkl").metadata.window.rows > 300
+
+
+# ------------------------------------------------------------------------------------------ measured on what came later
+
+
+def labelled_history(path: Path, rows: int = 1600, users: int = 40, **change: object) -> Path:
+    """A transaction a quarter of an hour, every tenth a fraud; `later` multiplies the amounts of the last quarter."""
+    random = np.random.default_rng(1)
+    later = change.get("later", 1.0)
+    lines = [f"timestamp,user,merchant,amount,{change.get('column', 'fraud')}"]
+    for i in range(rows):
+        bad = i % 10 == 3
+        amount = random.uniform(1, 50) * (5 if bad else 1) * (later if i >= rows * 3 // 4 else 1)
+        lines.append(f"{iso(NOON + 900 * i)},u{i % users},m{i % 7},{amount:.2f},{int(bad)}")
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_its_figures_are_of_later_transactions_by_a_model_of_the_earlier_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = labelled_history(tmp_path / "past.csv")
+    out = trained(tmp_path, "--history", str(path), "--trees", "30")
+    said = capsys.readouterr().out
+
+    past = list(read_history(path))
+    rows = Columns(["amount", "txn_per_hour"])([facts for _, facts in replay(past)])
+    fraud = np.array([each.fraud for each in past])
+    forest = IsolationForest(n_estimators=30, contamination=0.01, random_state=42).fit(rows[:1200])
+    expected = average_precision_score(fraud[1200:], -forest.score_samples(rows[1200:]))
+    metrics = json.loads(out.with_suffix(".json").read_text())["metrics"]
+    later = metrics["later_data"]
+    assert later["tiers"]["isolation_forest"]["average_precision"] == pytest.approx(expected, abs=1e-5)
+    assert later["threshold"] == pytest.approx(-forest.offset_)
+    assert later["labelled"]["rows"] == later["window"]["rows"] == 400
+    assert (later["fitted_to"]["rows"], later["fitted_to"]["last"]) == (1200, iso(NOON + 900 * 1199))
+    assert (later["window"]["first"], later["window"]["last"]) == (iso(NOON + 900 * 1200), iso(NOON + 900 * 1599))
+    whole = IsolationForest(n_estimators=30, contamination=0.01, random_state=42).fit(rows)
+    assert metrics["threshold"] == pytest.approx(-whole.offset_)
+
+    words = " ".join(said.split())
+    assert f"average precision {expected:.3f}" in words
+    assert f"fitted to all 1,600 transactions from {iso(NOON)[:16]} to {iso(NOON + 900 * 1599)[:16]}" in words
+    assert f"on the later 400 transactions from {iso(NOON + 900 * 1200)[:16]} to" in words
+    assert "after a fit to the 1,200 transactions from" in words
+
+
+def test_nothing_of_the_later_part_is_in_the_model_that_is_measured(tmp_path: Path) -> None:
+    """Not even the population, which has what amounts are like among all."""
+    thresholds = []
+    for later in (1.0, 7.0):
+        path = labelled_history(tmp_path / "past.csv", rows=600, later=later)
+        metrics = load_model(trained(tmp_path, "--history", str(path), "--force")).metadata.metrics
+        thresholds.append((metrics["later_data"]["threshold"], metrics["threshold"]))
+    assert thresholds[0][0] == thresholds[1][0]
+    assert thresholds[0][1] != thresholds[1][1]
+
+
+def test_a_history_too_short_to_be_split_says_so_and_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = trained(tmp_path, "--history", str(history(tmp_path, rows=2)), "--trees", "5")
+    assert "only 1 transactions lie before" in capsys.readouterr().out
+    assert "before the last quarter" in load_model(out).metadata.metrics["later_data"]["not_measured"]
+
+
+def test_where_the_earlier_part_has_too_few_labels_it_says_so_and_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.tiers.FEWEST_FRAUDS", 100)
+    path = labelled_history(tmp_path / "past.csv")
+    trained(tmp_path, "--history", str(path), "--tiers", "supervised", "--label-delay", "5d")
+    words = " ".join(capsys.readouterr().out.split())
+    assert "measured not: 72 frauds among 721 labels known in time, 100 are needed" in words
+
+
+def test_it_says_that_labels_would_allow_the_tier_that_learns_from_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*arguments: str) -> str:
+        trained(tmp_path, "--force", "--history", str(path), "--label-delay", "1d", *arguments)
+        return " ".join(capsys.readouterr().out.split())
+
+    path = labelled_history(tmp_path / "past.csv")
+    hint = "151 frauds are known, enough for a tier that learns from them: --tiers supervised"
+    assert hint in said("--trees", "5")
+    assert "frauds are known" not in said("--trees", "5", "--label-column", "none")
+    labelled_history(path, rows=400)
+    assert "frauds are known" not in said("--trees", "5")
+
+
+def test_what_it_prints_fits_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = labelled_history(tmp_path / "past.csv")
+    trained(tmp_path, "--history", str(path))
+    printed = capsys.readouterr().out.replace(str(tmp_path), "")
+    assert max(map(len, printed.splitlines())) <= 80
+    for tier in ("isolation_forest", "evidence", "feedback"):
+        assert re.search(rf"^ +{tier} +average precision \d\.\d+, ROC AUC \d\.\d+$", printed, re.MULTILINE), printed
+
+
+# ----------------------------------------------------------------------------------------------------- labels by name
+
+
+def test_a_history_with_labels_under_another_name_is_asked_for_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = labelled_history(tmp_path / "past.csv", column="is_fraud"), tmp_path / "fraud_model.pkl"
+    given = ("--out", str(out), "--history", str(path), "--trees", "5")
+    said = refusal(capsys, *given)
+    assert "--label-column is_fraud" in said
+    assert "--label-column none" in said
+    assert not out.exists()
+    assert "no such column" in refusal(capsys, *given, "--label-column", "Class")
+    assert main([*given, "--label-column", "is_fraud"]) == 0
+    assert load_model(out).metadata.metrics["later_data"]["labelled"]["rows"] == 400
+    assert main([*given, "--label-column", "none", "--force"]) == 0
+    assert "labelled" not in load_model(out).metadata.metrics["later_data"]
+
+
+# ------------------------------------------------------------------------------------------- what it does not replace
+
+
+def test_a_model_that_is_there_is_replaced_only_with_force(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = trained(tmp_path, *SMALL)
+    before = {each: each.read_bytes() for each in tmp_path.iterdir()}
+    capsys.readouterr()
+    for there in (out, out.with_suffix(".json")):
+        said = refusal(capsys, "--out", str(out), *SMALL, "--seed", "9")
+        assert f"{there} is there already" in said
+        assert "--force" in said
+        assert "--out" in said
+        assert {each: each.read_bytes() for each in tmp_path.iterdir()} == before
+        before.pop(out, None)
+        out.unlink(missing_ok=True)  # then its JSON by itself
+    first = before[out.with_suffix(".json")]
+    trained(tmp_path, "--force", *SMALL, "--seed", "9")
+    assert out.with_suffix(".json").read_bytes() != first
+    assert load_model(out).metadata.seed == 9
+
+
+def test_make_train_refuses_and_takes_force(tmp_path: Path) -> None:
+    def make(*arguments: str) -> str:
+        command = ["make", "-n", *arguments, f"MODEL={tmp_path / 'm.pkl'}"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def trains(said: str) -> list[str]:
+        return [line.partition("training.train ")[2].strip() for line in said.splitlines() if "training.train " in line]
+
+    out = f"--out {tmp_path / 'm.pkl'}"
+    assert trains(make("train")) == [out]
+    assert trains(make("train", "TRAIN=--force")) == [f"{out} --force"]
+    assert trains(make("detect")) == [out]  # there is none yet
+    (tmp_path / "m.pkl").touch()
+    assert trains(make("detect")) == []
+
+
+# -------------------------------------------------------------------------------------------------- defaults and advice
+
+
+@pytest.mark.parametrize(
+    ("arguments", "tiers", "trees", "users", "days"),
+    [
+        ((), "feedback", None, 2000, 14),
+        (("--tiers", "supervised"), "supervised", None, 2000, 28),
+        (("--trees", "7"), "isolation_forest", 7, 2000, 14),
+        (("--features", "amount"), "isolation_forest", 100, 2000, 14),
+        (("--population", "tutorial"), "isolation_forest", 100, 57600, 0.0625),
+    ],
+)
+def test_the_help_names_the_defaults_that_apply(
+    arguments: tuple[str, ...], tiers: str, trees: int | None, users: int, days: float,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    options = parse(arguments)
+    assert (options.tiers[-1], options.users, options.days) == (tiers, users, days)
+    assert trees in (None, options.trees)
+    assert options.features == ("amount",) if "--features" in arguments else ("amount", "txn_per_hour")
+    assert (options.label_delay, options.seed, options.contamination) == (7 * 86400, 42, 0.01)
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "default feedback, which needs no labels, but isolation_forest with --features, --trees or --population tutor",
+        f"of isolation_forest alone; default {TREES}; with other tiers it is always {TIER_TREES}",
+        "of isolation_forest alone; default amount,txn_per_hour; other tiers have their own",
+        "default 2000; with --population tutorial 57600",
+        "default 14; with --tiers supervised 28; with --population tutorial 0.0625",
+        "a label comes; default 7d",
+        "default: fraud, where there is one",
+        "or auto; default 0.01",
+        "default 42",
+        "default fraud_model.pkl",
+    ):
+        assert words in said
+
+
+def advice(capsys: pytest.CaptureFixture[str], folder: Path, path: Path, *arguments: str) -> str:
+    return refusal(capsys, "--out", str(folder / "m.pkl"), "--history", str(path), *arguments)
+
+
+def test_a_feature_that_cannot_be_learned_from_is_told_with_the_option_that_helps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody comes twice, so there is no time since the last transaction."""
+    path = labelled_history(tmp_path / "past.csv", users=1600)
+    said = advice(capsys, tmp_path, path, "--tiers", "supervised", "--label-delay", "1d")
+    assert "the feature seconds_since_last has no finite value" in said
+    assert "take --tiers feedback, which does not read it" in said
+    assert "--features" not in said
+    assert main(["--out", str(tmp_path / "m.pkl"), "--history", str(path), "--tiers", "feedback"]) == 0
+    capsys.readouterr()
+    said = advice(capsys, tmp_path, path, "--force", "--features", "amount,seconds_since_last")
+    assert "choose --features without it" in said
+
+
+def test_a_feature_that_all_tiers_read_leaves_the_forest_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = labelled_history(tmp_path / "past.csv", rows=40)
+    lines = [line.replace(".", "0" * 40 + ".") for line in path.read_text().splitlines()[1:]]
+    path.write_text("timestamp,user,merchant,amount,fraud\n" + "\n".join(lines))
+    said = advice(capsys, tmp_path, path)
+    assert "--tiers feedback: the feature amount has no finite value" in said
+    assert "take --tiers isolation_forest, with --features that leave it out" in said
+    assert main(["--out", str(tmp_path / "m.pkl"), "--history", str(path), "--features", "txn_per_hour"]) == 0
+
+
+def test_too_few_labels_are_told_with_the_option_that_helps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = labelled_history(tmp_path / "past.csv", rows=200, column="verdict")
+    said = advice(capsys, tmp_path, path, "--tiers", "supervised")
+    assert "0 frauds among 0 labels known in time" in said
+    assert "name the column of the history's labels with --label-column" in said
+    said = advice(capsys, tmp_path, path, "--tiers", "supervised", "--label-column", "verdict")
+    assert "take a longer history, or --tiers feedback" in said

@@ -70,8 +70,7 @@ def test_the_decisions_are_those_of_the_tutorials_checks(tmp_path: Path, rate: f
     settings = Settings(profiles=profiles)
     rules = LiveRules(settings.rules_file, check_every=1.0)
     source = TestingSource([message(value, offset=n) for n, value in enumerate(values)], 100)
-    sinks = TestingSink(decisions), TestingSink([]), TestingSink([])
-    run_main(build(source, TestingSource([]), *sinks, load_model(path), rules, settings))
+    run_main(build(source, TestingSink(decisions), load_model(path), rules, settings))
 
     forest = joblib.load(io.BytesIO(path.read_bytes()))
     expected = oracle(values, forest, json.loads(path.with_suffix(".json").read_text())["features"])

@@ -22,7 +22,7 @@ from dataflow.rules import RuleSet, load_rules
 from dataflow.settings import Settings, UserError
 from training.backtest_report import Report, Side, compare, show, to_html
 from training.backtest_run import FromFile, FromTopic, Messages, Tally, run
-from training.history import DAY, read_history
+from training.history import DAY, LABEL_COLUMN_HELP, find_label_column, read_history
 from training.kafka_history import PREFIX, KafkaHistory, read_labels
 
 USERS, DAYS, SEED = 2_000, 14.0, 42  # of the simulated history: 84,000 transactions
@@ -35,6 +35,7 @@ class Options(NamedTuple):
     rules: Path
     against: Path | None
     history: str | None
+    label_column: str | None  # as the user names it
     model: Path | None
     labels: str | None
     html: Path | None
@@ -76,12 +77,13 @@ def backtest(options: Options, sets: Sequence[RuleSet], scratch: Path, console: 
     begin = time.monotonic()
     paths = [path for path in (options.rules, options.against) if path is not None]
     spools = [scratch / f"alerts-{number}" for number in range(len(paths))]
-    tallies = _in_processes(options, paths, spools, console)
+    messages = open_history(options)
+    tallies = _in_processes(options, messages, paths, spools, console)
     sides = [
         Side(str(path), rules, tally, spool)
         for path, rules, tally, spool in zip(paths, sets, tallies, spools, strict=True)
     ]
-    source = open_history(options).source
+    source = messages.source
     new, old = sides[0], sides[1] if len(sides) > 1 else None
     if new.tally.decided.total == 0:
         reason = f"; refused, {new.tally.invalid.most_common(1)[0][0]}" if new.tally.invalid else ""
@@ -102,12 +104,18 @@ def open_history(options: Options) -> Messages:
         feedback = () if where is None else KafkaHistory(where, options.settings)
         return FromTopic(KafkaHistory(options.history.removeprefix(PREFIX), options.settings), feedback)
     path = None if options.history is None else Path(options.history)
+    label_column = None
+    if path is not None and (options.labels is None or options.labels_after is not None):
+        label_column = find_label_column(path, options.label_column)
     delay = None if options.labels_after is None else options.labels_after * DAY
-    return FromFile(read_history(path, seed=options.seed, users=options.users, days=options.days), delay)
+    history = read_history(path, seed=options.seed, users=options.users, days=options.days, label_column=label_column)
+    return FromFile(history, delay, options.settings.feedback_topic)
 
 
-def run_one(options: Options, rules: Path, spool: Path, done: Any) -> Tally:
+def run_one(options: Options, topic: FromTopic | None, rules: Path, spool: Path, done: Any) -> Tally:
     """One ruleset on the whole history; `done` is a shared number that follows the progress, 0 to 1.
+
+    `topic` is the history where it stands on one: as far as it reached when it was opened, for all rulesets alike.
 
     Raises:
         UserError: the history, the labels or the model are wrong.
@@ -118,20 +126,24 @@ def run_one(options: Options, rules: Path, spool: Path, done: Any) -> Tally:
         done.value = share
 
     settings = options.settings
-    messages = open_history(options)
+    messages = open_history(options) if topic is None else topic
     if isinstance(messages, FromTopic):
         from msgspec.structs import replace
 
         # A transaction without an id is named after its topic.
-        settings = replace(settings, transactions_topic=messages.topic)
+        feedback = (options.feedback or settings.feedback_topic).removeprefix(PREFIX)
+        settings = replace(settings, transactions_topic=messages.topic, feedback_topic=feedback)
     labels = read_labels(options.labels, settings) if options.labels is not None else None
     model = load_model(options.model or settings.model_file)
     with spool.open("wb") as file:
         return run(messages, rules, model, settings, file, labels=labels, warm_up_days=options.warm_up, progress=report)
 
 
-def _in_processes(options: Options, paths: Sequence[Path], spools: Sequence[Path], console: Console) -> list[Tally]:
+def _in_processes(
+    options: Options, messages: Messages, paths: Sequence[Path], spools: Sequence[Path], console: Console
+) -> list[Tally]:
     context = multiprocessing.get_context("spawn")
+    topic = messages if isinstance(messages, FromTopic) else None
     columns = (
         TextColumn("{task.description:24}"),
         BarColumn(),
@@ -145,7 +157,7 @@ def _in_processes(options: Options, paths: Sequence[Path], spools: Sequence[Path
         for path, spool in zip(paths, spools, strict=True):
             done = context.Value("d", 0.0, lock=False)
             ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_child, args=(options, path, spool, done, theirs), daemon=True)
+            process = context.Process(target=_child, args=(options, topic, path, spool, done, theirs), daemon=True)
             process.start()
             theirs.close()
             closing.callback(_end, process)
@@ -179,12 +191,12 @@ def _end(process: Any) -> None:
     process.join()
 
 
-def _child(options: Options, rules: Path, spool: Path, done: Any, result: Connection) -> None:
+def _child(options: Options, topic: FromTopic | None, rules: Path, spool: Path, done: Any, result: Connection) -> None:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; who started us ends us
     try:
-        result.send(run_one(options, rules, spool, done))
+        result.send(run_one(options, topic, rules, spool, done))
     except UserError as error:
         result.send(error)
 
@@ -211,6 +223,7 @@ def parse(argv: Sequence[str] | None) -> Options:
         metavar="FILE_OR_TOPIC",
         help="a .csv, .csv.gz or .parquet, or kafka:TOPIC, kafka:TOPIC@OFFSET, kafka:TOPIC@TIME; else simulated",
     )
+    parser.add_argument("--label-column", metavar="NAME", help=LABEL_COLUMN_HELP)
     parser.add_argument("--model", type=Path, metavar="FILE", help="default: MODEL_FILE")
     parser.add_argument(
         "--labels",
@@ -223,7 +236,7 @@ def parse(argv: Sequence[str] | None) -> Options:
         type=_number(0, 3660),
         default=0.0,
         metavar="DAYS",
-        help="of the history fill profiles only; default 0",
+        help="of the history, by event time, fill profiles only; default 0",
     )
     parser.add_argument(
         "--labels-after",
@@ -242,6 +255,10 @@ def parse(argv: Sequence[str] | None) -> Options:
             if getattr(given, name) is not None:
                 parser.error(f"argument --{name}: is for a simulated history, and --history names one")
     topic = given.history is not None and given.history.startswith(PREFIX)
+    if given.label_column is not None and (given.history is None or topic):
+        parser.error("argument --label-column: is for a file, and --history names none")
+    if given.label_column is not None and given.labels is not None and given.labels_after is None:
+        parser.error("argument --label-column: is for labels in the history, and --labels names others")
     if given.labels_after is not None and topic:
         parser.error("argument --labels-after: is for a file; name the topic of the feedback with --feedback")
     if given.feedback is not None and not (topic and given.feedback.startswith(PREFIX)):
@@ -252,6 +269,7 @@ def parse(argv: Sequence[str] | None) -> Options:
         rules=given.rules,
         against=given.against,
         history=given.history,
+        label_column=given.label_column,
         model=given.model,
         labels=given.labels,
         html=given.html,

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -107,6 +108,7 @@ class Grid(NamedTuple):
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     left: frozenset[int] = frozenset({0})  # columns of text; the others are numbers
+    wraps: frozenset[int] = frozenset({0})  # columns that a terminal may break into lines, so that 80 columns hold all
 
 
 def grids(report: Report) -> Iterator[Grid]:
@@ -148,7 +150,7 @@ def _overview(report: Report) -> Grid:
         ["recall", *(_share(t.alerts.fraud, t.decided.fraud) for t in tallies)],
     ]
     names = [Path(side.name).name for side in sides]
-    return Grid(f"Backtest on {report.source}", ["", *names], rows)
+    return Grid(f"Backtest on {report.source}", ["", *names], rows, wraps=frozenset({1, 2}))
 
 
 def _rules(report: Report) -> Grid:
@@ -170,7 +172,7 @@ def _rules(report: Report) -> Grid:
         if old is not None:
             row.append(f"{old.tally.fired.get(rule.id, Confusion()).total:,}")
         rows.append(row)
-    return Grid("Rules", columns + (["fired before"] if old else []), rows, frozenset({0, 1}))
+    return Grid("Rules", columns + (["before"] if old else []), rows, frozenset({0, 1}))
 
 
 def _in_order(report: Report) -> list[Rule]:
@@ -193,19 +195,16 @@ def _difference(difference: Difference) -> Iterator[Grid]:
         if found.examples:
             rows = [
                 [
-                    a.timestamp[:19],
-                    a.user,
-                    f"{a.amount:,.2f}",
-                    a.merchant,
-                    a.location,
+                    a.timestamp[:16],
+                    f"{a.user}: {a.amount:,.2f} at {a.merchant}, {a.location}",
                     f"{a.score:.2f}",
                     {True: "fraud", False: "genuine", None: "?"}[truth],
                     " · ".join(a.reason),
                 ]
                 for a, truth in found.examples
             ]
-            columns = ["when", "user", "amount", "merchant", "where", "score", "truth", "reason"]
-            yield Grid(f"Examples of what it {verb}", columns, rows, frozenset({0, 1, 3, 4, 6, 7}))
+            columns = ["when", "who pays what", "score", "truth", "reason"]
+            yield Grid(f"Examples of what it {verb}", columns, rows, frozenset({0, 1, 3, 4}), frozenset({1, 4}))
 
 
 def _overlap(side: Side) -> Iterator[Grid]:
@@ -222,23 +221,23 @@ def _overlap(side: Side) -> Iterator[Grid]:
     ]
     if rows:
         columns = ["rule", "and", "together", "of the first", "of the second"]
-        yield Grid("Rules that fire on the same transactions", columns, rows, frozenset({0, 1}))
+        yield Grid("Rules that fire on the same transactions", columns, rows, frozenset({0, 1}), frozenset({0, 1}))
 
 
 def show(report: Report, console: Console) -> None:
-    """Prints the report."""
+    """Prints the report, within 80 columns where the console is no terminal."""
     for grid in grids(report):
-        table = Table(title=Text(_plain(grid.title)), title_justify="left")
+        table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
         for number, name in enumerate(grid.columns):
             justify: Literal["left", "right"] = "left" if number in grid.left else "right"
-            table.add_column(Text(name), justify=justify, overflow="fold", no_wrap=number == 0)
+            table.add_column(Text(name), justify=justify, overflow="fold", no_wrap=number not in grid.wraps)
         for row in grid.rows:
             table.add_row(*(Text(_plain(cell)) for cell in row))
-        console.print(table)
+        console.print(Text(_plain(grid.title), "italic"), table, "", sep="\n")
     for note in notes(report):
-        console.print(Text(_plain(note)), soft_wrap=True)
+        console.print(Text(_plain(note)))
     decided = report.new.tally.decided.total + report.new.tally.warm_up
-    console.print(Text(f"{decided:,} transactions in {report.seconds:.0f} s"), soft_wrap=True)
+    console.print(Text(f"{decided:,} transactions in {report.seconds:.0f} s"))
 
 
 def to_html(report: Report) -> str:

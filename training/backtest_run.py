@@ -12,10 +12,12 @@ import msgspec
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.testing import run_main
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME
 
 from dataflow.detect import build
 from dataflow.live_rules import LiveRules
 from dataflow.parsing import event_time
+from dataflow.record import Record
 from dataflow.scoring import Scorer
 from dataflow.settings import Settings
 from dataflow.steps import Routed, written
@@ -138,6 +140,14 @@ class PastMessage:
             )
         )
 
+    def topic(self) -> str:
+        """None of Kafka's."""
+        return ""
+
+    def headers(self) -> None:
+        """None."""
+        return
+
     def key(self) -> bytes:
         """The user."""
         return self._txn.user.encode()
@@ -151,19 +161,24 @@ class PastMessage:
         return self._offset
 
     def timestamp(self) -> tuple[int, int]:
-        """Its kind, the creation, and milliseconds since 1970."""
-        return 1, int(self._txn.at * 1000)
+        """Its kind, and milliseconds since 1970; as if the broker had set it: the past needs no wall clock."""
+        return TIMESTAMP_LOG_APPEND_TIME, int(self._txn.at * 1000)
 
 
 class PastFeedback(PastMessage):
     """What is known of a transaction as a message of feedback; its Kafka timestamp is when it comes."""
 
-    __slots__ = ("fraud", "labelled_at")
+    __slots__ = ("_topic", "fraud", "labelled_at")
 
-    def __init__(self, txn: Transaction, offset: int, fraud: bool, delay: float):
+    def __init__(self, txn: Transaction, offset: int, fraud: bool, delay: float, topic: str):
         super().__init__(txn, offset)
+        self._topic = topic
         self.fraud = fraud
         self.labelled_at = txn.at + delay
+
+    def topic(self) -> str:
+        """That of the feedback, by which the flow knows it."""
+        return self._topic
 
     def value(self) -> bytes:
         """The JSON object."""
@@ -180,12 +195,27 @@ class PastFeedback(PastMessage):
         )
 
     def timestamp(self) -> tuple[int, int]:
-        """Its kind, the creation, and milliseconds since 1970."""
-        return 1, int(self.labelled_at * 1000)
+        """Its kind, and milliseconds since 1970."""
+        return TIMESTAMP_LOG_APPEND_TIME, int(self.labelled_at * 1000)
 
 
 _encode = msgspec.json.encode
 _decode = msgspec.json.Decoder(_Written).decode
+
+
+class _Dated(msgspec.Struct, gc=False):
+    timestamp: str
+
+
+_decode_dated = msgspec.json.Decoder(_Dated).decode
+
+
+def _event_time(message: Any) -> float:
+    """The event time that a message says, in seconds since 1970; infinite where it says none."""
+    try:
+        return event_time(_decode_dated(message.value() or b"").timestamp)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError):
+        return float("inf")  # the flow refuses it, and says why
 
 
 class Messages(Protocol):
@@ -210,7 +240,8 @@ class FromFile:
     What is known of a transaction comes back as feedback `label_delay` seconds after it; with None, nothing does.
     """
 
-    def __init__(self, history: History, label_delay: float | None = None):
+    def __init__(self, history: History, label_delay: float | None = None, feedback_topic: str = "fraud_feedback"):
+        self._feedback_topic = feedback_topic
         self.source = history.source
         self.truths = array("b")  # by offset: a byte a transaction
         self._history = history
@@ -229,7 +260,8 @@ class FromFile:
             self.truths.append(-1 if past.fraud is None else past.fraud)
             yield PastMessage(past.transaction, offset)
             if self._label_delay is not None and past.fraud is not None:
-                self._labels.append(PastFeedback(past.transaction, offset, past.fraud, self._label_delay))
+                label = PastFeedback(past.transaction, offset, past.fraud, self._label_delay, self._feedback_topic)
+                self._labels.append(label)
 
     def feedback(self, now: float) -> list["PastFeedback"]:
         """The feedback that has come by `now`."""
@@ -240,14 +272,15 @@ class FromFile:
 
 
 class FromTopic:
-    """A topic's messages as they are."""
+    """A topic's messages as they are, as far as it reached when this was made; another process can take it over."""
 
     def __init__(self, history: KafkaHistory, feedback: Iterable[Any] = ()):
         self.source = history.source
         self.topic = history.topic
         self.truths = array("b")
         self._history = history
-        self._feedback = iter(feedback)  # by Kafka timestamp
+        self._told = feedback  # by Kafka timestamp
+        self._feedback: Iterator[Any] = iter(())
         self._next: Any = None
 
     @property
@@ -256,6 +289,7 @@ class FromTopic:
         return self._history.progress
 
     def __iter__(self) -> Iterator[Any]:
+        self._feedback, self._next = iter(self._told), None
         return iter(self._history)
 
     def feedback(self, now: float) -> list[Any]:
@@ -283,7 +317,8 @@ def run(
 ) -> Tally:
     """Decides on all messages, with the profile of each user as it was at the time; alerts go to `spool`, one a line.
 
-    What lies in the first `warm_up_days` fills the profiles and is not counted.
+    What lies in the first `warm_up_days` fills the profiles and is not counted: by event time, from that of the first
+    transaction of the history, so that every ruleset is counted on the same transactions.
 
     Raises:
         UserError: the rules or the history are wrong.
@@ -291,21 +326,26 @@ def run(
     live = LiveRules(rules, check_every=float("inf"))
     tally = Tally(live.current().version, model.version)
     source = _Source(messages, progress)
-    sink = _Sink(_Counting(tally, spool, messages, labels, warm_up_days * DAY))
-    refused = _Sink(_refusals(tally))
-    flow = build(source, _FeedbackSource(source), sink, refused, refused, model, live, settings)
-    run_main(flow)  # type: ignore[no-untyped-call]
+    decided = _Counting(tally, spool, source, labels, warm_up_days * DAY)
+    refused = _refusals(tally)
+
+    def take(routed: list[Routed]) -> None:
+        records = written(routed)
+        decided([record for record in records if record.topic != settings.invalid_topic])
+        refused([record for record in records if record.topic == settings.invalid_topic])
+
+    run_main(build(source, _Sink(take), model, live, settings))  # type: ignore[no-untyped-call]
     if source.error is not None:
         raise source.error
     spool.flush()
     return tally
 
 
-def _refusals(tally: Tally) -> Callable[[list[Routed]], None]:
-    def count(routed: list[Routed]) -> None:
-        for record in written(routed):
-            headers = dict(record.headers or ())
-            tally.invalid[f"{headers['field'].decode()}: {headers['error'].decode()}".removeprefix(": ")] += 1
+def _refusals(tally: Tally) -> Callable[[list[Record]], None]:
+    def count(records: list[Record]) -> None:
+        for record in records:
+            headers = {name: (value or b"").decode() for name, value in record.headers or ()}
+            tally.invalid[f"{headers['field']}: {headers['error']}".removeprefix(": ")] += 1
 
     return count
 
@@ -315,29 +355,28 @@ class _Counting:
         self,
         tally: Tally,
         spool: IO[bytes],
-        messages: Messages,
+        source: "_Source",
         labels: dict[str, bool] | None,
         warm_up: float,
     ):
         self._tally = tally
         self._spool = spool
-        self._messages = messages
+        self._source = source
+        self._messages = source.messages
         self._labels = labels
         self._warm_up = warm_up
-        self._from: float | None = None
 
-    def __call__(self, routed: list[Routed]) -> None:
-        tally, by_day, warm = self._tally, self._tally.by_day, self._warm_up
-        for record in written(routed):
+    def __call__(self, records: list[Record]) -> None:
+        tally, by_day = self._tally, self._tally.by_day
+        # Not from the first decision that comes here: alerts come before others, and which are alerts is the question.
+        counted_from = self._source.begin + self._warm_up if self._warm_up else float("-inf")
+        for record in records:
             value = record.value or b""
             out = _decode(value)
             at = event_time(out.timestamp)
-            if warm:
-                if self._from is None:
-                    self._from = at + warm
-                if at < self._from:
-                    tally.warm_up += 1
-                    continue
+            if at < counted_from:
+                tally.warm_up += 1
+                continue
             if self._labels is not None:
                 truth = self._labels.get(out.transaction_id)
             else:
@@ -377,8 +416,7 @@ class _Source(FixedPartitionedSource[Any, None]):
         self.messages = messages
         self.report = progress
         self.error: Exception | None = None
-        self.now = float("-inf")  # Kafka timestamp of the last message handed out, seconds since 1970
-        self.ended = False
+        self.begin = float("inf")  # event time of the first transaction that says one, seconds since 1970
 
     def list_parts(self) -> list[str]:
         return ["history"]
@@ -394,46 +432,25 @@ class _SourcePart(StatefulSourcePartition[Any, None]):
 
     def next_batch(self) -> Iterable[Any]:
         try:
-            batch = list(islice(self._messages, BATCH))
+            batch = self._in_step()
         except Exception as error:  # Bytewax would make a panic of many lines of it
             self._source.error = error
             batch = []
         if not batch:
-            self._source.ended = True
             raise StopIteration
-        self._source.now = batch[-1].timestamp()[1] / 1000
         self._source.report(self._source.messages.progress)
         return batch
 
-    def snapshot(self) -> None:
-        return None
-
-
-class _FeedbackSource(FixedPartitionedSource[Any, None]):
-    """The feedback as it came between the transactions: a batch of these later at the latest, as in a running flow."""
-
-    def __init__(self, transactions: _Source):
-        self.transactions = transactions
-
-    def list_parts(self) -> list[str]:
-        return ["feedback"]
-
-    def build_part(self, step_id: str, for_part: str, resume_state: None) -> "_FeedbackPart":
-        return _FeedbackPart(self.transactions)
-
-
-class _FeedbackPart(StatefulSourcePartition[Any, None]):
-    def __init__(self, transactions: _Source):
-        self._transactions = transactions
-
-    def next_batch(self) -> Iterable[Any]:
-        if self._transactions.ended:
-            raise StopIteration
-        try:
-            return self._transactions.messages.feedback(self._transactions.now)
-        except Exception as error:
-            self._transactions.error = error
-            raise StopIteration from None
+    def _in_step(self) -> list[Any]:
+        """The next messages, before each the feedback that had come when it came, as in a running flow."""
+        feedback = self._source.messages.feedback
+        batch: list[Any] = []
+        for message in islice(self._messages, BATCH):
+            if self._source.begin == float("inf"):
+                self._source.begin = _event_time(message)
+            batch += feedback((message.timestamp()[1] - 1) / 1000)
+            batch.append(message)
+        return batch
 
     def snapshot(self) -> None:
         return None

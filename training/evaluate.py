@@ -1,10 +1,10 @@
 """Measures detection: trains on what was known at a moment, and decides what came after, with labels that come late.
 
 `python -m training.evaluate --history FILE --label-delay 7d --train-from A --test-from B --test-until C --out DIR`
-writes scores.csv, metrics.json and report.html. The history is replayed through the functions that the flow's steps
-call, in their order, with each label coming in when it comes: a test holds the two equal, number by number. With
-`--weeks N` the test window is N weeks, and the model is trained anew for each, as the "Reproducible Machine Learning
-for Credit Card Fraud Detection" handbook does.
+writes scores.csv (its columns: `scores_columns`), metrics.json and report.html. The history is replayed through the
+functions that the flow's steps call, in their order, with each label coming in when it comes: a test holds the two
+equal, number by number. With `--weeks N` the test window is N weeks, and the model is trained anew for each, as the
+"Reproducible Machine Learning for Credit Card Fraud Detection" handbook does.
 """
 
 import argparse
@@ -18,19 +18,30 @@ from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from dataflow.decision import combined
-from dataflow.features import Facts
+from dataflow.features import FIELDS, Facts
 from dataflow.parsing import event_time
 from dataflow.profile import Population
 from dataflow.rules import RuleSet, load_rules
 from dataflow.scoring import Bools, Columns, Floats, Indices, Metadata, Rows, Window
 from dataflow.settings import Settings, UserError
 from dataflow.tiers import COMPROMISED, GRADED, SUPERVISED, TieredModel
-from training.history import DAY, History, LabelTime, Past, after, read_history, replay
+from training.history import (
+    DAY,
+    LABEL_COLUMN_HELP,
+    History,
+    LabelTime,
+    Past,
+    after,
+    find_label_column,
+    read_history,
+    replay,
+)
 from training.measures import Measures, measure
 from training.report import write_report
 from training.tiers import (
@@ -46,6 +57,15 @@ BATCH = 4096
 LABEL_COLUMNS = ("transaction_id", "fraud", "labelled_at")
 CARDS_DAYS = 7
 """The handbook's training window: cards defrauded in it, as far as known, are not tested, however long we train."""
+SHOWN = {
+    "average precision": "average_precision",
+    "ROC AUC": "roc_auc",
+    "card precision 100": "card_precision_100",
+    "recall at 0.1% FPR": "recall_at_0.001",
+    "recall at 1% FPR": "recall_at_0.01",
+    "alerts a day": "alerts_a_day",
+}
+"""The figures that are printed, by what they are called there; metrics.json has all."""
 FEATURES = list(dict.fromkeys([*FOREST_FEATURES, *GRADED, COMPROMISED, *SUPERVISED_FEATURES]))
 
 
@@ -54,6 +74,7 @@ class Options(NamedTuple):
 
     history: Path
     labels: Path | None
+    label_column: str | None  # as the user names it
     delay: float
     train_from: float
     test_from: float
@@ -110,8 +131,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(options: Options, console: Console) -> None:
     """Replays the history once, trains and tests each week and seed, and writes the three files."""
-    history, label_time = read_history(options.history), after(options.delay)
-    if options.labels is not None:
+    label_time = after(options.delay)
+    if options.labels is None:
+        column = find_label_column(options.history, options.label_column)
+        history = read_history(options.history, label_column=column)
+    else:
+        history = read_history(options.history, label_column=None)
         history, label_time = relabelled(history, read_labels(options.labels))
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=console
@@ -209,7 +234,11 @@ def train_and_test(
         artifact = fit(
             options.tiers, rows, FEATURES, replayed.fraud[past], in_time[past], among_all, seed, 0.01, jobs=2
         )
-    except (TooFewLabelsError, ValueError) as error:
+    except TooFewLabelsError as error:
+        advice = "take an earlier --train-from, or --tiers feedback"
+        msg = f"cannot train for the window from {_day(begin)}: {error}: {advice}"
+        raise UserError(msg) from None
+    except ValueError as error:
         msg = f"cannot train for the window from {_day(begin)}: {error}"
         raise UserError(msg) from error
     # Cards known as compromised by then are not tested: they would be blocked. The handbook removes those that the
@@ -247,31 +276,54 @@ def known_cards(replayed: Replayed, since: float, begin: float, end: float) -> B
     return known
 
 
+def scores_columns(tiers: Sequence[str]) -> list[str]:
+    """The columns of scores.csv, which has one line a transaction of the test, by the models of the first seed.
+
+    transaction_id, user, amount; timestamp: the event time, ISO 8601, UTC. label: 1 fraud, 0 genuine, empty where it is
+    not known; the truth, also where it became known after the test. score_TIER: 0 to 1, of each tier by itself. score:
+    0 to 1, as the flow writes it, of the model's last tier and the rules that fired. fraudulent: 1 or 0, the decision.
+    reason: why, with " | " between several.
+    """
+    of_tiers = [f"score_{tier}" for tier in tiers]
+    return ["transaction_id", "user", "timestamp", "amount", "label", *of_tiers, "score", "fraudulent", "reason"]
+
+
 def write_scores(path: Path, replayed: Replayed, results: list[Result], rules: RuleSet) -> dict[str, Any]:
-    """One line a transaction of the windows: its score, and the decision of the results' models with the rules.
+    """One line a transaction of the windows (`scores_columns`), with the decision of the results' models and the rules.
 
     Gives how good these decisions are: alerts a day, precision and recall, in all and of each rule by itself; of the
     transactions that are measured.
     """
     tally: dict[str, list[int]] = {"": [0, 0]}  # by rule, "" for all: alerts, and frauds among them
     measured = frauds = 0
+    names = [field.name for field in FIELDS]
+    user, amount = names.index("user"), names.index("amount")
+    tiers = list(results[0].measures)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("transaction_id", "score", "fraudulent", "reason"))
+        writer.writerow(scores_columns(tiers))
         for result in results:
             for begin in range(0, len(result.window), BATCH):
                 window = result.window[begin : begin + BATCH]
-                risks, anomalies = result.model.score(np.ascontiguousarray(replayed.rows[window]))
+                block = np.ascontiguousarray(replayed.rows[window])
+                risks, anomalies = result.model.score(block)
+                of_tiers = result.model.tiers(block)
+                by_tier = zip(*(of_tiers[tier].tolist() for tier in tiers), strict=True)
                 known = result.tested[begin : begin + BATCH].tolist()
                 places, risks = window.tolist(), risks.tolist()
                 rows = [
                     (*replayed.tested[row], anomaly, risk)
                     for row, anomaly, risk in zip(places, anomalies.tolist(), risks, strict=True)
                 ]
-                for row, risk, tested, outcome in zip(places, risks, known, rules.evaluate(rows), strict=True):
+                outcomes = rules.evaluate(rows)
+                for row, risk, scores, tested, outcome in zip(places, risks, by_tier, known, outcomes, strict=True):
+                    facts = replayed.tested[row]
+                    when = datetime.fromtimestamp(replayed.at[row], UTC).isoformat()
+                    label = int(replayed.fraud[row]) if replayed.labelled[row] else ""
                     score = combined(outcome.doubt, risk)
                     reason = " | ".join(outcome.reasons)
-                    writer.writerow((replayed.ids[row], score, int(outcome.fraudulent), reason))
+                    decided = (*scores, score, int(outcome.fraudulent), reason)
+                    writer.writerow((replayed.ids[row], facts[user], when, facts[amount], label, *decided))
                     if not tested:
                         continue
                     fraud = bool(replayed.fraud[row])
@@ -347,16 +399,26 @@ def importance(model: TieredModel) -> dict[str, float]:
 
 
 def table(metrics: dict[str, Any]) -> Table:
-    """The figures for people."""
+    """The figures for people: one line a figure, one column a tier, within 80 columns."""
     found = Table(
-        title=f"{metrics['history']}: {metrics['test_from']} to {metrics['test_until']}", title_justify="left"
+        title=f"{metrics['history']}: {metrics['test_from']} to {metrics['test_until']}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
     )
-    names = ("average_precision", "roc_auc", "card_precision_100", "recall_at_0.001", "recall_at_0.01", "alerts_a_day")
-    for column in ("tier", *names):
-        found.add_column(column)
-    for tier, figures in metrics["tiers"].items():
-        found.add_row(tier, *(f"{figures[n]['mean']:.3f} ± {figures[n]['std']:.3f}" for n in names))
+    found.add_column("", no_wrap=True)
+    for tier in metrics["tiers"]:
+        found.add_column(tier.replace("_", "\n"), justify="right")
+    for title, name in SHOWN.items():
+        figures = [tier[name] for tier in metrics["tiers"].values()]
+        found.add_row(title, *(_spread(each["mean"], each["std"]) for each in figures))
     return found
+
+
+def _spread(mean: float, std: float) -> str:
+    return f"{mean:.3f} ± {std:.3f}" if mean < 10 else f"{mean:,.1f} ± {std:,.1f}"
 
 
 def relabelled(history: History, labels: dict[str, Label]) -> tuple[History, LabelTime]:
@@ -419,23 +481,37 @@ def parse(argv: Sequence[str] | None) -> Options:
     parser.add_argument(
         "--labels", type=Path, metavar="FILE", help="transaction_id, fraud, labelled_at; what is not in it is not known"
     )
-    parser.add_argument("--label-delay", type=_days, default=7 * DAY, metavar="7d", help="default 7d")
+    parser.add_argument("--label-column", metavar="NAME", help=LABEL_COLUMN_HELP)
+    parser.add_argument(
+        "--label-delay",
+        type=_days,
+        default=7 * DAY,
+        metavar="7d",
+        help="how long after its transaction a label of the history comes; default 7d",
+    )
     parser.add_argument("--train-from", type=_moment, required=True, metavar="A")
     parser.add_argument("--test-from", type=_moment, required=True, metavar="B")
     parser.add_argument("--test-until", type=_moment, required=True, metavar="C")
-    parser.add_argument("--weeks", type=int, default=1, metavar="N", help="parts of the test window, each trained for")
+    parser.add_argument(
+        "--weeks", type=int, default=1, metavar="N", help="parts of the test window, each trained for; default 1"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="N", help="default 1 2 3")
-    parser.add_argument("--tiers", choices=all_tiers(SUPERVISED)[1:], default=SUPERVISED, help="the last tier")
+    parser.add_argument(
+        "--tiers", choices=all_tiers(SUPERVISED)[1:], default=SUPERVISED, help=f"the last tier; default {SUPERVISED}"
+    )
     parser.add_argument("--keep-known-cards", action="store_true", help="test cards known as compromised, too")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     given = parser.parse_args(argv)
     if not given.train_from < given.test_from < given.test_until:
         parser.error("--train-from must lie before --test-from, and that before --test-until")
+    if given.labels is not None and given.label_column is not None:
+        parser.error("argument --label-column: is for labels in the history, and --labels names a file of them")
     if given.weeks < 1:
         parser.error("argument --weeks: it takes a whole number from 1")
     return Options(
         given.history,
         given.labels,
+        given.label_column,
         given.label_delay,
         given.train_from,
         given.test_from,

@@ -8,17 +8,18 @@ import math
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, Protocol
 
 import msgspec
 
 from dataflow.features import Facts, observe_merchant, observe_user, row
+from dataflow.feedback import Feedback
 from dataflow.parsing import event_time
-from dataflow.profile import ANYONE, MerchantProfile, Population, UserProfile
+from dataflow.profile import ANYONE, Lessons, MerchantProfile, Population, UserProfile
 from dataflow.settings import UserError
 from dataflow.simulation import DEFAULT_START, history
 from dataflow.transaction import UNKNOWN, Transaction
@@ -34,7 +35,19 @@ REQUIRED = ("timestamp", "user", "merchant", "amount")
 UNKNOWN_WITHOUT = ("location", "device", "txn_type")
 OPTIONAL = ("transaction_id", "latitude", "longitude", "category", "ip")
 _LOOKING = 0.25  # of the time that reading a file takes, roughly, goes into seeing whether it is in order
-_COLUMNS = frozenset((*REQUIRED, *UNKNOWN_WITHOUT, *OPTIONAL, "fraud", "scenario"))
+LABEL = "fraud"
+"""The contract's column of labels."""
+NO_LABELS = "none"
+"""What `--label-column` takes where no column of a history holds labels."""
+LABEL_COLUMN_HELP = (
+    f"the history's column of labels (0 or 1, true or false, empty: not known), or {NO_LABELS}; default: {LABEL}, "
+    "where there is one"
+)
+_COLUMNS = frozenset((*REQUIRED, *UNKNOWN_WITHOUT, *OPTIONAL, LABEL, "scenario"))
+_LIKE_LABELS = frozenset(
+    ("class", "label", "labels", "target", "fraudulent", "isfraudulent", "fraudlabel", "fraudflag", "fraudind")
+)
+"""What columns of labels are called elsewhere, in lower case, letters alone; so is whatever ends with "fraud"."""
 _TRUTH = {"": None, "0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 
@@ -74,19 +87,60 @@ def read_history(
     days: float = 14,
     start: datetime = DEFAULT_START,
     population: str = "realistic",
+    label_column: str | None = LABEL,
 ) -> History:
     """The history in a file (.csv, .csv.gz, .parquet), or a simulated one where `path` is None.
 
     A file has the columns of the contract: timestamp, user, merchant and amount are needed; location, device and
-    txn_type are "unknown" where it has none; transaction_id, latitude, longitude, category, ip, fraud (0 or 1) and
-    scenario are optional; others are left alone. A file that is out of order is sorted, in chunks on disk.
+    txn_type are "unknown" where it has none; transaction_id, latitude, longitude, category, ip, fraud and scenario are
+    optional; others are left alone. Labels are 0 or 1, true or false, or empty where nothing is known; `label_column`
+    is where they stand, None for nowhere: see `find_label_column`. A file that is out of order is sorted, in chunks on
+    disk.
 
     Raises:
         UserError: the file cannot be read or lacks a column, or, while it is iterated, a row is wrong; with its line.
     """
     if path is None:
         return _simulated(seed, users, days, start, population)
-    return _filed(path)
+    return _filed(path, label_column)
+
+
+def find_label_column(path: Path, named: str | None) -> str | None:
+    """The column of a file that holds its labels; None where it has no labels.
+
+    `named` is what the user says: a column, `NO_LABELS`, or None, which takes the contract's own.
+
+    Raises:
+        UserError: the file cannot be read, or has no such column; or nothing is named, and the file has columns that
+            look like labels under another name than the contract's: to train without a word as if there were none
+            would be worse than to ask.
+    """
+    if named == NO_LABELS:
+        return None
+    names = [name.strip() for name in _open(path, named).names()]
+    if named is None:
+        if LABEL in names:
+            return LABEL
+        like = [name for name in names if _looks_like_labels(name)]
+        if not like:
+            return None
+        msg = (
+            f"{path} has no column {LABEL}, but {', '.join(like)}, which may be labels: say --label-column {like[0]}, "
+            f"or --label-column {NO_LABELS} where {'it is' if len(like) == 1 else 'they are'} not"
+        )
+        raise UserError(_line(msg))
+    if named not in names:
+        msg = f"--label-column {named}: {path} has no such column (it has: {', '.join(names) or 'none'})"
+        raise UserError(_line(msg))
+    if named in _COLUMNS - {LABEL}:
+        msg = f"--label-column {named}: that column is the transaction's {named}: name the one that holds 0 and 1"
+        raise UserError(msg)
+    return named
+
+
+def _looks_like_labels(name: str) -> bool:
+    plain = "".join(filter(str.isalpha, name.lower()))
+    return plain in _LIKE_LABELS or plain.endswith("fraud")
 
 
 LabelTime = Callable[[Past], float | None]
@@ -112,27 +166,33 @@ def replay(
         txn = each.transaction
         while pending and pending[0][0] <= txn.at:
             labelled_at, _, known = heapq.heappop(pending)
-            _learn(users, merchants, known, labelled_at)
+            label = _feedback(known, labelled_at)
+            _teach(merchants, users[label.user].learn(label))
         user = users.get(txn.user)
         if user is None:
             user = users[txn.user] = UserProfile()
         merchant = merchants.get(txn.merchant)
         if merchant is None:
             merchant = merchants[txn.merchant] = MerchantProfile()
-        last_location, known_of_user, counts = observe_user(txn, user, population)
-        yield each, row(txn, last_location, observe_merchant(txn, merchant, known_of_user, counts, population))
+        payment = observe_user(txn, user, population)
+        facts = row(txn, payment.last_location, observe_merchant(payment, merchant, population))
+        _teach(merchants, payment.lessons)
+        yield each, facts
         if label_time is not None and (comes := label_time(each)) is not None:
             heapq.heappush(pending, (comes, number, each))
 
 
-def _learn(
-    users: dict[str, UserProfile], merchants: dict[str, MerchantProfile], known: Past, labelled_at: float
-) -> None:
+def _feedback(known: Past, labelled_at: float) -> Feedback:
     txn = known.transaction
-    fraud = bool(known.fraud)
-    explained = users[txn.user].learn(cast(str, txn.transaction_id), txn.at, fraud)
-    if explained is not None:
-        merchants[txn.merchant].learn(txn.at, labelled_at, fraud, explained)
+    return Feedback(txn.transaction_id or "", txn.user, txn.merchant, txn.at, bool(known.fraud), labelled_at)
+
+
+def _teach(merchants: dict[str, MerchantProfile], lessons: Lessons) -> None:
+    for lesson in lessons:
+        merchant = merchants.get(lesson.merchant)
+        if merchant is None:
+            merchant = merchants[lesson.merchant] = MerchantProfile()
+        merchant.learn(lesson)
 
 
 def _simulated(seed: int, users: int, days: float, start: datetime, population: str) -> History:
@@ -168,9 +228,13 @@ class _Table(Protocol):
 
     path: Path
     unit: str  # what the number counts
+    label: str | None  # the column of labels
 
     @property
     def progress(self) -> float: ...
+
+    def names(self) -> list[str]:
+        """All columns of the file, also those that are not read."""
 
     def __iter__(self) -> Iterator[tuple[int, Sequence[str]]]: ...
 
@@ -178,14 +242,19 @@ class _Table(Protocol):
 class _Csv:
     unit = "line"
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, label: str | None):
         self.path = path
+        self.label = label
         self._raw: IO[bytes] | None = None
         self._size = path.stat().st_size
 
     @property
     def progress(self) -> float:
         return self._raw.tell() / self._size if self._raw and not self._raw.closed else 0.0
+
+    def names(self) -> list[str]:
+        """All columns."""
+        return list(next(iter(self), (0, ()))[1])
 
     def __iter__(self) -> Iterator[tuple[int, Sequence[str]]]:
         with ExitStack() as files:
@@ -209,8 +278,9 @@ class _Csv:
 class _Parquet:
     unit = "row"
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, label: str | None):
         self.path = path
+        self.label = label
         self._rows = 0
         self._done = 0
 
@@ -218,24 +288,34 @@ class _Parquet:
     def progress(self) -> float:
         return self._done / self._rows if self._rows else 0.0
 
-    def __iter__(self) -> Iterator[tuple[int, Sequence[str]]]:
+    def names(self) -> list[str]:
+        """All columns."""
+        with self._opened() as file:
+            return list(file.schema_arrow.names)
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
         from pyarrow import ArrowException, parquet
 
         try:
             with parquet.ParquetFile(self.path) as file:
-                self._rows, self._done = file.metadata.num_rows, 0
-                header = [name for name in file.schema_arrow.names if name in _COLUMNS]
-                yield 0, header
-                for batch in file.iter_batches(batch_size=10_000, columns=header):
-                    for cells in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                        self._done += 1
-                        yield self._done, [_text(cell) for cell in cells]
+                yield file
         except (OSError, ArrowException) as error:
             msg = f"{self.path} cannot be read as Parquet ({_line(error)}): is the file complete?"
             raise UserError(msg) from None
 
+    def __iter__(self) -> Iterator[tuple[int, Sequence[str]]]:
+        with self._opened() as file:
+            self._rows, self._done = file.metadata.num_rows, 0
+            header = [name for name in file.schema_arrow.names if name.strip() in (*_COLUMNS, self.label)]
+            yield 0, header
+            for batch in file.iter_batches(batch_size=10_000, columns=header):
+                for cells in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    self._done += 1
+                    yield self._done, [_text(cell) for cell in cells]
 
-def _open(path: Path) -> _Table:
+
+def _open(path: Path, label: str | None) -> _Table:
     endings: dict[str, type[_Csv] | type[_Parquet]] = {".csv": _Csv, ".csv.gz": _Csv, ".parquet": _Parquet}
     reader = next((reader for ending, reader in endings.items() if path.name.endswith(ending)), None)
     if reader is None:
@@ -243,14 +323,14 @@ def _open(path: Path) -> _Table:
         raise UserError(msg)
     try:
         with path.open("rb"):
-            return reader(path)
+            return reader(path, label)
     except OSError as error:
         msg = f"cannot read the history {path}: {error.strerror}"
         raise UserError(msg) from None
 
 
-def _filed(path: Path) -> History:
-    table = _open(path)
+def _filed(path: Path, label: str | None) -> History:
+    table = _open(path, label)
     begin, share = 0.0, 0.0
 
     def rows() -> Iterator[Past]:
@@ -290,7 +370,7 @@ def _header(table: _Table, header: Sequence[str]) -> list[str]:
             f"{table.path} has no column {', '.join(missing)} (it has: {found}): name the columns as the contract does"
         )
         raise UserError(msg)
-    twice = [name for name in names if name in _COLUMNS and names.count(name) > 1]
+    twice = [name for name in names if (name in _COLUMNS or name == table.label) and names.count(name) > 1]
     if twice:
         msg = f"{table.path} has the column {twice[0]} twice: remove one"
         raise UserError(msg)
@@ -300,8 +380,8 @@ def _header(table: _Table, header: Sequence[str]) -> list[str]:
 def _rows(table: _Table) -> Iterator[Past]:
     rows = iter(table)
     header = _header(table, next(rows, (0, ()))[1])
-    fields = [(i, name) for i, name in enumerate(header) if name in _COLUMNS - {"fraud", "scenario"}]
-    truth = header.index("fraud") if "fraud" in header else None
+    fields = [(i, name) for i, name in enumerate(header) if name in _COLUMNS - {LABEL, "scenario"}]
+    truth = header.index(table.label) if table.label in header else None
     kind = header.index("scenario") if "scenario" in header else None
     base = dict.fromkeys(UNKNOWN_WITHOUT, UNKNOWN)
     for line, cells in rows:
@@ -316,7 +396,8 @@ def _rows(table: _Table) -> Iterator[Past]:
             txn = _transaction(values)
             fraud = None if truth is None else _TRUTH[cells[truth].lower()]
         except KeyError as error:
-            raise _wrong(table, line, f"fraud is {error}, neither 0 nor 1") from None
+            what = f"{table.label} is {str(error)[:40]}, and a label is 0 or 1, true or false, or empty"
+            raise _wrong(table, line, what) from None
         except (ValueError, OverflowError) as error:
             raise _wrong(table, line, str(error)) from None
         if txn.transaction_id is None:
@@ -383,5 +464,5 @@ def _text(cell: Any) -> str:
     return str(cell.isoformat() if hasattr(cell, "isoformat") else cell)
 
 
-def _line(error: BaseException) -> str:
+def _line(error: BaseException | str) -> str:
     return " ".join(str(error).split())

@@ -11,6 +11,8 @@ DAY = 86_400.0
 FALSE_POSITIVE_RATES = (0.001, 0.005, 0.01, 0.05)
 ALERT_RATE = 0.01  # false positive rate at which alerts a day and time to detect are told
 TOP = 100
+FIRST = 100  # alerts of which each is a point of the curves
+POINTS = 300  # of a curve beyond them, evenly spaced on a log scale of alerts
 
 
 class Measures(NamedTuple):
@@ -18,14 +20,14 @@ class Measures(NamedTuple):
 
     figures: dict[str, float]
     by_scenario: dict[str, dict[str, float]]  # recall at `ALERT_RATE`, share of users caught, days to detect
-    precision_recall: list[tuple[float, float]]  # (recall, precision)
-    roc: list[tuple[float, float]]  # (false positive rate, recall)
+    precision_recall: list[tuple[float, float]]  # (recall, precision), see `curves`
+    roc: list[tuple[float, float]]  # (false positive rate, recall), at the same thresholds
     calibration: list[tuple[float, float, int]]  # (mean score, share of fraud, count)
 
 
 def measure(risk: Floats, fraud: Bools, at: Floats, users: "np.ndarray[Any, Any]", scenario: Sequence[str]) -> Measures:
     """All figures of one model on one window; arrays of shape (n,), both kinds among `fraud`."""
-    from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+    from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
     rate, recall, thresholds = roc_curve(fraud, risk)
     figures = {
@@ -55,10 +57,7 @@ def measure(risk: Floats, fraud: Bools, at: Floats, users: "np.ndarray[Any, Any]
             "users_caught": share,
             "days_to_detect": wait,
         }
-    precision, reached, _ = precision_recall_curve(fraud, risk)
-    return Measures(
-        figures, by_scenario, _thin(reached[::-1], precision[::-1]), _thin(rate, recall), calibration(risk, fraud)
-    )
+    return Measures(figures, by_scenario, *curves(risk, fraud), calibration(risk, fraud))
 
 
 def card_precision(risk: Floats, fraud: Bools, at: Floats, users: "np.ndarray[Any, Any]", top: int) -> float:
@@ -111,6 +110,22 @@ def calibration(risk: Floats, fraud: Bools, bins: int = 10) -> list[tuple[float,
     ]
 
 
-def _thin(x: Floats, y: Floats, points: int = 300) -> list[tuple[float, float]]:
-    step = np.unique(np.linspace(0, len(x) - 1, points).astype(int))
-    return [(float(x[n]), float(y[n])) for n in step]
+def curves(risk: Floats, fraud: Bools) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    """Precision against recall, and recall against the false positive rate: (recall, precision), (rate, recall).
+
+    A point is a threshold, from the highest down; transactions of one score cross it together. Each of the first
+    `FIRST` alerts has its point, and beyond them the points are thinned on a log scale of alerts: what a team can look
+    at in a day is a thousandth of all, and thinned evenly it would be a line between two points.
+    """
+    order = np.argsort(-risk, kind="stable")
+    hits = np.cumsum(fraud[order])
+    last = np.flatnonzero(np.append(np.diff(risk[order]) != 0, True))  # of each score
+    alerts = last + 1
+    wanted = np.append(np.arange(1, FIRST), np.geomspace(FIRST, max(len(risk), FIRST), POINTS))
+    chosen = np.unique(np.minimum(np.searchsorted(alerts, wanted), len(alerts) - 1))
+    alerts, hits = alerts[chosen], hits[last][chosen]
+    frauds = int(fraud.sum())
+    reached = (hits / frauds).tolist()
+    precision = list(zip(reached, (hits / alerts).tolist(), strict=True))
+    roc = list(zip(((alerts - hits) / (len(fraud) - frauds)).tolist(), reached, strict=True))
+    return precision, [(0.0, 0.0), *roc]

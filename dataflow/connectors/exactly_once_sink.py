@@ -1,149 +1,306 @@
-"""A sink that writes every decision exactly once, whatever crashes.
+"""A sink that writes what becomes of every message exactly once, in one of the outputs, whatever crashes.
 
-It has one part for each output partition. Its snapshot returns only when all that was written is acknowledged, and
-holds the offsets at which its topics then end. Every record's headers carry the topic, partition and offset of its
-transaction. After a crash Bytewax replays from the last snapshot; the part then reads what its topics hold behind that
-snapshot and skips what already stands there.
+It has one part for each partition of each source. A part's snapshot returns only when all that was written is
+acknowledged, and holds offsets of its outputs from which on anything may stand that the snapshot does not cover. Every
+record's headers say which message of the source it comes from. After a crash Bytewax replays from the last snapshot;
+the part then looks, in all partitions of its outputs from those offsets on, for what stands there already, and leaves
+it out. Without a snapshot it looks from their beginning.
+
+So outputs may grow between two runs. A record that is too large for its topic goes to the topic for invalid messages,
+its first bytes only, and counts as what became of its message.
 """
 
+import logging
+import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from itertools import chain
-from typing import TypedDict
+from typing import Any, NamedTuple, NoReturn, TypedDict
 
+import msgspec
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
 from prometheus_client import Counter
 
 from dataflow import lifecycle
-from dataflow.connectors.delivery import Delivery, always
-from dataflow.connectors.kafka_clients import PerWorker, count_partitions, make_consumer, watermarks
-from dataflow.outbox import hand_over
-from dataflow.record import SOURCE_OFFSET, SOURCE_PARTITION, SOURCE_TIMESTAMP, SOURCE_TOPIC, Record, partition_key
+from dataflow.connectors.already_written import AlreadyWritten, Place, SourceTopic, ask_ends, latest
+from dataflow.connectors.delivery import RecordDelivery, TooLarge, always
+from dataflow.connectors.kafka_clients import (
+    PerWorker,
+    TopicIdentity,
+    client_config,
+    count_partitions,
+    identify_topics,
+)
+from dataflow.connectors.offset_set import OffsetSet
+from dataflow.connectors.topic_limits import Limits, check_rights, read_limits, warn_of_small_outputs
+from dataflow.outbox import hand_over, source_headers
+from dataflow.record import ERROR, FULL_SIZE, ORIGIN, Header, Record, source_key
 from dataflow.settings import Settings, UserError
 
 WRITTEN = Counter("redflag_records_written_total", "Records handed to the producer", ["topic"])
 SKIPPED = Counter(
     "redflag_records_skipped_total", "Records that stood in the output already, after a restart", ["topic"]
 )
+TOO_LARGE = Counter(
+    "redflag_records_too_large_total",
+    "Records too large for their topic: the first bytes went to the invalid",
+    ["topic"],
+)
+
+VERSION = 2
+POINTER_BYTES = 1000  # of the value of a record that is too large, and of its key
+ACCEPT_GAP = "REDFLAG_ACCEPT_GAP"
+ENDS_SECONDS = 10.0  # between two questions where the outputs end
+
+_log = logging.getLogger("redflag.sink")
+
+
+class OutputState(TypedDict):
+    """Of one output: which topic it is, and by partition from which offset on uncovered records may stand."""
+
+    topic_id: str  # "" where the broker has no topic ids
+    starts: list[int]
 
 
 class SinkState(TypedDict):
     """What a part of the exactly-once sink keeps in a snapshot."""
 
     version: int
-    partitions: int  # of each output topic: source partitions are spread over them by modulo
-    ends: dict[str, int]  # topic: the offset up to which everything of ours is acknowledged
+    cluster_id: str
+    outputs: dict[str, OutputState]
+
+
+class _Facts(NamedTuple):
+    """What the broker says of the topics at the start; all parts of a process go by it."""
+
+    order: dict[str, int]  # of each part its place among all, as Bytewax sorts them
+    places: dict[str, Place]  # of each part the source's partition
+    counts: dict[str, int]  # partitions of each output
+    identities: dict[str, TopicIdentity]
+    source_ends: dict[Place, int]
+    output_ends: dict[Place, int]
+    limits: Limits  # of the outputs
+    admin: AdminClient
+    already: AlreadyWritten
 
 
 class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
     """Writes each record once, in one of its topics, whatever crashes; the partition is the source's, by modulo.
 
-    Items are `(partition_key(partition), records)`, with records of that source partition. All topics must have as many
-    partitions as each other. The promise holds as long as no other flow writes these topics: `may_write` says that.
+    Items are `(source_key(topic, partition), records)`, with records of that partition of a source. `routes` says
+    which outputs each source's records may go to: a part looks only in those. The outputs must have equally many
+    partitions, but for the invalid topic of the settings. A message must have one record. The promise holds as long
+    as no other flow writes these topics.
     """
 
     def __init__(
         self,
         settings: Settings,
-        source_topic: str,
-        topics: Sequence[str],
+        routes: Mapping[str, Sequence[str]],
+        counted: Callable[[Mapping[str, int]], None] | None = None,
         may_write: Callable[[], bool] = always,
     ):
+        """`counted` hears the number of partitions of each topic; `may_write` says whether no other flow writes."""
         self._settings = settings
-        self._source_topic = source_topic
-        self._topics = tuple(topics)
-        self._writers = PerWorker(lambda: (Delivery(settings, may_write), make_consumer(settings)))
-        self._count = 0
+        self._counted = counted
+        self._may_write = may_write
+        self._routes = {source: tuple(outputs) for source, outputs in routes.items()}
+        self._outputs = tuple(dict.fromkeys(chain.from_iterable(self._routes.values())))
+        self._lock = threading.Lock()
+        self._begun: _Facts | None = None
+        self._accepted: set[str] = set()
+        # Bytewax shares the sink among the worker threads of a process.
+        self._writers = PerWorker(self._make_writer)
 
     @lifecycle.mistakes_end_the_flow
     def list_parts(self) -> list[str]:
-        """One part for each partition of the output topics.
+        """One part for each partition of each source.
 
         Raises:
-            UserError: the topics do not have as many partitions as each other.
+            UserError: a topic is missing, may not be used, or the outputs have unequal partitions.
         """
-        counts = {topic: count_partitions(self._settings, topic) for topic in self._topics}
-        if len(set(counts.values())) > 1:
-            found = ", ".join(f"{topic} has {count}" for topic, count in counts.items())
-            msg = f"the output topics must have equally many partitions, but {found}: add some to the smaller"
-            raise UserError(msg)
-        self._count = next(iter(counts.values()))
         # Bytewax asks once all processes of the cluster have found each other: none of the earlier ones lives.
         lifecycle.cluster_stands()
-        _settling.begin()
-        return [partition_key(p) for p in range(self._count)]
+        return list(self._facts().order)
 
+    @lifecycle.mistakes_end_the_flow
     def part_fn(self, item_key: str) -> int:
-        """The source partition; Bytewax takes it modulo the number of parts."""
-        return int(item_key)
+        """The place of the item's part in the sorted list of all parts, which is how Bytewax takes it."""
+        try:
+            return self._facts().order[item_key]
+        except KeyError:
+            _grown(item_key)
 
     @lifecycle.mistakes_end_the_flow
     def build_part(self, step_id: str, for_part: str, resume_state: SinkState | None) -> "_ExactlyOncePart":
-        """Finds what this part's partitions hold already, behind the last snapshot or, without one, at all.
+        """Finds what stands on the outputs already, behind the last snapshot or, without one, at all.
 
         Raises:
-            UserError: the output topics are not those that the recovery data knows.
+            UserError: an output cannot be read, or is not the one that the recovery data knows.
         """
-        delivery, consumer = self._writers.get()
-        partition = int(for_part)
-        if resume_state is not None and resume_state["partitions"] != self._count:
+        facts = self._facts()
+        source = facts.places[for_part]
+        outputs = self._routes[source[0]]
+        starts = {output: self._starts(output, resume_state) for output in outputs}
+        if resume_state is None and facts.source_ends[source] == 0:
+            already = OffsetSet()  # nothing had come when the flow started, so nothing was decided
+        else:
+            already = facts.already.find(source, _places(starts))
+        return _ExactlyOncePart(self._writers.get(), source, starts, already)
+
+    def _facts(self) -> _Facts:
+        if self._begun is None:
+            with self._lock:
+                if self._begun is None:
+                    self._begun = self._ask()
+        return self._begun
+
+    def _ask(self) -> _Facts:
+        settings, outputs, sources = self._settings, self._outputs, tuple(self._routes)
+        counts = {topic: count_partitions(settings, topic) for topic in (*sources, *outputs)}
+        equal = {topic: counts[topic] for topic in outputs if topic != settings.invalid_topic}
+        if len(set(equal.values())) > 1:
+            found = ", ".join(f"{topic} has {count}" for topic, count in equal.items())
+            msg = f"the output topics must have equally many partitions, but {found}: add some to the smaller"
+            raise UserError(msg)
+        if self._counted is not None:
+            self._counted(counts)
+        admin, seconds = AdminClient(client_config(settings, {})), settings.delivery_timeout_seconds
+        check_rights(admin, sources, outputs, seconds)
+        limits = read_limits(admin, (*sources, *outputs), seconds)
+        warn_of_small_outputs(limits, sources, outputs)
+        identities = identify_topics(settings, (*sources, *outputs))
+        source_ends, output_ends = (
+            ask_ends(admin, [(topic, number) for topic in topics for number in range(counts[topic])], seconds)
+            for topics in (sources, outputs)
+        )
+        already = AlreadyWritten(
+            settings,
+            {topic: SourceTopic(identities[topic].topic_id, _of_topic(source_ends, topic)) for topic in sources},
+            admin,
+        )
+        already.look(output_ends)
+        places = {source_key(*place): place for place in source_ends}
+        return _Facts(
+            order={key: index for index, key in enumerate(sorted(places))},
+            places=places,
+            counts={topic: counts[topic] for topic in outputs},
+            identities=identities,
+            source_ends=source_ends,
+            output_ends=output_ends,
+            limits=Limits({topic: limits.by_topic[topic] for topic in outputs}, limits.known),
+            admin=admin,
+            already=already,
+        )
+
+    def _make_writer(self) -> "_Writer":
+        return _Writer(self._settings, self._facts(), self._may_write)
+
+    def _starts(self, output: str, state: SinkState | None) -> list[int]:
+        """By partition of an output, from which offset on what stands there is to be looked for.
+
+        Raises:
+            UserError: it is another topic than the recovery data knows, and that was not accepted.
+        """
+        facts = self._facts()
+        beginning = [0] * facts.counts[output]
+        known = state["outputs"].get(output) if state is not None else None
+        if state is None or known is None:
+            return beginning
+        # A partition that was added since has nothing that the snapshot covers.
+        starts = [*known["starts"], *beginning[len(known["starts"]) :]]
+        differs = self._difference(output, state, known, starts)
+        if not differs:
+            return starts
+        if os.environ.get(ACCEPT_GAP) != "1":
             msg = (
-                f"the output topics have {self._count} partitions, but had {resume_state['partitions']} when the "
-                "recovery data was written: stop the flow before changing that, then use an empty directory"
+                f"{differs}: bring back what was there, or start once with --accept-gap, to go on with the profiles; "
+                f"{output} is then read from its beginning, and nothing that stands there is written again"
             )
             raise UserError(msg)
-        ends = resume_state["ends"] if resume_state is not None else dict.fromkeys(self._topics, 0)
-        standing, now = _read_tail(self._settings, consumer, self._source_topic, partition, ends)
-        return _ExactlyOncePart(delivery, self._source_topic, partition, self._count, ends, standing, now)
+        with self._lock:
+            if output not in self._accepted:
+                self._accepted.add(output)
+                _log.warning("%s: accepted; %s is read from its beginning", differs, output)
+        return beginning
+
+    def _difference(self, output: str, state: SinkState, known: OutputState, starts: list[int]) -> str:
+        """What about an output is not as the recovery data says; empty if nothing."""
+        facts = self._facts()
+        now = facts.identities[output]
+        if state["cluster_id"] and now.cluster_id and state["cluster_id"] != now.cluster_id:
+            return f"the recovery data was written on cluster {state['cluster_id']}, but this is {now.cluster_id}"
+        if known["topic_id"] and now.topic_id and known["topic_id"] != now.topic_id:
+            return (
+                f"{output} was made anew since the recovery data was written (topic id {known['topic_id']}, now "
+                f"{now.topic_id})"
+            )
+        if len(starts) > facts.counts[output]:
+            return f"{output} has {facts.counts[output]} partitions, but the recovery data knows {len(starts)}"
+        for number, start in enumerate(starts):
+            end = facts.output_ends[output, number]
+            if start > end:
+                return (
+                    f"{output}[{number}] ends at offset {end}, but the recovery data says that {start} records were "
+                    "acknowledged: the topic was made anew or cut"
+                )
+        return ""
+
+
+def _places(starts: Mapping[str, list[int]]) -> dict[Place, int]:
+    """All partitions of the outputs: what was written before they grew stands where it stood."""
+    return {(output, number): start for output, offsets in starts.items() for number, start in enumerate(offsets)}
+
+
+def _of_topic(offsets: Mapping[Place, int], topic: str) -> dict[int, int]:
+    return {number: offset for (of, number), offset in offsets.items() if of == topic}
+
+
+def _grown(key: str) -> NoReturn:
+    msg = f"{key}: partitions were added to the source while the flow started: start it again"
+    raise UserError(msg)
 
 
 class _ExactlyOncePart(StatefulSinkPartition[list[Record], SinkState]):
-    """Owns one partition of each output topic."""
+    """Writes what becomes of the messages of one partition of a source."""
 
-    def __init__(
-        self,
-        delivery: Delivery,
-        source_topic: str,
-        partition: int,
-        count: int,
-        ends: dict[str, int],
-        standing: set[tuple[int, int, int]],
-        now: dict[str, int],
-    ):
-        self._delivery = delivery
-        self._partition = partition
-        self._count = count
-        self._topics = tuple(ends)
-        self._ends = ends  # as of the last snapshot
-        self._now = now  # where the topics end once all that was handed over is acknowledged
-        self._standing = standing  # source partition, offset, timestamp of what is written already
-        self._reached: dict[int, int] = {}  # source partition: the highest offset that came, while something stands
-        self._source_topic = source_topic.encode()
-        self._written = {topic: WRITTEN.labels(topic) for topic in ends}
+    def __init__(self, writer: "_Writer", source: Place, starts: dict[str, list[int]], already: OffsetSet):
+        self._writer = writer
+        self._source_topic, self._partition = source
+        self._starts = starts  # as of the last snapshot
+        self._already = already  # offsets in the source
+        self._reached = -1  # the highest offset that came, while something stands
+        self._headers = writer.headers_of(source)
+        self._partitions = {topic: self._partition % len(starts[topic]) for topic in starts}
 
     @lifecycle.mistakes_end_the_flow
     def write_batch(self, values: list[list[Record]]) -> None:
+        for together in values:
+            if together and (
+                together[0].partition != self._partition or together[0].source_topic != self._source_topic
+            ):
+                _grown(source_key(together[0].source_topic, together[0].partition))
         records = list(chain.from_iterable(values))
-        if self._standing:
-            records = self._not_standing(records)
-        self._delivery.await_permission()
-        counts = hand_over(records, self._partition, self._source_topic, self._delivery)
+        if self._already:
+            records = self._drop_already_written(records)
+        writer = self._writer
+        writer.delivery.await_permission()
+        counts = hand_over(records, self._partitions, self._headers, writer.delivery)
         for topic, count in counts.items():
-            self._written[topic].inc(count)
-            self._now[topic] += count
-        self._delivery.poll()
+            writer.count(topic, self._partitions[topic], count)
+        writer.delivery.poll()
+        if writer.delivery.too_large:
+            writer.write_pointers()
 
-    def _not_standing(self, records: list[Record]) -> list[Record]:
-        """Those that do not stand in the outputs already."""
+    def _drop_already_written(self, records: list[Record]) -> list[Record]:
         left = []
         for record in records:
-            source = record.partition
-            self._reached[source] = max(record.offset, self._reached.get(source, -1))
-            origin = (source, record.offset, record.record_ms)
-            if origin in self._standing:
-                self._standing.remove(origin)
+            self._reached = max(self._reached, record.offset)
+            if record.offset in self._already:
                 SKIPPED.labels(record.topic).inc()
             else:
                 left.append(record)
@@ -151,99 +308,125 @@ class _ExactlyOncePart(StatefulSinkPartition[list[Record], SinkState]):
 
     @lifecycle.mistakes_end_the_flow
     def snapshot(self) -> SinkState:
-        self._delivery.flush()
-        if self._standing:
-            # All of the source up to what came has come by the end of an epoch: what stands there was another topic's.
-            reached = self._reached
-            self._standing -= {each for each in self._standing if each[1] <= reached.get(each[0], -1)}
-        if not self._standing:
-            # Counted, not asked for: a question takes 5 ms for each topic and partition, in which no decision is made.
-            # This part alone writes these partitions, each record acknowledged is one offset, and where somebody else
-            # has written too, the ends lie further on: then a restart reads more than it need.
-            self._ends = dict(self._now)
-        # Else a restart must find again what stands there and has not come yet: the ends stay where they were.
-        return {"version": 1, "partitions": self._count, "ends": dict(self._ends)}
+        writer = self._writer
+        writer.flush()
+        # At an epoch's end every earlier message of the source has come: what stands there is not needed any more.
+        self._already.drop_below(self._reached + 1)
+        if not self._already:
+            self._starts = {topic: writer.next_offsets(topic) for topic in self._starts}
+        # Else a restart must find again what stands there and has not come yet: the offsets stay where they were.
+        return writer.state(self._starts)
 
 
-class _Settling:
-    """How long the outputs have stood still, in time in which the broker answered; all parts of a process share it.
+class _Writer:
+    """What the parts of one worker share: the producer, and how far the outputs are known to reach."""
 
-    A broker that hangs holds the records of the killed process as it holds our questions: while it does not answer,
-    the outputs standing still says nothing. So between two answers at most `_ANSWER_COUNTS` seconds count.
-    """
+    def __init__(self, settings: Settings, facts: _Facts, may_write: Callable[[], bool]):
+        self.delivery = RecordDelivery(settings, facts.limits, may_write)
+        self._invalid_topic = settings.invalid_topic
+        self._facts = facts
+        # Of each partition an offset that nothing written from now on can have a smaller one than. It is the next one
+        # where only this worker writes: asking the broker takes 5 ms, in which no decision is made, counting nothing.
+        self._next = dict(facts.output_ends)
+        self._asked: dict[TopicPartition, Future[Any]] = {}
+        self._ask_due = 0.0
+        self._written = {topic: WRITTEN.labels(topic) for topic in facts.counts}
 
-    _ANSWER_COUNTS = 0.1
+    def headers_of(self, source: Place) -> list[Header]:
+        """The headers that all records of a source's partition have in common."""
+        topic, partition = source
+        return source_headers(topic, self._facts.identities[topic].topic_id, partition)
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.begin()
+    def count(self, topic: str, partition: int, count: int) -> None:
+        """So many records were handed over."""
+        self._written[topic].inc(count)
+        self._next[topic, partition] += count
 
-    def begin(self) -> None:
-        """Counts from now."""
-        with self._lock:
-            self._still, self._answered = 0.0, time.monotonic()
+    def next_offsets(self, topic: str) -> list[int]:
+        """By partition, from which offset on the next records can stand; to be asked after `flush`."""
+        return [self._next[topic, number] for number in range(self._facts.counts[topic])]
 
-    def answered(self) -> float:
-        """The broker has answered, and nothing has moved: how long that has been so."""
-        with self._lock:
-            now = time.monotonic()
-            self._still += min(now - self._answered, self._ANSWER_COUNTS)
-            self._answered = now
-            return self._still
+    def state(self, starts: Mapping[str, list[int]]) -> SinkState:
+        """The snapshot of a part."""
+        identities = self._facts.identities
+        return {
+            "version": VERSION,
+            "cluster_id": next(iter(identities.values())).cluster_id,
+            "outputs": {
+                topic: {"topic_id": identities[topic].topic_id, "starts": list(offsets)}
+                for topic, offsets in starts.items()
+            },
+        }
 
+    def flush(self) -> None:
+        """Returns when everything handed over stands, or a pointer to it.
 
-_settling = _Settling()
+        Raises:
+            UserError: a record was refused for another reason than its size, or the broker does not answer.
+        """
+        self.delivery.flush()
+        self.write_pointers()
+        self._learn_ends()
 
+    def write_pointers(self) -> None:
+        """Sends again, alone, what was refused for its size; of what is too large by itself the first bytes.
 
-def _read_tail(
-    settings: Settings, consumer: Consumer, source_topic: str, partition: int, ends: dict[str, int]
-) -> tuple[set[tuple[int, int, int]], dict[str, int]]:
-    """The transactions whose decisions stand in the partition from the given offset of each topic on; where these end.
+        Raises:
+            UserError: even those were refused.
+        """
+        delivery = self.delivery
+        while delivery.too_large:
+            delivery.flush()
+            refused, delivery.too_large = delivery.too_large, []
+            for case in refused:
+                if case.handed_over:
+                    self._next[case.record.topic, case.partition] -= 1  # it was counted, but does not stand
+                record, partition = case.record, case.partition
+                if case.alone:
+                    record = self._pointer(case)
+                    partition = record.partition % self._facts.counts[record.topic]
+                    TOO_LARGE.labels(case.record.topic).inc()
+                origin = [header for header in case.headers if header[0] in ORIGIN]
+                headers = [*(record.headers or ()), *origin]
+                if delivery.produce_watched(record, partition, headers, alone=True):
+                    self.count(record.topic, partition, 1)
+                delivery.flush()
 
-    A record of the process that was killed can still be on its way: in a socket's buffer, or in the broker's queue.
-    Kafka can fence that only with transactions, whose latency we do not want; so this waits it out: it returns when
-    no topic has grown for `OUTPUT_SETTLE_SECONDS` (0.5 by default) of a broker that answers, counted from when the
-    cluster stood at the earliest. By then the other one was dead: it would hold the lock of the recovery directory.
-    """
-    positions = dict(ends)
-    standing: set[tuple[int, int, int]] = set()
-    seconds = settings.delivery_timeout_seconds
-    for topic, start in ends.items():
-        low, high = watermarks(consumer, topic, partition, seconds)
-        if start > high:
+    def _pointer(self, case: TooLarge) -> Record:
+        """The beginning of a record that is too large, for the invalid topic."""
+        record = case.record
+        size = len(record.value or b"")
+        if _is_pointer(record) or self._invalid_topic not in self._facts.counts:
             msg = (
-                f"{topic}[{partition}] ends at offset {high}, but the recovery data says that {start} records were "
-                "acknowledged: the topic was made anew or cut; use an empty recovery directory, or bring the topic back"
+                f"a record of {size} bytes was not taken by {record.topic}: it is too large for its max.message.bytes; "
+                "the flow stops here, and it is decided again after the restart"
             )
             raise UserError(msg)
-        positions[topic] = max(low, start)
-    wanted = source_topic.encode()
-    deadline = time.monotonic() + seconds
-    known: dict[str, int] = {}
-    consumer.assign([TopicPartition(topic, partition, position) for topic, position in positions.items()])
-    try:
-        while True:
-            highs = {topic: watermarks(consumer, topic, partition, seconds)[1] for topic in positions}
-            if known and highs != known:
-                _settling.begin()
-            known = highs
-            still = _settling.answered()
-            if all(positions[topic] >= high for topic, high in highs.items()):
-                if still >= settings.output_settle_seconds:
-                    return standing, highs
-                time.sleep(0.05)
-                continue
-            if time.monotonic() > deadline:
-                msg = f"cannot read {', '.join(positions)}[{partition}] for {seconds:g} s: is the broker up?"
-                raise UserError(msg)
-            for message in consumer.consume(10_000, 0.05):
-                if message.error() is not None:
-                    continue
-                positions[message.topic()] = message.offset() + 1
-                headers = dict(message.headers() or ())
-                if headers.get(SOURCE_TOPIC) == wanted:
-                    origin = (headers[SOURCE_PARTITION], headers[SOURCE_OFFSET], headers[SOURCE_TIMESTAMP])
-                    standing.add((int(origin[0]), int(origin[1]), int(origin[2])))
-                deadline = time.monotonic() + seconds
-    finally:
-        consumer.unassign()
+        error = f"too large for {record.topic}: {size} bytes, and {len(record.key or b'')} of its key"
+        return msgspec.structs.replace(
+            record,
+            topic=self._invalid_topic,
+            key=record.key[:POINTER_BYTES] if record.key is not None else None,
+            value=record.value[:POINTER_BYTES] if record.value is not None else None,
+            headers=[(ERROR, error.encode()), (FULL_SIZE, str(size).encode())],
+        )
+
+    def _learn_ends(self) -> None:
+        """Takes what the broker said since, and asks anew, without waiting.
+
+        Where other workers write the same partitions, counting what this one writes falls behind, and a restart would
+        read all that they wrote. That an answer is old or missing makes it read more, and nothing worse.
+        """
+        for place in [place for place, answer in self._asked.items() if answer.done()]:
+            answer = self._asked.pop(place)
+            if answer.exception() is None:
+                where = place.topic, place.partition
+                self._next[where] = max(self._next[where], int(answer.result().offset))
+        now = time.monotonic()
+        if not self._asked and now >= self._ask_due:
+            self._ask_due = now + ENDS_SECONDS
+            self._asked = self._facts.admin.list_offsets(latest(self._next), request_timeout=ENDS_SECONDS)
+
+
+def _is_pointer(record: Record) -> bool:
+    return any(name == FULL_SIZE for name, _ in record.headers or ())

@@ -1,6 +1,8 @@
 """Kafka clients: how producers and consumers are made, and waiting for a broker that is away."""
 
 import contextlib
+import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,25 +12,46 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from confluent_kafka.admin import AdminClient
 
 from dataflow import lifecycle
-from dataflow.settings import Settings, UserError
+from dataflow.connectors.connection_reports import ConnectionReports
+from dataflow.settings import Settings, UserError, host_and_port
 
 T = TypeVar("T")
 
-BROKER_WAIT_SECONDS = 30.0  # how long a start waits for a broker, a topic and each of its partitions
+BROKER_WAIT_SECONDS = 30.0  # how long a start waits for a broker and each partition of a topic
+TOPIC_WAIT_SECONDS = 5.0  # how long for a topic that is not there: one that was just made may not have got around yet
+NOTICE_SECONDS = 3.0  # of waiting for a broker, after how many it says that it waits
+_IPV4 = re.compile(r"[0-9.]+")
+
+_log = logging.getLogger("redflag.kafka")
 
 
 def client_config(settings: Settings, own: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of one client: our defaults, the user's `KAFKA_CONFIG_*`, then what must be as we say."""
+    """The configuration of one client: our defaults, the user's `KAFKA_CONFIG_*`, then what must be as we say.
+
+    Its clients write nothing to standard error by themselves, unless `KAFKA_CONFIG_LOG_LEVEL` or `KAFKA_CONFIG_DEBUG`
+    asks for it: each of a process' clients repeats all the time that a broker is away. `BrokerWatch` says it once.
+    """
     return {
-        "log_level": 3,
-        "broker.address.family": "v4",
+        "log_level": 0,
+        "broker.address.family": address_family(settings.brokers),
         "reconnect.backoff.max.ms": 1000,
         **settings.librdkafka(own),
     }
 
 
-def make_producer(settings: Settings, on_delivery: Callable[[Any, Any], None]) -> Producer:
-    """An idempotent producer whose `on_delivery` hears of failures only.
+def address_family(brokers: str) -> str:
+    """Which addresses of a broker's name are tried, unless the user says it.
+
+    `localhost` and IPv4 addresses: IPv4 only, as a broker seldom listens on `::1`, which is tried first, and logged.
+    """
+    hosts = {host_and_port(each)[0] for each in brokers.split(",")}
+    return "v4" if all(host == "localhost" or _IPV4.fullmatch(host) for host in hosts) else "any"
+
+
+def make_producer(
+    settings: Settings, on_delivery: Callable[[Any, Any], None], own: Mapping[str, Any] | None = None
+) -> Producer:
+    """An idempotent producer whose `on_delivery` hears of failures only; `own`: what it has besides.
 
     Raises:
         UserError: librdkafka does not take a setting.
@@ -41,64 +64,94 @@ def make_producer(settings: Settings, on_delivery: Callable[[Any, Any], None]) -
             "message.timeout.ms": int(settings.delivery_timeout_seconds * 1000),
             # A callback a message costs 1 µs of Python; whether all went well, flush() and the absence of errors say.
             "delivery.report.only.error": True,
+            **(own or {}),
         },
     )
     # 1 ms: under load batches fill anyway (measured: 5 ms brings no throughput), a lone decision is not kept waiting.
     config.setdefault("linger.ms", 1)
-    try:
-        return Producer({**config, "on_delivery": on_delivery})
-    except KafkaException as error:
-        raise UserError(_wrong_config(error)) from error
+    return _make(Producer, {**config, "on_delivery": on_delivery})
 
 
-def make_consumer(settings: Settings, more: Mapping[str, Any] | None = None) -> Consumer:
-    """A consumer that is assigned partitions and commits nothing: offsets live in the snapshots; `more` replaces ours.
+def make_consumer(
+    settings: Settings, own: Mapping[str, Any] | None = None, reports: ConnectionReports | None = None
+) -> Consumer:
+    """A consumer that is assigned partitions and commits nothing: offsets live in the snapshots; `own`: see above.
+
+    With `reports`, these hear of its connections, whenever it is polled.
 
     Raises:
         UserError: librdkafka does not take a setting.
     """
-    own = {
-        "group.id": "redflag",  # required by the client; with `assign` no group is ever joined
-        "enable.auto.commit": False,
-        "auto.offset.reset": "error",
-        **(more or {}),
-    }
-    config = client_config(settings, own)
+    config = client_config(
+        settings,
+        {
+            "group.id": "redflag",  # required by the client; with `assign` no group is ever joined
+            "enable.auto.commit": False,
+            "auto.offset.reset": "error",
+            **(own or {}),
+        },
+    )
     config.setdefault("fetch.wait.max.ms", 100)
+    return _make(Consumer, {**config, **(reports.options if reports is not None else {})})
+
+
+def _make(kind: Callable[[dict[str, Any]], T], config: dict[str, Any]) -> T:
     try:
-        return Consumer(config)
+        return kind(config)
     except KafkaException as error:
-        raise UserError(_wrong_config(error)) from error
-
-
-def _wrong_config(error: KafkaException) -> str:
-    return f"Kafka client: {error.args[0].str()}; see KAFKA_BROKERS and KAFKA_CONFIG_* in the environment or .env"
+        said = error.args[0].str()
+        if "mechanism GSSAPI" in said and not {"sasl.mechanism", "sasl.mechanisms"} & config.keys():
+            msg = f"KAFKA_CONFIG_SECURITY_PROTOCOL={config['security.protocol']} needs KAFKA_CONFIG_SASL_MECHANISM too"
+            raise UserError(msg) from error
+        named = [
+            word for word in re.findall(r"[a-z]+(?:[._][a-z]+)+", said) if word in config or word.startswith("sasl.")
+        ]
+        names = " and ".join("KAFKA_CONFIG_" + word.upper().replace(".", "_") for word in named)
+        msg = f"Kafka client: {said}; see {names or 'KAFKA_BROKERS and KAFKA_CONFIG_*'} in the environment or .env"
+        raise UserError(msg) from error
 
 
 def count_partitions(settings: Settings, topic: str) -> int:
     """How many partitions a topic has, once each of them has a leader.
 
-    Asks through a producer, since a consumer's request would not create the topic where the broker does that.
+    Asks through a consumer, which does not make a broker create the topic: a misspelt name would become one. Only the
+    embedded broker, which knows no other way, is made to.
 
     Raises:
-        UserError: no broker answers, or the topic does not exist, within `BROKER_WAIT_SECONDS`.
+        UserError: the topic does not exist, or no broker answers, within `BROKER_WAIT_SECONDS`; or, much sooner, what a
+            broker answers shows that a setting is wrong.
     """
-    with contextlib.closing(make_producer(settings, lambda _error, _message: None)) as producer:
-        return _wait_for_partitions(settings, topic, producer)
+    reports = ConnectionReports(settings)
+    with contextlib.closing(make_consumer(settings, reports=reports)) as consumer:
+        return _wait_for_partitions(settings, topic, consumer, reports)
 
 
-def _wait_for_partitions(settings: Settings, topic: str, producer: Producer) -> int:
-    deadline = time.monotonic() + BROKER_WAIT_SECONDS
+def _wait_for_partitions(settings: Settings, topic: str, consumer: Consumer, reports: ConnectionReports) -> int:
+    began = time.monotonic()
     problem = ""
-    while time.monotonic() < deadline and not lifecycle.stopping():
+    while (waited := time.monotonic() - began) < BROKER_WAIT_SECONDS and not lifecycle.stopping():
         try:
-            found = producer.list_topics(topic, timeout=5).topics[topic]
+            # Short at first: what was reported meanwhile is looked at only then.
+            timeout = min(1.0 if waited < 2 * NOTICE_SECONDS else 5.0, BROKER_WAIT_SECONDS - waited)
+            metadata = consumer.list_topics(topic, timeout=timeout)
         except KafkaException as error:
-            problem = (
-                f"no broker answers at {settings.brokers} ({error.args[0].str()}): is it up, is KAFKA_BROKERS right?"
-            )
+            consumer.poll(0)
+            if mistake := reports.lasting_mistake():
+                raise UserError(mistake) from error
+            reason = reports.reason() or error.args[0].str()
+            problem = f"no broker answers at {settings.brokers} ({reason}): is it up, is KAFKA_BROKERS right?"
+            if waited >= NOTICE_SECONDS:
+                _tell_that_it_waits(settings, problem)
+            time.sleep(0.1)
             continue
-        if found.error is not None:
+        found = metadata.topics[topic]
+        if found.error is not None and found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            problem = _missing(settings, topic)
+            if (metadata.cluster_id or "").startswith(EMBEDDED_CLUSTER):
+                _create_by_asking(settings, topic)
+            elif waited > TOPIC_WAIT_SECONDS:
+                break
+        elif found.error is not None:
             problem = (
                 f"topic {topic!r} cannot be used on {settings.brokers} ({found.error.str()}): "
                 "create it, or name another in the settings"
@@ -111,6 +164,34 @@ def _wait_for_partitions(settings: Settings, topic: str, producer: Producer) -> 
             problem = f"topic {topic!r} on {settings.brokers} has partitions without a leader"
         time.sleep(0.1)
     raise UserError(problem or "stopped while waiting for the broker")
+
+
+def _missing(settings: Settings, topic: str) -> str:
+    setting = settings.named_by(topic)
+    return (
+        f"there is no topic {topic!r}{f' ({setting})' if setting else ''} on {settings.brokers}: create it, as with "
+        f"`kafka-topics.sh --bootstrap-server {settings.brokers} --create --topic {topic} --partitions 4`"
+        f"{f', or name another in {setting}' if setting else ''}"
+    )
+
+
+def _create_by_asking(settings: Settings, topic: str) -> None:
+    producer = make_producer(settings, lambda _error, _message: None)
+    with contextlib.closing(producer), contextlib.suppress(KafkaException):  # it is asked again
+        producer.list_topics(topic, timeout=5)
+
+
+_waits_told: set[str] = set()  # brokers of which this process has said that it waits for them
+_telling = threading.Lock()
+
+
+def _tell_that_it_waits(settings: Settings, problem: str) -> None:
+    """Says it once: every worker and every topic waits for the same brokers."""
+    with _telling:
+        if settings.brokers in _waits_told:
+            return
+        _waits_told.add(settings.brokers)
+    _log.warning("%s Waiting for up to %g s", problem, BROKER_WAIT_SECONDS)
 
 
 class TopicIdentity(NamedTuple):
@@ -130,19 +211,41 @@ def identify_topics(settings: Settings, topics: Sequence[str]) -> dict[str, Topi
     Raises:
         UserError: the broker did not answer within the delivery timeout, or a topic cannot be described.
     """
-    admin = AdminClient(client_config(settings, {}))
+    admin = make_admin(settings)
     seconds = settings.delivery_timeout_seconds
     cluster_id = retry("cannot ask for the cluster id", lambda: admin.list_topics(timeout=5), seconds).cluster_id or ""
+    found = {}
+    for topic, described in describe_topics(admin, cluster_id, topics, seconds).items():
+        if isinstance(described, KafkaError):
+            msg = f"topic {topic!r} cannot be described on {settings.brokers} ({described.str()})"
+            raise UserError(msg)
+        found[topic] = described
+    return found
+
+
+def make_admin(settings: Settings) -> AdminClient:
+    """A client for questions about topics.
+
+    Raises:
+        UserError: librdkafka does not take a setting.
+    """
+    return _make(AdminClient, client_config(settings, {}))
+
+
+def describe_topics(
+    admin: AdminClient, cluster_id: str, topics: Sequence[str], seconds: float
+) -> dict[str, TopicIdentity | KafkaError]:
+    """Asks once: the identity of each topic, or why it cannot be told; answers within `seconds`."""
     if cluster_id.startswith(EMBEDDED_CLUSTER):
         return {topic: TopicIdentity(cluster_id, "") for topic in topics}
-    found = {}
+    found: dict[str, TopicIdentity | KafkaError] = {}
     for topic, future in admin.describe_topics(TopicCollection(list(topics)), request_timeout=seconds).items():
         try:
             topic_id = str(future.result().topic_id)
         except KafkaException as error:
             if error.args[0].code() != KafkaError._UNSUPPORTED_FEATURE:
-                msg = f"topic {topic!r} cannot be described on {settings.brokers} ({error.args[0].str()})"
-                raise UserError(msg) from error
+                found[topic] = error.args[0]
+                continue
             topic_id = ""
         found[topic] = TopicIdentity(cluster_id, "" if topic_id == NO_TOPIC_ID else topic_id)
     return found

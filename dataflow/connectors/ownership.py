@@ -13,9 +13,9 @@ is compared with another machine's, and none is the wall clock.
 """
 
 import atexit
+import logging
 import os
 import platform
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -49,6 +49,8 @@ DENIED = (KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 AGE = Gauge("redflag_lease_age_seconds", "Seconds since this process last knew that the outputs are its flow's")
+
+_log = logging.getLogger("redflag.owner")
 
 T = TypeVar("T")
 
@@ -389,7 +391,7 @@ class Ownership:
         )
 
     def _say(self, line: str) -> None:
-        print(f"redflag: {line}", file=sys.stderr, flush=True)
+        _log.warning("%s", line)
 
 
 class _Still:

@@ -1,0 +1,117 @@
+"""Do decisions wait longer, the longer the flow runs? Minutes at a steady rate, with a snapshot every second.
+
+    python -m benchmarks.stalls --minutes 10                 one process
+    python -m benchmarks.stalls --minutes 10 --processes 2   two, of which one has nine tenths of the load
+
+Prints the latency of each minute, and ends with 1 if the longest of the last minute is more than `--factor` times that
+of the second: the machine is noisy, and what this is to show grows to whole seconds within a minute.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from confluent_kafka import Producer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.latency import child as latency_child
+from benchmarks.stage import PARTITIONS, RESULTS, ROOT, Job, machine, train, transactions
+from tests.kafka_server import KafkaServer, _free_ports
+
+BUSY_SHARE = 0.9  # of the transactions go to the partition of one process, where there are two
+
+
+def send(bootstrap: str, topic: str, rate: float, seconds: float, uneven: bool) -> None:
+    """Sends evenly in time; a transaction's id is the nanosecond at which it was handed to the producer."""
+    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 1, "acks": "all", "enable.idempotence": True})
+    bodies = [msgspec.json.decode(value) for _, value in transactions(20_000)]
+    begun = time.monotonic()
+    for number in range(int(rate * seconds)):
+        body = bodies[number % len(bodies)]
+        wait = begun + number / rate - time.monotonic()
+        if wait > 0.0005:
+            time.sleep(wait)
+        body["transaction_id"] = f"{time.time_ns()}-{number}"
+        share = number % 100 / 100
+        partition = (0 if share < BUSY_SHARE else number % PARTITIONS) if uneven else number % PARTITIONS
+        body["user"] = f"u{number % 5000 * PARTITIONS + partition}"  # each user's transactions in one partition
+        producer.produce(topic, msgspec.json.encode(body), body["user"], partition)
+        producer.poll(0)
+    producer.flush(60)
+
+
+def measure(minutes: float, processes: int, rate: float, interval: int, scratch: Path) -> list[dict[str, float]]:
+    model = train(scratch / "default.pkl")
+    with KafkaServer() as kafka:
+        job = Job(kafka.bootstrap, "stalls", scratch, {"MODEL_FILE": str(model), "RECOVERY_INTERVAL": str(interval)})
+        addresses = ";".join(f"127.0.0.1:{port}" for port in _free_ports(processes))
+        for number in range(processes):
+            options = ["-i", str(number), "-a", addresses] if processes > 1 else []
+            job.start(sys.executable, "-m", "dataflow.detect", *options)
+        out = scratch / "stalls.npy"
+        count = int(rate * 60 * minutes)
+        reader = latency_child("--read", job.bootstrap, ",".join(job.topics), str(count), str(out))
+        while not out.with_suffix(".ready").exists():
+            time.sleep(0.05)
+        while (job.scratch / "log").read_text().count("redflag: reading") < processes:
+            job.check()
+            time.sleep(0.1)
+        arguments = ["--send", job.bootstrap, job.source, str(rate), str(60 * minutes), str(int(processes > 1))]
+        sender = subprocess.Popen([sys.executable, "-m", "benchmarks.stalls", *arguments], cwd=ROOT)
+        if sender.wait() or reader.wait():
+            msg = "sending or reading failed"
+            raise RuntimeError(msg)
+        job.check()
+        job.stop()
+    rows = np.load(out)
+    minute = ((rows[:, 0] - rows[:, 0].min()) // 60e9).astype(int)
+    found = []
+    for number in range(minute.max() + 1):
+        taken = rows[minute == number, 1] / 1e6
+        p50, p99 = np.percentile(taken, (50, 99))
+        found.append(
+            {
+                "row": "minute", "processes": processes, "interval": interval, "per_second": rate,
+                "minute": number + 1, "p50_ms": float(p50), "p99_ms": float(p99), "longest_ms": float(taken.max()),
+            }
+        )  # fmt: skip
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.stalls", description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=10.0, help="at least 3 (default 10)")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=1000.0, help="a second (default 1000)")
+    parser.add_argument("--interval", type=int, default=1, help="seconds between snapshots (default 1)")
+    parser.add_argument("--factor", type=float, default=2.0, help="last minute's longest to that of the second")
+    parser.add_argument("--out", type=Path, help="(default benchmarks/results/stalls-N.jsonl)")
+    parser.add_argument("--send", nargs=5, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.send:
+        bootstrap, topic, rate, seconds, uneven = given.send
+        send(bootstrap, topic, float(rate), float(seconds), uneven == "1")
+        return 0
+    where = machine()
+    with tempfile.TemporaryDirectory(prefix="redflag-bench-") as scratch:
+        rows = measure(given.minutes, given.processes, given.rate, given.interval, Path(scratch))
+    table = Table("minute", "p50 ms", "p99 ms", "longest ms")
+    for row in rows:
+        table.add_row(*(f"{row[name]:,.0f}" for name in ("minute", "p50_ms", "p99_ms", "longest_ms")))
+    Console(width=80).print(table)
+    out = given.out or RESULTS / f"stalls-{given.processes}.jsonl"
+    out.write_text("".join(json.dumps(line) + "\n" for line in [{"machine": where}, *rows]))
+    second, last = rows[1]["longest_ms"], rows[-1]["longest_ms"]
+    print(f"longest of the last minute ÷ of the second: {last / second:.2f}")
+    return int(last > given.factor * second)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
