@@ -35,7 +35,7 @@ TIERS = [
 ]
 """What a model may be made of: see `dataflow.tiers`. The first is scikit-learn's forest and nothing else."""
 _TRAIN = "train one with `make train` (python -m training.train)"
-_AGAIN = "train again with `make train` (python -m training.train)"
+_AGAIN = "train again with `make train TRAIN=--force` (python -m training.train --force)"
 
 Rows = NDArray[np.float32]
 Floats = NDArray[np.float64]

@@ -129,14 +129,14 @@ def test_what_is_not_known_has_no_label_in_its_line(past: Past) -> None:
 
 def test_its_table_fits_80_columns(plain: tuple[str, dict[str, Any]]) -> None:
     figures = {name: {"mean": 0.123, "std": 0.045} for name in next(iter(plain[1]["tiers"].values()))}
-    figures |= {"alerts_a_day": {"mean": 1234.5, "std": 67.8}}
+    figures |= {"alerts_a_day": {"mean": 12345.6, "std": 678.1}}
     metrics = plain[1] | {"tiers": dict.fromkeys(all_tiers("supervised"), figures)}
     console = Console(file=io.StringIO(), width=80)
     console.print(table(metrics))
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     (alerts,) = [line for line in lines if line.startswith("alerts a day")]
-    assert alerts.split() == ["alerts", "a", "day", *["1,234.5", "±", "67.8"] * 4]
+    assert alerts.split() == ["alerts", "a", "day", *["12,346", "±", "678"] * 4]
     assert [line.count("0.123 ± 0.045") for line in lines].count(4) == 5
     assert " ".join(lines[1].split()) == "isolation"
     assert lines[2].split() == ["forest", "evidence", "feedback", "supervised"]

@@ -271,7 +271,9 @@ def test_a_missing_model_says_how_to_train_one(tmp_path: Path) -> None:
 def test_a_tampered_pickle_is_refused_before_it_is_opened(tmp_path: Path) -> None:
     path = saved(tmp_path)
     joblib.dump(Bomb(tmp_path / "boom"), path)
-    assert "SHA-256" in refusal(path)
+    text = refusal(path)
+    assert "SHA-256" in text
+    assert "make train TRAIN=--force" in text  # without it, what is there would not be replaced
     assert not (tmp_path / "boom").exists()
     joblib.load(path)  # it is a real one
     assert (tmp_path / "boom").exists()

@@ -418,7 +418,8 @@ def table(metrics: dict[str, Any]) -> Table:
 
 
 def _spread(mean: float, std: float) -> str:
-    return f"{mean:.3f} ± {std:.3f}" if mean < 10 else f"{mean:,.1f} ± {std:,.1f}"
+    digits = 3 if mean < 10 else 1 if mean < 1000 else 0
+    return f"{mean:,.{digits}f} ± {std:,.{digits}f}"
 
 
 def relabelled(history: History, labels: dict[str, Label]) -> tuple[History, LabelTime]:
