@@ -166,6 +166,7 @@ class RecordDelivery(Delivery):
             except BufferError:
                 self._producer.poll(0.05)
                 self.check()
+                self.await_permission()
             except KafkaException as error:
                 if error.args[0].code() != TOO_LARGE:
                     raise self._refused_at_once(record.topic, record.value, error) from error

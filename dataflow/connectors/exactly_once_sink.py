@@ -388,6 +388,7 @@ class _Writer:
                     TOO_LARGE.labels(case.record.topic).inc()
                 origin = [header for header in case.headers if header[0] in ORIGIN]
                 headers = [*(record.headers or ()), *origin]
+                delivery.await_permission()
                 if delivery.produce_watched(record, partition, headers, alone=True):
                     self.count(record.topic, partition, 1)
                 delivery.flush()

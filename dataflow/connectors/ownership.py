@@ -112,7 +112,7 @@ def own_outputs(settings: Settings, identity: FlowIdentity) -> Callable[[], bool
     if identity.process == 0:
         ownership.claim()
         ownership.keep()
-        atexit.register(ownership.leave)
+        atexit.register(ownership.leave_if_stopped)
     else:
         lifecycle.when_running(ownership.follow)
     return ownership.held
@@ -255,6 +255,11 @@ class Ownership:
         self._known = self._seen_at = now()
         self._start(self._look_after)
 
+    def leave_if_stopped(self) -> None:
+        """Gives the outputs back at the end of a graceful stop; after a failure, another process may still write."""
+        if lifecycle.stopping():
+            self.leave()
+
     def leave(self) -> None:
         """Gives the outputs back, so that the next flow takes them at once; what has no broker now just ends."""
         self._held_until = 0.0
@@ -309,7 +314,7 @@ class Ownership:
 
     def _known_at(self, at: float) -> None:
         self._known, self._held_until, self._confirmed = at, at + HELD_SECONDS, True
-        if self._silenced:
+        if self._silenced and now() < self._held_until:
             self._silenced = False
             self._say(f"{self._outputs} still belongs to this flow: writing goes on")
 
