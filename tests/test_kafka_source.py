@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, Message, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from hypothesis import given
 from hypothesis import settings as configure
@@ -32,6 +32,9 @@ class FakeConsumer:
     def __init__(self) -> None:
         self.queue: list[Any] = []
         self.ends: dict[Place, int] = {}
+        self.true_ends: dict[Place, int] = {}  # as the broker says them when it is asked
+        self.away = False
+        self.asked = 0
         self.paused: list[Place] = []
         self.resumed: list[Place] = []
 
@@ -45,8 +48,16 @@ class FakeConsumer:
     def incremental_assign(self, partitions: list[TopicPartition]) -> None:
         pass
 
-    def get_watermark_offsets(self, partition: TopicPartition, cached: bool = True) -> tuple[int, int]:
-        return 0, self.ends.get((partition.topic, partition.partition), -1001)
+    def get_watermark_offsets(
+        self, partition: TopicPartition, timeout: float = 0.0, cached: bool = False
+    ) -> tuple[int, int]:
+        place = partition.topic, partition.partition
+        if cached:
+            return 0, self.ends.get(place, -1001)
+        if self.away:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        self.asked += 1
+        return 0, self.true_ends.get(place, 0)
 
     def pause(self, partitions: list[TopicPartition]) -> None:
         self.paused += [(p.topic, p.partition) for p in partitions]
@@ -137,6 +148,39 @@ def test_a_label_that_is_on_its_way_behind_later_transactions_is_waited_for(monk
     assert reading.activation() == []
     reading.give(record(FOLLOWER, 0, 0, 900))
     assert reading.activation() == [(FOLLOWER, 0, 0), (LEADER, 0, 0)]
+
+
+def test_a_label_that_the_client_has_not_heard_of_after_an_outage_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The transactions' partition is fetched again first; what the client knows of the labels' is from before."""
+    reading = Reading(monkeypatch, 1, 1)
+    consumer = reading.consumer
+    reading.give(End(LEADER, 0, 0), End(FOLLOWER, 0, 0))
+    assert reading.activation() == []
+    reading.fetcher._doubted_until = 0.0  # it has run for long
+    now = int(time.time() * 1000)
+    consumer.true_ends[FOLLOWER, 0] = 1
+    consumer.away = True
+    reading.give(record(LEADER, 0, 0, now - 20_000))
+    assert reading.activation() == []
+    consumer.away = False
+    assert reading.activation() == []
+    assert consumer.asked == 1
+    reading.give(record(FOLLOWER, 0, 0, now - 21_000), record(LEADER, 0, 1, now - 20_000))
+    assert reading.activation() == [(FOLLOWER, 0, 0), (LEADER, 0, 0), (LEADER, 0, 1)]
+    assert consumer.asked == 1  # that answer is good for all records of before
+
+
+def test_while_it_keeps_up_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = Reading(monkeypatch, 1, 1)
+    reading.give(End(LEADER, 0, 0), End(FOLLOWER, 0, 0))
+    reading.activation()
+    reading.fetcher._doubted_until = 0.0
+    for number in range(5):
+        reading.give(record(LEADER, 0, number, int(time.time() * 1000)))
+        assert reading.activation() == [(LEADER, 0, number)]
+    assert reading.consumer.asked == 0
 
 
 def test_a_partition_of_which_nothing_is_heard_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

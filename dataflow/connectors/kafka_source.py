@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TypedDict
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from prometheus_client import Gauge
 
 from dataflow import lifecycle
@@ -36,8 +36,16 @@ IDLE_SECONDS = 0.02
 """How long one worker by itself waits for messages at a time; it wakes at once when one comes."""
 SHARED_IDLE_SECONDS = 0.002
 """The same where there are several workers: meanwhile a worker takes nothing from the others."""
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 30.0
 """How long other partitions are kept back for one whose next message is not known: its broker may be away."""
+BACKLOG_SECONDS = 1.0
+"""Age of a record from which on it is taken for part of a backlog, and by which clocks may differ."""
+DOUBT_SECONDS = 3.0
+"""How long after a backlog the client is not believed that it has heard of all that stands on the other topics."""
+ASK_SECONDS = 1.0
+"""How long the broker may take to say where a partition ends."""
+SILENT_SECONDS = 5.0
+"""After so long without an answer the lag is not known any more."""
 BUFFER_LIMIT = 10_000
 """Messages of a partition that may wait here, kept back for another; beyond it the partition is not read."""
 VERSION = 1
@@ -181,13 +189,15 @@ Place = tuple[str, int]
 class _Partition:
     """What has come of a partition and is not handed out yet."""
 
-    __slots__ = ("end", "known", "messages", "next_offset", "paused", "place", "unknown_since")
+    __slots__ = ("asked_end", "end", "known", "leads", "messages", "next_offset", "paused", "place", "unknown_since")
 
-    def __init__(self, place: Place, next_offset: int):
+    def __init__(self, place: Place, next_offset: int, leads: bool):
         self.place = place
+        self.leads = leads  # it is one of the topic that the others are read in step with
         self.known = TopicPartition(*place)  # as the client takes it
         self.messages: deque[Message] = deque()
         self.next_offset = next_offset  # past what was handed out, and past control records behind that
+        self.asked_end = 0  # the offset at which the partition ended when the broker was asked last
         self.end = -1  # the offset at which the partition ended when the last of it came; -1: it went on
         self.unknown_since: float | None = None  # there is more of it, and since then it has been waited for
         self.paused = False
@@ -219,6 +229,9 @@ class _Fetcher:
         self._followers_waiting = 0  # messages of topics other than the leader that have come
         self._idle = True  # nothing was handed out in the last activation
         self._announced = False
+        self._doubted_until = time.monotonic() + DOUBT_SECONDS
+        self._unsure = False  # it was asked, and did not answer
+        self._asked_at = 0.0  # when the broker was last asked where the followers end: seconds since 1970
 
     def add(self, number: int, offsets: dict[str, int]) -> None:
         """Begins to read partition `number` of each topic at an offset."""
@@ -226,7 +239,7 @@ class _Fetcher:
             self._pace.began(number)
         self._numbers.add(number)
         for topic, offset in offsets.items():
-            partition = self._partitions[topic, number] = _Partition((topic, number), offset)
+            partition = self._partitions[topic, number] = _Partition((topic, number), offset, topic == self._leader)
             if topic != self._leader:
                 self._followers.append(partition)
         self.consumer.incremental_assign([TopicPartition(topic, number, offset) for topic, offset in offsets.items()])
@@ -308,11 +321,40 @@ class _Fetcher:
             partition = partitions[message.topic(), message.partition()]
             partition.messages.append(message)
             partition.end = -1
-            if partition.place[0] != self._leader:
+            if not partition.leads:
                 self._followers_waiting += 1
             if len(partition.messages) > BUFFER_LIMIT and not partition.paused:
                 partition.paused = True
                 self.consumer.pause([partition.known])
+        if self._followers and (messages or self._unsure):
+            self._see_to_followers()
+
+    def _see_to_followers(self) -> None:
+        """Asks where the other topics end, where the client may not have heard of their newest messages yet.
+
+        It fetches all partitions of a broker at once, so in general it has. But after an outage each comes back by
+        itself, and transactions may arrive seconds before a label that stood on its topic before them. Who asks once
+        these transactions have arrived is told of that label; and one answer is good for all records of before.
+        """
+        newest = max(
+            (p.messages[-1].timestamp()[1] / 1000 for p in self._partitions.values() if p.messages and p.leads),
+            default=0.0,
+        )
+        now = time.time()
+        if newest and now - newest > BACKLOG_SECONDS:
+            self._doubted_until = time.monotonic() + DOUBT_SECONDS
+        known = newest <= self._asked_at - BACKLOG_SECONDS
+        if not newest or known or time.monotonic() >= self._doubted_until:
+            self._unsure = False
+            return
+        try:
+            for follower in self._followers:
+                follower.asked_end = self.consumer.get_watermark_offsets(follower.known, timeout=ASK_SECONDS)[1]
+        except KafkaException:  # it is away, and asked again in the next activation
+            self._unsure = True
+            return
+        self._unsure = False
+        self._asked_at = now
 
     def _event(self, message: Message) -> None:
         error = message.error()
@@ -352,7 +394,9 @@ class _Fetcher:
             return False
         # Not by the event that tells the end alone: what has come since may be in the client's queue already, behind
         # messages of other partitions that carry later timestamps.
-        end = self.end(partition)
+        if self._unsure and not partition.leads:
+            return False
+        end = max(self.end(partition), partition.asked_end)
         return end <= partition.next_offset and (end > 0 or partition.end >= 0)
 
     def _known_until(self, partition: _Partition) -> float:
@@ -381,16 +425,12 @@ class _Fetcher:
         ]
         batch: list[Message] = []
         while len(batch) < self._settings.max_batch:
-            leaders_until = min(
-                (self._known_until(p) for p in of_others if p.place[0] == self._leader), default=math.inf
-            )
-            followers_until = min(
-                (self._known_until(p) for p in of_others if p.place[0] != self._leader), default=math.inf
-            )
+            leaders_until = min((self._known_until(p) for p in of_others if p.leads), default=math.inf)
+            followers_until = min((self._known_until(p) for p in of_others if not p.leads), default=math.inf)
             took = len(batch)
             for partition in self._of(number):
                 messages = partition.messages
-                if partition.place[0] == self._leader:
+                if partition.leads:
                     while messages and messages[0].timestamp()[1] <= followers_until:
                         batch.append(self._next(partition))
                         if len(batch) >= self._settings.max_batch:
@@ -441,7 +481,7 @@ class _SourcePart(StatefulSourcePartition[Message, SourceState]):
         return batch
 
     def _set_gauges(self) -> None:
-        silent = self._broker_silent() > PATIENCE_SECONDS
+        silent = self._broker_silent() > SILENT_SECONDS
         for topic, partition in self._partitions.items():
             end = self._fetcher.end(partition)
             labels = topic, str(self._number)
