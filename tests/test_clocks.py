@@ -6,6 +6,7 @@ import pytest
 from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME, Message
 
 from dataflow.feedback import Feedback
+from dataflow.settings import Settings
 from dataflow.transaction import Transaction
 from tests.builders import DAY, HOUR, MINUTE, NOON, iso, raw
 from tests.lanes import Lanes
@@ -95,8 +96,8 @@ def test_labels_are_held_against_the_same_clocks() -> None:
         (TIMESTAMP_CREATE_TIME, NOON + HOUR, NOON),
         (TIMESTAMP_LOG_APPEND_TIME, NOON + HOUR, NOON + HOUR),
     ):
-        (found,) = lanes.steps.parse_labels(
-            [Message(topic="f", partition=0, offset=0, key=None, value=value, timestamp=(kind, int(record * 1000)))]
-        )
+        topic, stamp = Settings().feedback_topic, (kind, int(record * 1000))
+        message = Message(topic=topic, partition=0, offset=0, key=None, value=value, timestamp=stamp)
+        (found,) = lanes.steps.parse([message])
         assert isinstance(found, Feedback)
         assert (found.at, found.labelled_at) == (NOON, at)

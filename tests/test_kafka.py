@@ -87,7 +87,7 @@ def copy_flow(
         ]
 
     flow = Dataflow("copy")
-    messages = op.input("read", flow, kafka_source.KafkaSource(settings, settings.transactions_topic))
+    messages = op.input("read", flow, kafka_source.KafkaSource(settings, [settings.transactions_topic]))
     routed = op.flat_map_batch("route", messages, route)
     op.output("write", routed, sink_class(settings, routes(settings)))
     return flow
@@ -160,9 +160,15 @@ def test_without_the_recovery_data_what_stands_in_the_outputs_is_still_not_writt
 
 def test_a_source_that_ends_before_the_recovery_data_is_refused(settings: Settings) -> None:
     produce(settings, 10)
-    source = kafka_source.KafkaSource(settings, settings.transactions_topic)
+    source = kafka_source.KafkaSource(settings, [settings.transactions_topic])
+    part = source.build_part("read", source.list_parts()[0], None)
+    state = part.snapshot()
+    part.close()
+    state["positions"][settings.transactions_topic]["offset"] = 1_000_000
+    source = kafka_source.KafkaSource(settings, [settings.transactions_topic])
+    source.list_parts()
     with pytest.raises(UserError, match="made anew or cut"):
-        source.build_part("read", "00000", 1_000_000)
+        source.build_part("read", "00000", state)
 
 
 def test_no_broker_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:

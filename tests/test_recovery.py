@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,9 @@ import pytest
 from bytewax.dataflow import Dataflow
 from bytewax.recovery import RecoveryConfig
 from bytewax.testing import TestingSink, TestingSource, run_main
-from confluent_kafka import OFFSET_BEGINNING
 
 from dataflow import lifecycle, recovery
-from dataflow.connectors import kafka_source
 from dataflow.settings import Settings, UserError
-from tests.conftest import Broker
 
 OWN = recovery.identity(Settings())
 
@@ -334,21 +331,3 @@ def test_a_process_says_that_it_runs_once_the_cluster_stands(store: Path) -> Non
     assert (store / "lock.0").read_text() == f"{os.getpid()} starting\n"
     lifecycle.cluster_stands()
     assert (store / "lock.0").read_text() == f"{os.getpid()} running\n"
-
-
-@pytest.fixture
-def settings(broker: Broker, topics: Callable[..., str]) -> Settings:
-    return Settings(
-        brokers=broker.bootstrap,
-        transactions_topic=topics("transactions"),
-        alerts_topic=topics("alerts"),
-        output_settle_seconds=0.1,
-    )
-
-
-def test_a_partition_that_held_nothing_yet_resumes_at_its_beginning(settings: Settings) -> None:
-    source = kafka_source.KafkaSource(settings, settings.transactions_topic)
-    part = source.build_part("read", "00000", OFFSET_BEGINNING)
-    assert list(part.next_batch()) == []
-    assert part.snapshot() == OFFSET_BEGINNING
-    part.close()

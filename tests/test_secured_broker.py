@@ -28,6 +28,7 @@ ASK = (
     "from dataflow import lifecycle\n"
     "from dataflow.connectors.kafka_clients import count_partitions\n"
     "from dataflow.settings import Settings, UserError\n"
+    "lifecycle.report_mistakes()\n"
     "began = time.monotonic()\n"
     "try:\n"
     "    assert count_partitions(Settings.load(dotenv=None), 'there') == 3\n"

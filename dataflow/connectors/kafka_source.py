@@ -120,6 +120,7 @@ class KafkaSource(FixedPartitionedSource[Message, SourceState]):
         self._began = began
         self._broker_silent = broker_silent
         self._counts: dict[str, int] = {}
+        self._said = False
         self._identities: dict[str, TopicIdentity] = {}
         # Bytewax shares the source among the worker threads of a process.
         self._fetchers = PerWorker(
@@ -131,6 +132,12 @@ class KafkaSource(FixedPartitionedSource[Message, SourceState]):
         """One part for each partition number, zero-padded."""
         self._counts.update({topic: count_partitions(self._settings, topic) for topic in self._topics})
         self._identities = identify_topics(self._settings, self._topics)
+        if len(set(self._counts.values())) > 1 and not self._said:
+            self._said = True
+            log.warning(
+                "%s: give them equally many partitions, else each worker keeps only those in step that it reads itself",
+                ", ".join(f"{topic} has {count} partitions" for topic, count in self._counts.items()),
+            )
         self._began(self._counts)
         return [partition_key(p) for p in range(max(self._counts.values()))]
 

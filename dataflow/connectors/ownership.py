@@ -202,9 +202,12 @@ class Ownership:
         while still.seconds < LEASE_SECONDS:
             if still.seconds > 2 * BEAT_SECONDS and not said:  # one that runs has shown it by now
                 said = True
-                self._say(
-                    f"{self._outputs} was last written by another flow, which did not say that it ended "
-                    f"({found.owner}): waiting {LEASE_SECONDS:g} s for a sign of it"
+                _log.warning(
+                    "%s was last written by another flow, which did not say that it ended (%s): waiting %g s for a "
+                    "sign of it",
+                    self._outputs,
+                    found.owner,
+                    LEASE_SECONDS,
                 )
             self._pause()
             found = self._ask_patiently()
@@ -285,9 +288,11 @@ class Ownership:
         except KafkaException as error:
             if self._confirmed and not self._silenced and not self._leaving.is_set() and now() >= self._held_until:
                 self._silenced = True
-                self._say(
-                    f"nothing is written until it is seen that {self._outputs} still belongs to this flow "
-                    f"({error.args[0].str()})"
+                # The watch over the broker tells the operator that it is away; this is what it means here.
+                _log.debug(
+                    "nothing is written until it is seen that %s still belongs to this flow (%s)",
+                    self._outputs,
+                    error.args[0].str(),
                 )
 
     def _renew(self) -> None:
@@ -316,7 +321,7 @@ class Ownership:
         self._known, self._held_until, self._confirmed = at, at + HELD_SECONDS, True
         if self._silenced and now() < self._held_until:
             self._silenced = False
-            self._say(f"{self._outputs} still belongs to this flow: writing goes on")
+            _log.debug("%s still belongs to this flow: writing goes on", self._outputs)
 
     def _beat(self, *, left: bool = False) -> None:
         self._beats += 1
@@ -389,9 +394,6 @@ class Ownership:
             f"another flow has taken over {self._outputs} ({owner}): this one was cut off for {self.age():.0f} s, and "
             "ends here; see that only one of them is started"
         )
-
-    def _say(self, line: str) -> None:
-        _log.warning("%s", line)
 
 
 class _Still:
