@@ -143,7 +143,7 @@ def test_a_label_that_is_on_its_way_behind_later_transactions_is_waited_for(monk
     reading = Reading(monkeypatch, 1, 1)
     reading.give(End(LEADER, 0, 0), End(FOLLOWER, 0, 0))
     assert reading.activation() == []
-    reading.consumer.ends = {(LEADER, 0): 1, (FOLLOWER, 0): 1}
+    reading.consumer.ends = reading.consumer.true_ends = {(LEADER, 0): 1, (FOLLOWER, 0): 1}
     reading.give(record(LEADER, 0, 0, 1000))
     assert reading.activation() == []
     reading.give(record(FOLLOWER, 0, 0, 900))
@@ -333,6 +333,23 @@ def test_behind_a_transactional_producer_nothing_is_missed_and_the_lag_ends_at_n
     assert offset_of(part.snapshot(), settings) == 4  # three, and the marker of the commit
     part._set_gauges()
     assert LAG.labels(settings.transactions_topic, "0")._value.get() == 0
+    part.close()
+
+
+@pytest.mark.real_kafka
+def test_labels_in_a_kafka_transaction_that_stays_open_keep_no_transaction_back(settings: Settings) -> None:
+    part = build(settings)
+    read(part, 1, 1)
+    producer = Producer({"bootstrap.servers": settings.brokers, "transactional.id": settings.feedback_topic})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce(settings.feedback_topic, b"{}", partition=0)
+    producer.flush(20)
+    produce(settings, 3)
+    began = time.monotonic()
+    assert len(read(part, 3, PATIENCE_SECONDS / 2)) == 3
+    assert time.monotonic() - began < PATIENCE_SECONDS / 2
+    producer.abort_transaction(30)
     part.close()
 
 

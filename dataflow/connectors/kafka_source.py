@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TypedDict
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
@@ -196,7 +197,18 @@ Place = tuple[str, int]
 class _Partition:
     """What has come of a partition and is not handed out yet."""
 
-    __slots__ = ("asked_end", "end", "known", "leads", "messages", "next_offset", "paused", "place", "unknown_since")
+    __slots__ = (
+        "asked_end",
+        "asked_of",
+        "end",
+        "known",
+        "leads",
+        "messages",
+        "next_offset",
+        "paused",
+        "place",
+        "unknown_since",
+    )
 
     def __init__(self, place: Place, next_offset: int, leads: bool):
         self.place = place
@@ -204,7 +216,10 @@ class _Partition:
         self.known = TopicPartition(*place)  # as the client takes it
         self.messages: deque[Message] = deque()
         self.next_offset = next_offset  # past what was handed out, and past control records behind that
-        self.asked_end = 0  # the offset at which the partition ended when the broker was asked last
+        # Where the partition ended when the broker was asked last; and where the client thought then that it ended,
+        # which is behind what stands in a Kafka transaction that is still open.
+        self.asked_end = 0
+        self.asked_of = -1
         self.end = -1  # the offset at which the partition ended when the last of it came; -1: it went on
         self.unknown_since: float | None = None  # there is more of it, and since then it has been waited for
         self.paused = False
@@ -231,10 +246,10 @@ class _Fetcher:
         self.consumer: Consumer = make_consumer(settings, {"enable.partition.eof": True})
         self._partitions: dict[Place, _Partition] = {}
         self._followers: list[_Partition] = []
-        self._numbers: set[int] = set()
         self._served: set[int] = set()  # parts that had their turn in this activation
         self._followers_waiting = 0  # messages of topics other than the leader that have come
         self._idle = True  # nothing was handed out in the last activation
+        self._kept_back = False  # though messages have come
         self._announced = False
         self._doubted_until = time.monotonic() + DOUBT_SECONDS
         self._unsure = False  # it was asked, and did not answer
@@ -244,7 +259,6 @@ class _Fetcher:
         """Begins to read partition `number` of each topic at an offset."""
         if self._pace is not None:
             self._pace.began(number)
-        self._numbers.add(number)
         for topic, offset in offsets.items():
             partition = self._partitions[topic, number] = _Partition((topic, number), offset, topic == self._leader)
             if topic != self._leader:
@@ -255,7 +269,6 @@ class _Fetcher:
         """Ends reading that partition of each topic."""
         if self._pace is not None:
             self._pace.ended(number)
-        self._numbers.discard(number)
         for topic in self._topics:
             gone = self._partitions.pop((topic, number), None)
             if gone in self._followers:
@@ -286,9 +299,13 @@ class _Fetcher:
         leader = self._partitions.get((self._leader, number))
         if leader is not None and not self._followers_waiting and self._all_ended(number):
             # Nearly always: there is no message of another topic to keep in step with.
-            batch = list(leader.messages)
-            if batch:
+            batch = list(islice(leader.messages, self._settings.max_batch))
+            if len(batch) == len(leader.messages):
                 leader.messages.clear()
+            else:  # many were kept back
+                for _ in batch:
+                    leader.messages.popleft()
+            if batch:
                 leader.next_offset = batch[-1].offset() + 1
         else:
             batch = self._in_step(number)
@@ -307,6 +324,7 @@ class _Fetcher:
             for topic in self._topics:
                 numbers = ", ".join(str(n) for t, n in sorted(self._partitions) if t == topic)
                 log.info("%s %s[%s] on %s", READY, topic, numbers, self._settings.brokers)
+        partitions = self._partitions
         wait = 0.0
         if self._pace is not None:
             self._pace.activated()
@@ -314,13 +332,13 @@ class _Fetcher:
             wait = IDLE_SECONDS
             if self._pace is not None:
                 wait = min(IDLE_SECONDS if self._pace.alone else SHARED_IDLE_SECONDS, self._pace.rest())
+        self._kept_back = self._idle and any(partition.messages for partition in partitions.values())
         self._idle = True
         messages = self.consumer.consume(self._settings.max_batch, 0)
         if not messages and wait:
             # Not consume(): that would wait until it has all it may take.
             first = self.consumer.poll(wait)
             messages = [first, *self.consumer.consume(self._settings.max_batch - 1, 0)] if first is not None else []
-        partitions = self._partitions
         for message in messages:
             if message.error() is not None:
                 self._event(message)
@@ -333,7 +351,7 @@ class _Fetcher:
             if len(partition.messages) > BUFFER_LIMIT and not partition.paused:
                 partition.paused = True
                 self.consumer.pause([partition.known])
-        if self._followers and (messages or self._unsure):
+        if self._followers and (messages or self._unsure or self._kept_back):
             self._see_to_followers()
 
     def _see_to_followers(self) -> None:
@@ -351,17 +369,29 @@ class _Fetcher:
         if newest and now - newest > BACKLOG_SECONDS:
             self._doubted_until = time.monotonic() + DOUBT_SECONDS
         known = newest <= self._asked_at - BACKLOG_SECONDS
-        if not newest or known or time.monotonic() >= self._doubted_until:
+        doubted = newest and not known and time.monotonic() < self._doubted_until
+        if doubted or (newest and any(map(self._may_be_open, self._followers))):
+            self._unsure = not self._ask()
+            if not self._unsure:
+                self._asked_at = now
+        else:
             self._unsure = False
-            return
+
+    def _may_be_open(self, follower: _Partition) -> bool:
+        """Whether its end was told, but more stands there: on its way, or in a Kafka transaction that is still open."""
+        end = self.end(follower)
+        return not follower.messages and follower.end >= 0 and end > follower.next_offset and end != follower.asked_of
+
+    def _ask(self) -> bool:
+        """Asks where the followers end; False if the broker does not answer, and has to be asked again."""
         try:
             for follower in self._followers:
+                thought = self.end(follower)
                 follower.asked_end = self.consumer.get_watermark_offsets(follower.known, timeout=ASK_SECONDS)[1]
-        except KafkaException:  # it is away, and asked again in the next activation
-            self._unsure = True
-            return
-        self._unsure = False
-        self._asked_at = now
+                follower.asked_of = thought
+        except KafkaException:
+            return False
+        return True
 
     def _event(self, message: Message) -> None:
         error = message.error()
@@ -403,7 +433,8 @@ class _Fetcher:
         # messages of other partitions that carry later timestamps.
         if self._unsure and not partition.leads:
             return False
-        end = max(self.end(partition), partition.asked_end)
+        end = self.end(partition)
+        end = partition.asked_end if end == partition.asked_of else max(end, partition.asked_end)
         return end <= partition.next_offset and (end > 0 or partition.end >= 0)
 
     def _known_until(self, partition: _Partition) -> float:
