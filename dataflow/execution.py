@@ -19,6 +19,7 @@ class Execution(NamedTuple):
     processes: int
     workers: int  # of each process
     epoch_seconds: float  # between two snapshots
+    addresses: str = ""  # of all processes of the cluster, as they were given
 
     @classmethod
     def read(cls, argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> "Execution":
@@ -36,6 +37,7 @@ class Execution(NamedTuple):
             len(given.addresses.split(";")) if given.addresses else 1,
             int(given.workers_per_process or 1),
             float(given.snapshot_interval or DEFAULT_EPOCH_SECONDS),
+            given.addresses or "",
         )
 
     @property

@@ -1,6 +1,5 @@
 """Recovery data: made if missing, refused if it is not this flow's, held by one running flow at a time."""
 
-import argparse
 import contextlib
 import fcntl
 import json
@@ -19,6 +18,7 @@ from typing import IO, Any, NamedTuple
 from bytewax.recovery import init_db_dir
 
 from dataflow import cooldown, lifecycle, profile
+from dataflow.execution import Execution
 from dataflow.settings import Settings, UserError
 
 MANIFEST = "redflag.json"
@@ -122,29 +122,24 @@ def guard(own: Mapping[str, Any], argv: Sequence[str], environ: Mapping[str, str
     Raises:
         UserError: it is another flow's, topic's or version's, or a flow that still runs holds it.
     """
-    options = argparse.ArgumentParser(add_help=False)
-    options.add_argument("-r", "--recovery-directory", default=environ.get("BYTEWAX_RECOVERY_DIRECTORY"))
-    options.add_argument("-i", "--process-id", type=int, default=int(environ.get("BYTEWAX_PROCESS_ID") or 0))
-    options.add_argument("-a", "--addresses", default=environ.get("BYTEWAX_ADDRESSES", ""))
-    given, _ = options.parse_known_args(argv)
-    if not given.recovery_directory:
-        return FlowIdentity(given.addresses or uuid.uuid4().hex, "", "", given.process_id, None)
-    directory = Path(given.recovery_directory)
+    execution = Execution.read(argv, environ)
+    directory, process, processes = execution.directory, execution.process, execution.processes
+    if directory is None:
+        return FlowIdentity(execution.addresses or uuid.uuid4().hex, "", "", process, None)
     try:
-        processes = len(given.addresses.split(";")) if given.addresses else 1
         with _open_private(directory / "lock.prepare", "w") as one_at_a_time:
             fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
             resumed = _has_run(directory)
-            lock = _hold(directory, given.process_id, processes)
+            lock = _hold(directory, process, processes)
             flow = _check(directory, own)
-            if not _anyone_runs(directory, given.process_id, processes):
+            if not _anyone_runs(directory, process, processes):
                 _forget_abandoned(directory)
     except OSError as error:
         msg = f"recovery directory {directory}: {error.strerror}: name one that exists and that this user can write"
         raise UserError(msg) from error
     threading.Thread(target=_watch_room, args=(directory,), name="redflag-room", daemon=True).start()
     held = Held(directory, len(list(directory.glob("part-*.sqlite3"))), resumed)
-    return FlowIdentity(flow, _place(lock), str(directory.resolve()), given.process_id, held)
+    return FlowIdentity(flow, _place(lock), str(directory.resolve()), process, held)
 
 
 def _place(lock: IO[str]) -> str:
