@@ -32,7 +32,7 @@ class KeyedState:
             if guard is None:
                 state, made = mapper(state, value)
             else:
-                before: Any = None if state is None else deepcopy(state)
+                before = _copy(state)
                 try:
                     state, made = mapper(state, value)
                     guard.in_a_row = 0
@@ -56,4 +56,10 @@ class KeyedState:
 
     def snapshot(self) -> Any:
         """A copy that later values do not change."""
-        return deepcopy(self.state)
+        return _copy(self.state)
+
+
+def _copy(state: Any) -> Any:
+    """A deep copy, without the looking up of `deepcopy` where a class has its own: one is made for each transaction."""
+    own = getattr(state, "__deepcopy__", None)
+    return deepcopy(state) if own is None else own({})
