@@ -24,7 +24,7 @@ from benchmarks.stage import PARTITIONS, TWO_FEATURES, train, transactions
 from dataflow.detect import build
 from dataflow.lifecycle import calm_collector
 from dataflow.live_rules import LiveRules
-from dataflow.record import Record, source_key
+from dataflow.record import Record, partition_key, source_key
 from dataflow.scoring import load_model
 from dataflow.settings import Settings
 from dataflow.steps import Steps, is_fraudulent, key_by_merchant, key_by_user
@@ -69,7 +69,7 @@ class Part(StatefulSourcePartition[Message, int]):
 
 class Memory(FixedPartitionedSource[Message, int]):
     def __init__(self, partitions: Sequence[Sequence[Message]]):
-        self._partitions = {source_key(number): part for number, part in enumerate(partitions)}
+        self._partitions = {partition_key(number): part for number, part in enumerate(partitions)}
         self.begun = 0.0
 
     def list_parts(self) -> list[str]:
@@ -99,7 +99,7 @@ class Nowhere(FixedPartitionedSink[list[Record], int]):
         return [source_key(Settings().transactions_topic, number) for number in range(PARTITIONS)]
 
     def part_fn(self, item_key: str) -> int:
-        return int(item_key.rpartition(":")[2])
+        return int(item_key.rpartition("-")[2])
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> NowherePart:
         return NowherePart(self)
