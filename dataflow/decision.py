@@ -3,6 +3,8 @@
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from dataflow.explanation import Explanation
+from dataflow.rules import Action
 from dataflow.transaction import Transaction
 
 
@@ -16,6 +18,10 @@ class Verdict(msgspec.Struct, gc=False, frozen=True):
     shadow_rules: list[str]  # ids of the shadow rules that would have
     ruleset_version: str
     model_version: str
+    action: Action = "approve"  # of an alert "review" or "block", the strictest of the rules that fired
+    model_score: float = 0.0  # the model's risk, 0 to 1, without the rules
+    alert_threshold: float = 1.0  # the model's operating point: from this risk on it raises an alert
+    explanation: list[Explanation] | UnsetType = UNSET  # of an alert only: why, the strongest first
     transaction_id: str | UnsetType = UNSET  # only where the input carries none
     suppressed: bool | UnsetType = UNSET  # true where an alert on this user stands already, within the rule's cooldown
 

@@ -26,6 +26,10 @@ from dataflow.text_form import caseless, comparable
 MODEL_FIELDS = (
     Field("model_anomaly", "flag", "the Isolation Forest calls it an outlier, as its predict == -1 does"),
     Field("model_score", "number", "the model's risk, 0 to 1"),
+    Field("model_alert", "flag", "the risk reaches the model's operating point: it raises an alert"),
+    Field("alert_threshold", "number", "that operating point, a risk from 0 to 1"),
+    Field("model_block", "flag", "the risk reaches the point from which the model would block"),
+    Field("block_threshold", "number", "that point; infinite where the model has none"),
 )
 """What the scoring step appends to the facts."""
 
@@ -39,7 +43,7 @@ STEP_CHARACTERS = 8_000
 
 Python's compiler lets no other thread run meanwhile: a running flow stands still for about 1 ms per 2,000 characters.
 """
-_RULE_KEYS = ("id", "when", "reason", "weight", "mode", "cooldown")
+_RULE_KEYS = ("id", "when", "reason", "weight", "mode", "cooldown", "action")
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _LIST_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _COOLDOWN = re.compile(r"([0-9]{1,7})([smhd])")
@@ -53,6 +57,7 @@ _COLUMNS = {
 _KINDS: dict[str, Kind] = {field.name: field.kind for field in ALL_FIELDS}
 
 Effect = Literal["deny", "allow", "active", "shadow"]
+Action = Literal["approve", "review", "block"]
 Cooldowns = tuple[tuple[str, float], ...]
 
 
@@ -68,6 +73,7 @@ class Rule(NamedTuple):
     weight: float
     effect: Effect | Literal["off"]
     cooldown: float  # seconds; 0 without one
+    action: Action = "review"  # of an alert that it makes
 
 
 class Outcome(NamedTuple):
@@ -79,6 +85,7 @@ class Outcome(NamedTuple):
     shadow_rules: list[str]
     doubt: float  # product of 1 - weight over the active rules that fired: the score is 1 - doubt * (1 - the model's)
     cooldowns: Cooldowns  # of an alert: id and seconds of each rule that made it; empty where none has a cooldown
+    action: Action = "approve"  # of an alert the strictest of the rules that made it
 
 
 class _Template(NamedTuple):
@@ -207,6 +214,7 @@ class RuleSet:
             if names:
                 placeholders.append((place, form, names))
         cooldowns = tuple((rule.id, rule.cooldown) for rule in accused)
+        actions = {rule.action for rule in accused}
         template = _Template(
             Outcome(
                 fraudulent=bool(accused),
@@ -215,6 +223,7 @@ class RuleSet:
                 shadow_rules=[rule.id for rule in shadow],
                 doubt=math.prod(1 - rule.weight for rule in accused),
                 cooldowns=cooldowns if any(seconds for _, seconds in cooldowns) else (),
+                action="block" if "block" in actions else "review" if accused else "approve",
             ),
             placeholders,
             deny + allow + active + shadow,
@@ -545,8 +554,12 @@ def _rule(path: Path, number: int, table: dict[str, Any]) -> Rule:
     if seconds > MAX_COOLDOWN:
         msg = f"{path}: {what}: cooldown = {cooldown!r} is wrong: it takes at most {MAX_COOLDOWN / 86_400:g}d"
         raise UserError(msg)
+    action = table.get("action", "review")
+    if action not in ("review", "block"):
+        msg = f'{path}: {what}: action = {_brief(action)} is wrong: it takes "review" or "block"'
+        raise UserError(msg)
     when, reason = _text(path, what, table, "when"), _text(path, what, table, "reason")
-    return Rule(name, when, reason, float(weight), effect, seconds)
+    return Rule(name, when, reason, float(weight), effect, seconds, action)
 
 
 def _brief(value: Any) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataflow.features import FIELDS, Facts
+from dataflow.operating_point import OperatingPoint
 from dataflow.profile import ANYONE, Population
 from dataflow.settings import UserError
 from dataflow.table import Table
@@ -69,6 +70,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     metrics: dict[str, Any]
     created_at: str
+    operating_point: OperatingPoint | None = None  # not bound by the fingerprint: it is moved without training
 
 
 class Tree(NamedTuple):
@@ -129,6 +131,7 @@ class Model:
         self.rows = Columns(metadata.features)  # facts, one tuple a transaction, to the rows that `score` takes
         self._isolation = IsolationScores(forest, trees)
         self.threshold = self._isolation.threshold  # a risk above it is an anomaly
+        self.operating_point = metadata.operating_point or OperatingPoint.of_the_forest(self.threshold)
         nodes = [tree_ensemble(trees, "rows", "depths")]
         self._run = run_trees(nodes, len(self.features), ["depths"], most_split(trees))
 
@@ -179,6 +182,7 @@ class Scorer(Protocol):
     features: tuple[str, ...]
     population: Population
     rows: Columns
+    operating_point: OperatingPoint  # replaced as a whole when it is moved; a batch reads it once
 
     def score(self, rows: Rows) -> tuple[Floats, Bools]:
         """Risk, 0 to 1, and whether the Isolation Forest calls it an anomaly, for each row."""

@@ -19,13 +19,12 @@ from dataflow.live_rules import LiveRules
 from dataflow.parsing import parse
 from dataflow.profile import BasicProfile, Lessons, MerchantProfile, UserProfile
 from dataflow.record import ERROR, FIELD, STEP, Header, Record, producer_headers, source_key
-from dataflow.rules import MODEL_FIELDS
 from dataflow.scoring import Scorer
 from dataflow.settings import Settings
 from dataflow.table import Table
 from dataflow.transaction import Rejection, Transaction
 
-ANOMALY, RISK = [field.name for field in MODEL_FIELDS]
+RISK, THRESHOLD = "model_score", "alert_threshold"
 
 Event = Transaction | Feedback
 Profiled = tuple[Transaction, str, bytes]  # with the facts: the last location, and the numbers, packed
@@ -204,8 +203,8 @@ class Steps:
         """Adds the model's verdict to the facts: whether it is an anomaly, and the risk, 0 to 1."""
         table = Table([item[0] for item in profiled], [item[1] for item in profiled], [item[2] for item in profiled])
         risks, anomalies = self._model.score(self._model.rows.of(table))
-        table.take(ANOMALY, anomalies.tolist())
-        table.take(RISK, risks.tolist())
+        for name, values in self._model.operating_point.columns(risks, anomalies).items():
+            table.take(name, values)
         return table
 
     def check(self, table: Table) -> list[Decision]:
@@ -213,8 +212,8 @@ class Steps:
         rules = self._rules.current()
         rules_version, model_version = rules.version, self._model.version
         decisions = []
-        for txn, risk, (fraudulent, reasons, fired, shadow, doubt, cooldowns) in zip(
-            table.txns, table.column(RISK), rules.evaluate(table), strict=True
+        for txn, risk, threshold, (fraudulent, reasons, fired, shadow, doubt, cooldowns, action) in zip(
+            table.txns, table.column(RISK), table.column(THRESHOLD), rules.evaluate(table), strict=True
         ):
             verdict = Verdict(
                 fraudulent,
@@ -224,6 +223,10 @@ class Steps:
                 shadow,
                 rules_version,
                 model_version,
+                action,
+                combined(1.0, risk),
+                threshold,
+                UNSET,
                 txn.transaction_id if txn.id_is_ours else UNSET,  # type: ignore[arg-type]
             )
             decisions.append(Decision(txn, verdict, cooldowns))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataflow.operating_point import OperatingPoint
 from dataflow.profile import Population
 from dataflow.scoring import (
     Bools,
@@ -78,6 +79,7 @@ class TieredModel:
         trees = [remapped(tree, forest_columns) for tree in isolation_trees(artifact["forest"])]
         self._isolation = IsolationScores(artifact["forest"], trees)
         self.threshold = self._isolation.threshold
+        self.operating_point = metadata.operating_point or OperatingPoint.of_the_forest(self.threshold)
         self._forest_tail = Tail(*artifact["forest_tail"])
         self._tails = [(columns[name], Tail(*artifact["tails"][name])) for name in GRADED]
         self._compromised = columns[COMPROMISED] if FEEDBACK in metadata.tiers else -1

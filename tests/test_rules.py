@@ -29,7 +29,8 @@ RULE = '[[rule]]\nid = "{}"\nwhen = "{}"\nreason = "{}"\n'
 
 def row(**values: Any) -> Facts:
     """The facts of an ordinary transaction of a user without history, but for the values given."""
-    known = dict(zip((f.name for f in ALL_FIELDS), (*facts(txn(), UserProfile()), False, 0.1), strict=True))
+    of_model = (False, 0.1, False, 0.5, False, math.inf)
+    known = dict(zip((f.name for f in ALL_FIELDS), (*facts(txn(), UserProfile()), *of_model), strict=True))
     assert values.keys() <= known.keys()
     return tuple((known | values).values())
 
@@ -89,7 +90,7 @@ def test_the_built_in_rules_are_the_four_checks_in_their_order() -> None:
         last_location="US",
         location="IN",
         merchant="UnknownShop",
-        model_anomaly=True,
+        model_alert=True,
     )
     assert outcome.reasons == [
         "High amount",

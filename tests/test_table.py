@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dataflow.features import BASIC, FIELDS, NUMBERS, observe_basic, observe_merchant, observe_user
+from dataflow.operating_point import OperatingPoint
 from dataflow.profile import BasicProfile, MerchantProfile, UserProfile
 from dataflow.rules import MODEL_FIELDS, load_rules
 from dataflow.scoring import Columns
@@ -65,16 +66,16 @@ def test_columns_are_those_of_the_rows(profiles: str) -> None:
 @pytest.mark.parametrize("profiles", ["basic", "full"])
 def test_rules_say_of_a_table_what_they_say_of_its_rows(tmp_path: Path, profiles: str) -> None:
     table = known(profiles)
-    anomaly, risk = (field.name for field in MODEL_FIELDS)
-    risks = np.linspace(0, 1, len(table)).tolist()
-    anomalies = [value > 0.9 for value in risks]
-    table.take(anomaly, anomalies)
-    table.take(risk, risks)
+    risks = np.linspace(0, 1, len(table))
+    of_model = OperatingPoint(alert=0.5, block=0.8).columns(risks, risks > 0.9)
+    assert list(of_model) == [field.name for field in MODEL_FIELDS]
+    for name, values in of_model.items():
+        table.take(name, values)
     path = tmp_path / "rules.toml"
     text = RULES if profiles == "full" else RULES.replace("txn_per_day", "txn_per_hour").replace("new_device", "amount")
     path.write_text(text)
     rules = load_rules(path)
-    rows = [(*row, a, r) for row, a, r in zip(table.rows(), anomalies, risks, strict=True)]
+    rows = [(*row, *each) for row, each in zip(table.rows(), zip(*of_model.values(), strict=True), strict=True)]
     found = rules.evaluate(table)
     assert found == rules.evaluate(rows)
     assert 0 < sum(outcome.fraudulent for outcome in found) < len(found)

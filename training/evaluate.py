@@ -307,13 +307,14 @@ def write_scores(path: Path, replayed: Replayed, results: list[Result], rules: R
                 window = result.window[begin : begin + BATCH]
                 block = np.ascontiguousarray(replayed.rows[window])
                 risks, anomalies = result.model.score(block)
+                model_fields = result.model.operating_point.columns(risks, anomalies)
                 of_tiers = result.model.tiers(block)
                 by_tier = zip(*(of_tiers[tier].tolist() for tier in tiers), strict=True)
                 known = result.tested[begin : begin + BATCH].tolist()
                 places, risks = window.tolist(), risks.tolist()
                 rows = [
-                    (*replayed.tested[row], anomaly, risk)
-                    for row, anomaly, risk in zip(places, anomalies.tolist(), risks, strict=True)
+                    (*replayed.tested[row], *of_model)
+                    for row, of_model in zip(places, zip(*model_fields.values(), strict=True), strict=True)
                 ]
                 outcomes = rules.evaluate(rows)
                 for row, risk, scores, tested, outcome in zip(places, risks, by_tier, known, outcomes, strict=True):
