@@ -207,3 +207,21 @@ def test_a_mistake_ends_the_process_with_one_line_and_status_2_even_in_a_worker(
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
     assert (found.returncode, found.stdout, found.stderr) == (2, "", "redflag: the disk is full: make room\n")
+
+
+def test_a_mistake_that_many_workers_meet_at_once_is_said_in_one_line() -> None:
+    code = (
+        "import threading, time\n"
+        "from dataflow import lifecycle\n"
+        "from dataflow.settings import UserError\n"
+        "lifecycle.report_mistakes()\n"
+        "complain = lifecycle.complain\n"
+        # As on a busy machine: the process does not end in the very moment in which the line is written.
+        "lifecycle.complain = lambda error: (complain(error), time.sleep(0.5))\n"
+        "together = threading.Barrier(4)\n"
+        "def worker(): together.wait(); lifecycle.fail(UserError('the disk is full: make room'))\n"
+        "threads = [threading.Thread(target=worker) for _ in range(4)]\n"
+        "[thread.start() for thread in threads]; [thread.join() for thread in threads]"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
+    assert (found.returncode, found.stderr) == (2, "redflag: the disk is full: make room\n")
