@@ -18,15 +18,9 @@ from dataflow import record
 from dataflow.connectors import kafka_source
 from dataflow.settings import Settings
 from tests.builders import raw
-from tests.chaos.__main__ import train_model
 from tests.conftest import Broker
 from tests.kafka_server import KafkaServer
 from tests.reading import read_all
-
-
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_model(tmp_path_factory.mktemp("model") / "model.pkl")
 
 
 class Flow:

@@ -32,7 +32,6 @@ from dataflow.record import Record
 from dataflow.recovery import FlowIdentity
 from dataflow.settings import Settings, UserError
 from tests.builders import raw
-from tests.chaos.__main__ import train_model
 from tests.conftest import Broker
 from tests.kafka_server import KafkaServer
 from tests.reading import read_all
@@ -312,11 +311,6 @@ def test_a_record_that_was_refused_is_reported_while_the_sink_waits(settings: Se
 
 
 # Processes, with the lease as it is.
-
-
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_model(tmp_path_factory.mktemp("model") / "model.pkl")
 
 
 class Candidate(Flow):
