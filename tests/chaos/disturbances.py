@@ -37,6 +37,10 @@ OUTPUTS = (*DECISIONS, SETTINGS.invalid_topic)
 STUCK_SECONDS = 90.0  # without any progress, while flow and broker run
 
 
+class StuckError(AssertionError):
+    """What must come did not; the message says what, and ends with the last that flow and broker said."""
+
+
 class Chaos:
     """One run: a broker, a feeder, a cluster, and what is done to them."""
 
@@ -127,8 +131,8 @@ class Chaos:
     def _end(self, topic: str, partition: int) -> int:
         return int(self._asking.get_watermark_offsets(TopicPartition(topic, partition), timeout=5)[1])
 
-    def _read_to_the_end(self) -> bool:
-        """Whether the last snapshots stand at the ends of both topics: then all that was fed is decided."""
+    def read_to_the_end(self) -> bool:
+        """Whether a start would go on from the ends of both topics: then all that was fed is decided."""
         positions: dict[tuple[str, int], int] = {}
         for key, state in states(self._state / "recovery", "read_messages").items():
             for topic, position in state["positions"].items():
@@ -139,25 +143,32 @@ class Chaos:
             for n in range(self._counts[topic])
         )
 
-    def wait(self, what: str, condition: Callable[[], bool], seconds: float = STUCK_SECONDS) -> bool:
-        """Waits for something that must come; if it does not, the run has failed."""
+    def wait(self, what: str, condition: Callable[[], bool], seconds: float = STUCK_SECONDS) -> None:
+        """Waits for something that must come.
+
+        Raises:
+            StuckError: it does not. Nothing that is done after that would show anything.
+        """
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
                 self.counts.stuck += 1
-                self.say(f"STUCK: {what} did not come in {seconds:g} s")
-                return False
+                msg = f"STUCK: {what} did not come in {seconds:g} s\n{self._last_said()}"
+                raise StuckError(msg)
             time.sleep(0.05)
-        return True
 
-    def wait_ready(self) -> bool:
-        return self.wait("a start", self.cluster.ready)
+    def _last_said(self) -> str:
+        """The last lines of the broker's log and of those of the flow's processes."""
+        return f"{self.cluster.last_said()}\nthe broker:\n{self.broker.log_tail(10)}"
 
-    def wait_progress(self) -> bool:
+    def wait_ready(self) -> None:
+        self.wait("a start", self.cluster.ready)
+
+    def wait_progress(self) -> None:
         """Waits until something more was decided; something is fed for that."""
         before = self.written()
         self.feeder.release(20, 0.1)
-        return self.wait("a decision", lambda: self.written() > before >= 0 or (before < 0 <= self.written()))
+        self.wait("a decision", lambda: self.written() > before >= 0 or (before < 0 <= self.written()))
 
     # ---- what can be done
 
@@ -166,7 +177,8 @@ class Chaos:
         rng = self.rng
         if rng.random() < 0.45:
             time.sleep(rng.uniform(0.0, 4.0))
-        elif self.wait_ready():
+        else:
+            self.wait_ready()
             time.sleep(rng.uniform(0.0, 2.0))
         everything = change_rules or rescale or self.cluster.size == 1 or rng.random() < 0.4
         if everything:
@@ -339,7 +351,7 @@ class Chaos:
         while True:
             time.sleep(1.5)
             self._stop()
-            if self._read_to_the_end():
+            if self.read_to_the_end():
                 break
             self.cluster.go_on()
             self.wait_ready()
@@ -440,8 +452,10 @@ class Chaos:
         given = [*self._earlier, *read_all(self.settings, [INPUT], 300)]
         counts.transactions, counts.labels = len(given), self.feeder.labelled
         self.say(f"fed {counts.transactions}; waiting for the last decisions")
+        already = len(self.cluster.ended)
         self.cluster.go_on()
-        self.wait_ready()
+        # One that is broken on purpose may refuse to start, each time anew: it is compared nevertheless.
+        self.wait("a start", lambda: self.cluster.ready() or len(self.cluster.ended) >= already + 2 * self.cluster.size)
         last, since = -1, time.monotonic()
         while last < counts.transactions:
             now = self.written()
@@ -450,6 +464,7 @@ class Chaos:
             if time.monotonic() - since > patience:
                 counts.stuck += 1
                 self.say(f"STUCK: {last} of {counts.transactions} written, and no more for {patience:g} s")
+                self.say(self._last_said())
                 break
             time.sleep(0.1)
         pause = 1.5
@@ -457,11 +472,12 @@ class Chaos:
             time.sleep(pause)
             self._stop()
             # What a killed execution wrote is all there before the one after it has read as far: it needs 2 s.
-            if counts.stuck or self._read_to_the_end():
+            if counts.stuck or self.read_to_the_end():
                 break
             if time.monotonic() - since > max(patience, STUCK_SECONDS):
                 counts.stuck += 1
                 self.say("STUCK: not all was read")
+                self.say(self._last_said())
                 break
             pause *= 2
             self.cluster.go_on()
