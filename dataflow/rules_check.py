@@ -1,6 +1,7 @@
 """The command line of the rules: checks a file before it counts, and lists what a rule may read."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from itertools import islice
@@ -92,14 +93,14 @@ def show_check(path: Path, history: Path | None, model: Path | None, console: Co
     rows, source, scored = sample(rules, history, model)
     hits = rules.matches(rows)
     table = Table(title=f"{path}: {len(rules.rules)} rules, version {rules.version}", title_justify="left")
-    for column in ("rule", "mode", "weight", "cooldown", "meets it"):
-        table.add_column(column, justify="left" if column in ("rule", "mode") else "right")
+    for column in ("rule", "mode", "action", "weight", "cooldown", "meets it"):
+        table.add_column(column, justify="left" if column in ("rule", "mode", "action") else "right")
     model_fields = {field.name for field in MODEL_FIELDS}
     for rule, count, reads in zip(rules.rules, hits, rules.reads, strict=True):
         tried = rule.effect != "off" and (scored or not reads & model_fields)
         share = f"{count / len(rows):.3%}" if tried and rows else "not tried"
         cooldown = f"{rule.cooldown:g} s" if rule.cooldown else ""
-        table.add_row(rule.id, rule.effect, f"{rule.weight:g}", cooldown, share)
+        table.add_row(rule.id, rule.effect, rule.action, f"{rule.weight:g}", cooldown, share)
         # That a list has no one of the sample on it says nothing.
         if tried and rule.effect in ("active", "shadow") and count in (0, len(rows)):
             which = "none" if count == 0 else "every one"
@@ -129,10 +130,12 @@ def sample(rules: RuleSet, history: Path | None, model: Path | None) -> tuple[li
     path = model or Settings.load().model_file
     reads_model = any(reads & {field.name for field in MODEL_FIELDS} for reads in rules.reads)
     if not known or not reads_model or (model is None and not path.exists()):
-        return [(*facts[: len(FIELDS)], False, 0.0) for facts in known], source, False
+        unscored = (False, 0.0, False, math.inf, False, math.inf)  # no model, and so no alert of it
+        return [(*facts[: len(FIELDS)], *unscored) for facts in known], source, False
     from dataflow.scoring import load_model
 
     loaded = load_model(path)
     risks, anomalies = loaded.score(loaded.rows(known))
-    rows = [(*f, a, r) for f, a, r in zip(known, anomalies.tolist(), risks.tolist(), strict=True)]
+    of_model = loaded.operating_point.columns(risks, anomalies).values()
+    rows = [(*facts, *judged) for facts, judged in zip(known, zip(*of_model, strict=True), strict=True)]
     return rows, source, True
