@@ -12,11 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from dataflow.features import FIELDS, Facts
+from dataflow.operating_point import MODEL_FIELD_NAMES
 from dataflow.rule_language import FUNCTIONS
-from dataflow.rules import ALL_FIELDS, MODEL_FIELDS, RuleSet, examine
+from dataflow.rules import ALL_FIELDS, RuleSet, examine
 from dataflow.settings import Settings, UserError
 
-OF_MODEL = frozenset(field.name for field in MODEL_FIELDS)
+OF_MODEL = frozenset(MODEL_FIELD_NAMES)
 OF_FEEDBACK = frozenset(
     (
         *("confirmed_frauds", "days_since_fraud", "card_frauds", "days_since_card_fraud"),
