@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from dataflow.features import FIELDS, Facts, observe_merchant, observe_user
 from dataflow.features import row as facts_of
 from dataflow.profile import MerchantProfile, UserProfile
-from dataflow.rules import Outcome, load_rules
+from dataflow.rules import MODEL_FIELDS, Outcome, load_rules
 from dataflow.settings import Settings
 from dataflow.transaction import Transaction
 from tests.builders import DAY, HOUR, MINUTE, NOON, txn
@@ -125,6 +126,29 @@ def test_the_near_certain_ones_block(rule: str, action: str) -> None:
     found = outcome(case.fires)
     assert (found.rules, found.action) == ([rule], action)
     assert "unknown" not in found.reasons[0]
+
+
+def test_the_page_about_rules_names_each_rule_with_its_action_and_each_field_of_the_model() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "rules.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
+    shown = {cells[0]: cells[2] for cells in rows if len(cells) == 4}
+    for rule in RULES.rules:
+        if rule.effect == "active":
+            assert shown[f"`{rule.id}`"] == rule.action
+    for field in MODEL_FIELDS:
+        assert [f"`{field.name}`", field.kind, field.doc] in rows
+
+
+def test_the_examples_of_that_page_are_right(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "rules.md").read_text()
+    examples = [block.partition("```")[0] for block in page.split("```toml\n")[1:]]
+    path = tmp_path / "rules.toml"
+    path.write_text("[lists]\ntransfers = ['wire']\nwatched_merchants = ['x']\n" + "\n".join(examples))
+    rules = load_rules(path)
+    assert [(rule.id, rule.action) for rule in rules.rules] == [
+        ("deny_watched_merchants_merchant", "review"),
+        ("night_transfer", "block"),
+    ]
 
 
 # --------------------------------------------------------------------------------------------- on transactions, as told
