@@ -12,7 +12,7 @@ from typing import Self
 from prometheus_client import Counter
 
 from dataflow.rule_lists import ListFiles, Pause, Stamp, no_pause, stamp
-from dataflow.rules import Rule, RuleSet, load_rules
+from dataflow.rules import Action, Rule, RuleSet, load_rules
 from dataflow.settings import UserError
 
 _log = logging.getLogger("redflag.rules")
@@ -26,6 +26,8 @@ HITS = Counter(
     "Transactions on which a rule fired; of allow and deny lists, those on them",
     ["rule", "mode"],
 )
+
+DECISIONS = Counter("redflag_decisions_total", "Decisions, by the action that they ask for", ["action"])
 
 LOOKS = 4
 """Looks within the time that a changed file must have stood still: it is taken at most one look later than that."""
@@ -143,6 +145,7 @@ class LiveRules:
             self._used = (found, *self._files.asked.values())
         self._files.forget_others()
         rules.count = self._count
+        rules.count_actions = _count_actions
         return rules
 
     def _stamps(self) -> Stamps:
@@ -174,3 +177,10 @@ class _Hits:
         if counter is None:
             counter = self._counters[key] = HITS.labels(*key)
         counter.inc(times)
+
+
+_DECISIONS: dict[Action, Counter] = {action: DECISIONS.labels(action) for action in ("approve", "review", "block")}
+
+
+def _count_actions(action: Action, times: int) -> None:
+    _DECISIONS[action].inc(times)

@@ -21,6 +21,10 @@ _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _HOST_AND_PORT = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:,\[\]]+):(\d{1,5})")
 
 
+TUTORIAL_RULES = Path(__file__).parent / "rules-tutorial.toml"
+"""The tutorial's four checks alone: what works with basic profiles, too."""
+
+
 class UserError(Exception):
     """A mistake the user can mend: one line that says what, where, and what to do; of several mistakes, a line each."""
 
