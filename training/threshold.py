@@ -23,7 +23,7 @@ from dataflow.scoring import Metadata, beside, load_model, read_metadata
 from dataflow.settings import UserError
 from training.files import put_in_place
 from training.operating_point_report import table, told
-from training.operating_points import Scored, at_threshold, choose, reads_model
+from training.operating_points import Choice, Scored, choose, reads_model
 from training.threshold_options import Options, parse
 from training.threshold_sources import scored_by_replay, scored_on_topics
 
@@ -55,7 +55,8 @@ def move(options: Options, console: Console) -> list[str]:
     """
     model = load_model(options.model)
     rules = load_rules(options.rules)
-    before, notes = model.operating_point, []
+    before = model.operating_point
+    notes: list[str] = []
     scored: Scored | None = None
     if options.topics:
         scored = scored_on_topics(model, rules, options, notes.append)
@@ -84,7 +85,10 @@ def _named(options: Options, before: OperatingPoint, scored: Scored | None) -> O
         block = max(before.block, options.at)
     chosen_by = f"--at {options.at:g}" + (f" --block-at {options.block_at:g}" if options.block_at is not None else "")
     if scored is not None:
-        return replace(at_threshold(scored, options.at), block=block, chosen_by=chosen_by)
+        # As for a forest whose verdict stays the alert, whatever the choice: here the verdict is that of the threshold.
+        verdict = scored._replace(anomaly=scored.risk >= options.at)
+        measured = choose(verdict, Choice(), of_forest=options.at)
+        return replace(measured, block=block, of_forest=False, chosen_by=chosen_by)
     # The curve says what every threshold of this model gives; what this one gives was not measured.
     return replace(before, alert=options.at, block=block, of_forest=False, chosen_by=chosen_by, expected=None)
 
@@ -105,9 +109,7 @@ def write(model: Path, own: Metadata, point: OperatingPoint) -> None:
     put_in_place({path: msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n"})
 
 
-def _lines(
-    model: Path, version: str, before: OperatingPoint, after: OperatingPoint, notes: Sequence[str]
-) -> list[str]:
+def _lines(model: Path, version: str, before: OperatingPoint, after: OperatingPoint, notes: Sequence[str]) -> list[str]:
     parts = [("before", told(before)), ("now", told(after))]
     if after.measured_on:
         parts.append(("curve of" if after.expected is None else "as", after.measured_on))

@@ -37,9 +37,7 @@ def parse(argv: Sequence[str] | None) -> Options:
     Raises:
         UserError: an argument or a setting is wrong.
     """
-    parser = _Parser(
-        prog="python -m training.threshold", description="Move the operating point of a model in service."
-    )
+    parser = _Parser(prog="python -m training.threshold", description="Move the operating point of a model in service.")
     parser.add_argument("--model", type=Path, metavar="FILE", help="default: MODEL_FILE")
     parser.add_argument(
         "--rules", type=Path, metavar="FILE", help="whose alerts a budget counts, too; default: RULES_FILE"
@@ -96,12 +94,14 @@ def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
     if given.at is not None and chosen is not None:
         parser.error(f"argument --at: names the threshold, and {chosen} chooses it: give one of them")
     if given.at is not None and given.block_precision is not None:
-        parser.error("argument --block-precision: chooses a threshold, and --at names it: name this one with --block-at")
+        parser.error(
+            "argument --block-precision: chooses a threshold, and --at names it: name this one with --block-at"
+        )
     if given.block_at is not None and given.at is None:
         parser.error("argument --block-at: goes with --at; with the others it is --block-precision")
     if given.block_at is not None and given.block_at < given.at:
         parser.error(
-            f"argument --block-at: {given.block_at:g} lies below --at {given.at:g}, and what is blocked is an alert, too"
+            f"argument --block-at: {given.block_at:g} lies below --at {given.at:g}: what is blocked is an alert, too"
         )
     if given.topics and given.history is not None:
         parser.error("argument --topics: --history names transactions, too: give one of them")
@@ -113,7 +113,9 @@ def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
     for name in ("population", "users", "days", "seed", "label_delay"):
         if getattr(given, name) is not None and not simulates and not (name == "label_delay" and given.history):
             option = name.replace("_", "-")
-            parser.error(f"argument --{option}: is for a simulation, and there is none with --history, --topics or --at")
+            parser.error(
+                f"argument --{option}: is for a simulation, and there is none with --history, --topics or --at"
+            )
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,8 +1,7 @@
 """What an operating point is moved by: transactions replayed, or the decisions that the model has made."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,13 +13,13 @@ from dataflow.feedback import Feedback, parse_feedback
 from dataflow.operating_point import MODEL_FIELD_NAMES
 from dataflow.parsing import event_time
 from dataflow.rules import RuleSet
-from dataflow.scoring import Floats, Metadata, Scorer
+from dataflow.scoring import Bools, Floats, Metadata, Scorer
 from dataflow.settings import Settings, UserError
 from dataflow.simulation import POPULATIONS
 from dataflow.tiers import SUPERVISED
 from training.fitting import BATCH
 from training.history import DAY, History, after, find_label_column, read_history, replay
-from training.operating_points import Note, Scored, need_labels, rule_alerts
+from training.operating_points import Note, Scored, need_labels, part, rule_alerts
 from training.threshold_options import Options
 from training.train_options import LABEL_DELAY, SUPERVISED_DAYS, TUTORIAL_DAYS, TUTORIAL_USERS, USERS
 
@@ -41,36 +40,14 @@ def scored_by_replay(model: Scorer, rules: RuleSet, options: Options, console: C
     delay = options.label_delay
     if delay is None:
         delay = float(model.metadata.hyperparameters.get("label_delay_days", LABEL_DELAY / DAY)) * DAY
-    columns = (TextColumn("{task.description:28}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("replay the history", total=1.0)
-        blocks: list[_Block] = []
-        replaying = replay(history, model.population, after(delay))
-        while batch := list(islice(replaying, BATCH)):
-            facts = [facts for _, facts in batch]
-            risk, anomaly = model.score(model.rows(facts))
-            past = [past for past, _ in batch]
-            blocks.append(
-                _Block(
-                    risk,
-                    anomaly,
-                    np.array([bool(each.fraud) for each in past]),
-                    np.array([each.fraud is not None for each in past]),
-                    np.array([each.transaction.amount for each in past]),
-                    np.array([each.transaction.at for each in past]),
-                    np.array(rule_alerts(rules, facts)),
-                )
-            )
-            progress.update(task, completed=history.progress)
-        progress.update(task, completed=1.0)
-    count = sum(len(block.risk) for block in blocks)
+    whole = _replayed(model, rules, history, delay, console)
+    count = len(whole.risk)
     if count * (1 - WARM_UP) < FEWEST:
         msg = (
             f"{history.source} holds {count} transactions, and {int(FEWEST / (1 - WARM_UP))} are needed, the first "
             "half of them to fill the profiles: name a longer history, or name the threshold with --at"
         )
         raise UserError(msg)
-    whole = _Block(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
     begin = max(int(count * WARM_UP), _learned(model.metadata, options, whole.times))
     if count - begin < FEWEST:
         msg = (
@@ -79,20 +56,54 @@ def scored_by_replay(model: Scorer, rules: RuleSet, options: Options, console: C
             "beyond that, or take --topics or --at"
         )
         raise UserError(msg)
-    part = (column[begin:] for column in whole)
-    return Scored(*part, measured_on=f"the last {count - begin:,} transactions of {history.source}")
+    measured_on = f"the last {count - begin:,} transactions of {history.source}"
+    return part(whole, slice(begin, None))._replace(measured_on=measured_on)
 
 
-class _Block(NamedTuple):
-    """Columns of `Scored`, in their order."""
+def _replayed(model: Scorer, rules: RuleSet, history: History, delay: float, console: Console) -> Scored:
+    """The whole history, each transaction with the profiles as they were before it and the labels that had come."""
+    risks, anomalies = [np.empty(0)], [np.empty(0, np.bool_)]
+    fraud: list[bool | None] = []
+    amounts: list[float] = []
+    times: list[float] = []
+    by_rules: list[bool] = []
+    columns = (TextColumn("{task.description:28}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("replay the history", total=1.0)
+        replaying = replay(history, model.population, after(delay))
+        while batch := list(islice(replaying, BATCH)):
+            facts = [facts for _, facts in batch]
+            risk, anomaly = model.score(model.rows(facts))
+            risks.append(risk)
+            anomalies.append(anomaly)
+            fraud += [past.fraud for past, _ in batch]
+            amounts += [past.transaction.amount for past, _ in batch]
+            times += [past.transaction.at for past, _ in batch]
+            by_rules += rule_alerts(rules, facts)
+            progress.update(task, completed=history.progress)
+        progress.update(task, completed=1.0)
+    return _scored(np.concatenate(risks), np.concatenate(anomalies), fraud, amounts, times, by_rules, history.source)
 
-    risk: Floats
-    anomaly: "np.typing.NDArray[np.bool_]"
-    fraud: "np.typing.NDArray[np.bool_]"
-    labelled: "np.typing.NDArray[np.bool_]"
-    amounts: Floats
-    times: Floats
-    by_rules: "np.typing.NDArray[np.bool_]"
+
+def _scored(
+    risk: Floats,
+    anomaly: Bools,
+    fraud: Sequence[bool | None],
+    amounts: Sequence[float],
+    times: Sequence[float],
+    by_rules: Sequence[bool],
+    measured_on: str,
+) -> Scored:
+    return Scored(
+        risk,
+        anomaly,
+        fraud=np.array([each is True for each in fraud], np.bool_),
+        labelled=np.array([each is not None for each in fraud], np.bool_),
+        amounts=np.array(amounts),
+        times=np.array(times),
+        by_rules=np.array(by_rules, np.bool_),
+        measured_on=measured_on,
+    )
 
 
 def _history(metadata: Metadata, options: Options) -> History:
@@ -147,8 +158,11 @@ def scored_on_topics(model: Scorer, rules: RuleSet, options: Options, note: Note
     settings = options.settings
     labels = read_feedback(settings)
     accusers = _Accusers(rules)
-    risk, amounts, times = [], [], []
-    fraud, by_rules = [], []
+    risk: list[float] = []
+    amounts: list[float] = []
+    times: list[float] = []
+    fraud: list[bool | None] = []
+    by_rules: list[bool] = []
     of_others = strange = 0
     decode = msgspec.json.Decoder(_Decision).decode
     for topic in (settings.alerts_topic, settings.classified_topic):
@@ -177,25 +191,20 @@ def scored_on_topics(model: Scorer, rules: RuleSet, options: Options, note: Note
         raise UserError(msg)
     if strange:
         note(f"{strange:,} messages on {where} are not decisions with a model_score, and were left out")
-    known = np.array([each is not None for each in fraud])
-    by_rules_known = np.array(by_rules)
-    if known.any():
-        alerted = by_rules_known | (np.array(risk) >= model.operating_point.alert)
+    measured_on = f"{len(risk):,} decisions of this model on {where}"
+    scored = _scored(np.array(risk), np.zeros(len(risk), np.bool_), fraud, amounts, times, by_rules, measured_on)
+    if scored.labelled.any():
+        alerted = scored.by_rules | (scored.risk >= model.operating_point.alert)
         note(
-            f"feedback is known of {np.mean(known[alerted]) if alerted.any() else 0:.1%} of the alerts and "
-            f"{np.mean(known[~alerted]) if not alerted.all() else 0:.1%} of the others: precision is of these, and "
-            "recall of the frauds that became known"
+            f"feedback is known of {_share(scored.labelled[alerted])} of the alerts and "
+            f"{_share(scored.labelled[~alerted])} of the others: precision is of these, recall of the frauds that "
+            "became known"
         )
-    return Scored(
-        np.array(risk),
-        np.zeros(len(risk), np.bool_),
-        np.array([bool(each) for each in fraud]),
-        known,
-        np.array(amounts),
-        np.array(times),
-        by_rules_known,
-        f"{len(risk):,} decisions of this model on {where}",
-    )
+    return scored
+
+
+def _share(which: Bools) -> str:
+    return f"{which.mean():.1%}" if len(which) else "none"
 
 
 def read_feedback(settings: Settings) -> dict[str, bool]:
