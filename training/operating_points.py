@@ -23,6 +23,8 @@ BLOCK_PRECISION = 0.9
 """Of the model's own alerts from the block threshold on, where no option says otherwise."""
 FEWEST_FRAUDS = 10
 """Known frauds below which no precision and no cost is estimated."""
+FEWEST_TO_CARRY_OVER = 1_000
+"""Transactions by which an operating point is carried over from one fit to another, at least."""
 FEWEST_ALERTS = 10
 """Alerts with labels that a precision must be seen on, to count as reached."""
 POINTS = 60  # of a curve, evenly spaced on a log scale of the model's alerts
@@ -95,6 +97,20 @@ def option_given(given: argparse.Namespace) -> str | None:
     return None if found is None else f"--{found.replace('_', '-')}"
 
 
+def need_labels(choice: Choice, source: str) -> None:
+    """Says at once, before minutes of work, that the choice cannot be made on a history without labels.
+
+    Raises:
+        UserError: it is one that needs them.
+    """
+    asked = str(choice) if choice.kind in ("precision", "cost_of_alert") else None
+    if asked is None and choice.block_precision is not None:
+        asked = f"--block-precision {choice.block_precision:g}"
+    if asked is not None:
+        msg = f"{asked}: needs labels, and {source} has none: name their column with --label-column; {_WITHOUT_LABELS}"
+        raise UserError(msg)
+
+
 def read_choice(given: argparse.Namespace) -> Choice:
     """What the options of `add_arguments` say."""
     for kind in KINDS:
@@ -134,6 +150,18 @@ _NO_MODEL = (False, 0.0, False, 1.0, False, math.inf)
 def rule_alerts(rules: RuleSet, facts: Sequence[Facts]) -> list[bool]:
     """On which transactions the rules alone raise an alert: as if the model never did."""
     return [outcome.fraudulent for outcome in rules.evaluate([(*each, *_NO_MODEL) for each in facts])]
+
+
+def reads_model(rules: RuleSet) -> bool:
+    """Whether an active rule reads the model's alert."""
+    both = zip(rules.rules, rules.reads, strict=True)
+    return any(rule.effect == "active" and "model_alert" in reads for rule, reads in both)
+
+
+def part(scored: Scored, which: slice) -> Scored:
+    """Those of these places."""
+    columns: dict[str, Any] = {name: getattr(scored, name)[which] for name in Scored._fields[:-1]}
+    return scored._replace(**columns)
 
 
 def choose(
@@ -213,7 +241,7 @@ class _Steps:
         low, high = garwood(alerts)
         point = CurvePoint(
             threshold=float(self.thresholds[place]),
-            alerts_a_day=Interval(alerts / self.days, low / self.days, high / self.days),
+            alerts_a_day=Interval(float(alerts / self.days), low / self.days, high / self.days),
         )
         if not self.both_kinds:
             return point
@@ -326,7 +354,7 @@ def _block(steps: _Steps, scored: Scored, choice: Choice, *, default: bool) -> f
         return None
 
 
-def transferred(point: OperatingPoint, before: Floats, after: Floats) -> OperatingPoint:
+def carried_over(point: OperatingPoint, before: Floats, after: Floats) -> OperatingPoint:
     """The operating point for another model of the same kind: thresholds that as many transactions reach.
 
     `before`, `after`: the risks of the same transactions, shape (n,), by the model on which the point was measured and
