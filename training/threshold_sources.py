@@ -10,13 +10,13 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from dataflow.connectors.topic_reader import read_topic
 from dataflow.feedback import Feedback, parse_feedback
-from dataflow.operating_point import MODEL_FIELD_NAMES
 from dataflow.parsing import event_time
 from dataflow.rules import RuleSet
 from dataflow.scoring import Bools, Floats, Metadata, Scorer
 from dataflow.settings import Settings, UserError
 from dataflow.simulation import POPULATIONS
 from dataflow.tiers import SUPERVISED
+from training.backtest_run import Deciders
 from training.fitting import BATCH
 from training.history import DAY, History, after, find_label_column, read_history, replay
 from training.operating_points import Note, Scored, need_labels, part, rule_alerts
@@ -157,7 +157,7 @@ def scored_on_topics(model: Scorer, rules: RuleSet, options: Options, note: Note
     """
     settings = options.settings
     labels = read_feedback(settings)
-    accusers = _Accusers(rules)
+    deciders = Deciders(rules, model.operating_point)
     risk: list[float] = []
     amounts: list[float] = []
     times: list[float] = []
@@ -180,7 +180,7 @@ def scored_on_topics(model: Scorer, rules: RuleSet, options: Options, note: Note
             amounts.append(decision.amount)
             times.append(at)
             fraud.append(labels.get(decision.transaction_id))
-            by_rules.append(accusers.without_model(decision.rules))
+            by_rules.append(deciders.rules(decision.rules))
     where = f"{settings.alerts_topic} and {settings.classified_topic}"
     if len(risk) < FEWEST:
         others = f", and {of_others:,} of other models" if of_others else ""
@@ -228,21 +228,3 @@ def latest(labels: Iterable[object]) -> dict[str, bool]:
             if before is None or label.labelled_at >= before.labelled_at:
                 given[label.transaction_id] = label
     return {name: label.fraud for name, label in given.items()}
-
-
-class _Accusers:
-    """Tells from the rules that fired whether there would have been an alert without the model."""
-
-    def __init__(self, rules: RuleSet):
-        both = list(zip(rules.rules, rules.reads, strict=True))
-        self._of_model = {rule.id for rule, reads in both if not set(reads).isdisjoint(MODEL_FIELD_NAMES)}
-        self._deny = {rule.id for rule, _ in both if rule.effect == "deny"}
-        self._allow = {rule.id for rule, _ in both if rule.effect == "allow"}
-
-    def without_model(self, fired: Sequence[str]) -> bool:
-        """Whether rules or lists that read nothing of the model make an alert."""
-        if not self._deny.isdisjoint(fired):
-            return True
-        if not self._allow.isdisjoint(fired):
-            return False
-        return any(rule not in self._of_model for rule in fired)
