@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?= fraud_model.pkl
 COMPOSE ?= docker compose
-# Most tests wait for processes and brokers: three at a time take half as long, on two cores.
-PARALLEL := -n 3 --dist loadfile
+# Most tests wait for processes and brokers: three at a time take half as long, on two cores. The longest files come first
+# (`LONGEST` in tests/conftest.py), not those with the most tests.
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 
 # The first Python that can run Bytewax 0.21.1 and the pinned packages.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \

@@ -20,6 +20,7 @@ R = TypeVar("R")
 
 _log = logging.getLogger("redflag.lifecycle")
 _stopping = threading.Event()
+_failing = threading.RLock()  # held by the thread that ends the process with a user's mistake
 _reporting = threading.Event()  # set in a process that is a flow and nothing else, so not in tests
 
 
@@ -134,8 +135,10 @@ def complain(error: UserError) -> None:
 def fail(error: UserError) -> NoReturn:
     """Ends the process with the one line of a user's mistake and exit status 2.
 
-    At once: the interpreter's own way out would wait for worker threads that may be stuck in a poll.
+    At once: the interpreter's own way out would wait for worker threads that may be stuck in a poll. Several threads
+    may meet the same mistake at the same moment: the first speaks, the others wait here until the process is gone.
     """
+    _failing.acquire()  # never let go of
     sys.stdout.flush()
     complain(error)
     os._exit(2)

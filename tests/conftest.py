@@ -6,10 +6,12 @@ needs Apache Kafka fails where it cannot be had, and nothing is skipped.
 """
 
 import contextlib
+import fcntl
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -29,6 +31,28 @@ from tests.kafka_server import (
 
 EMBEDDED_PARTITIONS = 4
 
+# Files whose tests take longest, from the longest on. They are begun first: one that is begun last would run alone at
+# the end, while the other workers have nothing left to do.
+LONGEST = (
+    "test_chaos",
+    "test_gate",
+    "test_ownership",
+    "test_evaluate",
+    "test_tiers",
+    "test_lifecycle",
+    "test_compiled",
+    "test_simulation",
+    "test_live_rules",
+    "test_backtest",
+    "test_transaction",
+    "test_rules",
+    "test_secured_broker",
+    "test_kafka_server",
+    "test_dead_letters",
+    "test_end_to_end",
+    "test_broker_watch",
+)
+
 
 @dataclass(frozen=True)
 class Broker:
@@ -47,6 +71,11 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("METRICS_ADDRESS", "off")  # the tests' flows run side by side, and beside a `make detect`
     event_log.set_up()  # as a program does: what is logged stands on standard error
     config.addinivalue_line("markers", "real_kafka: needs more of the shared broker than the embedded one can do")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 def pytest_report_header() -> str:
@@ -73,6 +102,24 @@ def broker(pytestconfig: pytest.Config) -> Iterator[Broker]:
         found = _given() or _apache(closing)
         pytestconfig.stash[_broker_used] = f"{found.name} at {found.bootstrap}"
         yield found
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A small model, where any will do; the workers of a run train it once."""
+    from tests.chaos.__main__ import train_model
+
+    shared = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        shared = shared.parent  # of all workers
+    trained, part = shared / "small-model", shared / "small-model.part"
+    with (shared / "small-model.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not trained.exists():
+            part.mkdir()
+            train_model(part / "model.pkl")
+            part.rename(trained)
+    return trained / "model.pkl"
 
 
 @pytest.fixture

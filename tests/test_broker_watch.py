@@ -22,7 +22,6 @@ from dataflow.connectors.broker_watch import SILENT, BrokerWatch
 from dataflow.connectors.kafka_clients import TopicIdentity, identify_topics
 from dataflow.connectors.kafka_source import READY
 from dataflow.settings import Settings
-from tests.chaos.__main__ import train_model
 from tests.conftest import Broker, MakeTopic
 from tests.kafka_server import KafkaServer
 from tests.test_lifecycle import Flow, wait_for
@@ -180,11 +179,13 @@ def test_a_users_mistake_found_by_the_watch_ends_the_flow_with_one_line(broker: 
     assert (found.returncode, found.stdout, found.stderr) == (2, "", line)
 
 
-def test_a_detector_says_two_lines_of_a_broker_that_was_away_and_goes_on(server: KafkaServer, tmp_path: Path) -> None:
+def test_a_detector_says_two_lines_of_a_broker_that_was_away_and_goes_on(
+    server: KafkaServer, model_file: Path, tmp_path: Path
+) -> None:
     names = ("transactions", "alerts", "classified", "invalid", "feedback")
     settings = Settings(brokers=server.bootstrap, **{f"{name}_topic": f"{name}-of-detector" for name in names})
     server.create_topics({f"{name}-of-detector": 2 for name in names})
-    flow = Flow(settings, train_model(tmp_path / "model.pkl"), tmp_path)
+    flow = Flow(settings, model_file, tmp_path)
 
     def lines() -> list[str]:
         return [line for line in flow.said().splitlines() if READY not in line and start_report.PREFIX not in line]

@@ -8,16 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.__main__ import run, train_model
+from tests.chaos.__main__ import run
 from tests.chaos.comparison import Counts
-from tests.chaos.disturbances import DECISIONS, STUCK_SECONDS, Chaos
+from tests.chaos.disturbances import DECISIONS, STUCK_SECONDS, Chaos, StuckError
 
 pytestmark = [pytest.mark.usefixtures("apache_kafka"), pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_model(tmp_path_factory.mktemp("chaos") / "model.pkl")
 
 
 def chaos(tmp_path: Path, model_file: Path, mutant: str | None, **environ: str) -> Chaos:
@@ -52,6 +47,16 @@ def test_nothing_is_lost_doubled_or_different_whatever_is_killed(tmp_path: Path,
     for each in (counts.labels, counts.merchants, counts.cooldowns, counts.suppressed, counts.oversize):
         assert each > 0, counts
     assert (counts.source_growths, counts.output_growths, counts.topics_made_anew) == (1, 1, 1)
+
+
+def test_a_flow_that_does_not_start_ends_the_run_with_the_last_that_it_said(tmp_path: Path, model_file: Path) -> None:
+    with Chaos(tmp_path, model_file, users=100, command=["tests.no_such_flow"], say=print) as made:
+        made.cluster.go_on(1)
+        with pytest.raises(
+            StuckError, match=r"a start did not come in 2 s\n(.*\n)*.*No module named tests.no_such_flow"
+        ):
+            made.wait("a start", made.cluster.ready, 2)
+        assert made.counts.failed()
 
 
 @pytest.mark.parametrize("mutant", [None, "skip_list"])

@@ -21,6 +21,9 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+
 
 @pytest.fixture
 def clock() -> Clock:
@@ -120,6 +123,16 @@ def test_a_broker_that_restarts_in_between_begins_the_two_seconds_anew(clock: Cl
     report(reports, CLOSED_AT_ONCE)
     clock.now += MISTAKE_SECONDS / 2
     assert reports.lasting_mistake() is not None
+
+
+def test_a_mistake_that_shows_in_two_ways_by_turns_lasts_all_the_same(clock: Clock) -> None:
+    reports = reports_of(clock)
+    for text in (CLOSED_AT_ONCE, CLOSED_LATER, CLOSED_AT_ONCE):
+        report(reports, text)
+        assert reports.suspects_a_mistake()
+        assert reports.lasting_mistake() is None
+        clock.now += MISTAKE_SECONDS / 3
+    assert "as if it expected TLS" in str(reports.lasting_mistake())
 
 
 def test_an_answer_ends_what_was_reported_and_a_connection_lost_later_says_nothing_of_settings(clock: Clock) -> None:

@@ -28,7 +28,6 @@ from dataflow.dead_letters.cases import Case, DeadLetters, Rejected, State, read
 from dataflow.dead_letters.ledger import Place, Sender, SentBack
 from dataflow.settings import Settings, UserError
 from tests.builders import MINUTE, NOON, iso, raw
-from tests.chaos.__main__ import train_model
 from tests.conftest import Broker
 from tests.kafka_server import create_topics
 from tests.reading import read_all
@@ -625,7 +624,11 @@ def test_no_broker_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 
 def test_sending_twice_decides_once(
-    settings: Settings, topics: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    settings: Settings,
+    topics: Callable[..., str],
+    model_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     """A transaction of a day and a bit ahead is rejected; sent back when its time has come, it is decided, once."""
     monkeypatch.setenv("ALERTS_TOPIC", topics("alerts"))
@@ -633,7 +636,7 @@ def test_sending_twice_decides_once(
     settings = Settings.load()
     env = {
         **os.environ,
-        "MODEL_FILE": str(train_model(tmp_path / "model.pkl")),
+        "MODEL_FILE": str(model_file),
         "RECOVERY_DIR": str(tmp_path / "recovery"),
         "RECOVERY_INTERVAL": "1",
     }

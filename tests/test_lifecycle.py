@@ -18,15 +18,9 @@ from dataflow import record
 from dataflow.connectors import kafka_source
 from dataflow.settings import Settings
 from tests.builders import raw
-from tests.chaos.__main__ import train_model
 from tests.conftest import Broker
 from tests.kafka_server import KafkaServer
 from tests.reading import read_all
-
-
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_model(tmp_path_factory.mktemp("model") / "model.pkl")
 
 
 class Flow:
@@ -35,7 +29,7 @@ class Flow:
     def __init__(self, settings: Settings, model_file: Path, directory: Path):
         self.settings = settings
         self._log = directory / "flow.log"
-        self._environ = {
+        self.environ = {
             **os.environ,
             "KAFKA_BROKERS": settings.brokers,
             "TRANSACTIONS_TOPIC": settings.transactions_topic,
@@ -52,7 +46,7 @@ class Flow:
     def start(self) -> None:
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "dataflow.detect"], env=self._environ, stderr=log, stdout=log
+                [sys.executable, "-m", "dataflow.detect"], env=self.environ, stderr=log, stdout=log
             )
         wait_for(lambda: self.said().count(f"{kafka_source.READY} {self.settings.transactions_topic}[") >= 1)
 
@@ -98,7 +92,10 @@ def flow(broker: Broker, topics: Callable[..., str], model_file: Path, tmp_path:
 
 @pytest.fixture
 def own_broker(kafka_server: KafkaServer, model_file: Path, tmp_path: Path) -> Iterator[tuple[KafkaServer, Flow]]:
-    """A flow on a broker of its own, to freeze and kill."""
+    """A flow on a broker of its own, to freeze and kill; it sends by full batches, as long as nobody asks it to flush.
+
+    So some of its last decisions stay unsent, however fast it is, and however late its broker is frozen.
+    """
     settings = Settings(brokers=kafka_server.bootstrap)
     names = (
         settings.transactions_topic,
@@ -109,6 +106,7 @@ def own_broker(kafka_server: KafkaServer, model_file: Path, tmp_path: Path) -> I
     )
     kafka_server.create_topics(dict.fromkeys(names, 2))
     made = Flow(settings, model_file, tmp_path)
+    made.environ |= {"KAFKA_CONFIG_LINGER_MS": "60000", "RECOVERY_INTERVAL": "600"}
     made.start()
     yield kafka_server, made
     made.process.kill()
@@ -142,7 +140,7 @@ def test_in_json_every_line_is_an_object_and_says_what_is_in_force_and_nothing_o
     wait_for(lambda: len(flow.decided()) >= 200)
     assert flow.stop() == 0, flow.said()
     assert "new, 4 files, a snapshot every 1 s" in flow.said()
-    flow._environ["LOG_FORMAT"] = "json"
+    flow.environ["LOG_FORMAT"] = "json"
     flow.start()
     assert flow.stop() == 0, flow.said()
     events = [json.loads(line) for line in flow.said().splitlines() if not line.startswith("%")]
@@ -158,7 +156,7 @@ def test_in_json_every_line_is_an_object_and_says_what_is_in_force_and_nothing_o
 
 
 def freeze_at_work(server: KafkaServer, flow: Flow) -> int:
-    """Stops the broker with decisions on their way to it; returns its process id."""
+    """Stops the broker when some decisions stand on it and others are still to be sent; returns its process id."""
     flow.give(20_000)
     wait_for(lambda: len(flow.decided()) > 0)
     pid = server.pid
@@ -177,6 +175,7 @@ def test_a_stop_with_the_broker_away_gives_up_within_10_s_and_all_is_decided_aft
     os.kill(pid, signal.SIGCONT)
     assert code == 1
     assert "not finished 8 s after the signal" in flow.said()
+    flow.environ |= {"KAFKA_CONFIG_LINGER_MS": "1", "RECOVERY_INTERVAL": "1"}
     flow.start()
     wait_for(lambda: len(flow.decided()) >= 20_000)
     assert flow.stop() == 0, flow.said()
@@ -207,3 +206,21 @@ def test_a_mistake_ends_the_process_with_one_line_and_status_2_even_in_a_worker(
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
     assert (found.returncode, found.stdout, found.stderr) == (2, "", "redflag: the disk is full: make room\n")
+
+
+def test_a_mistake_that_many_workers_meet_at_once_is_said_in_one_line() -> None:
+    code = (
+        "import threading, time\n"
+        "from dataflow import lifecycle\n"
+        "from dataflow.settings import UserError\n"
+        "lifecycle.report_mistakes()\n"
+        "complain = lifecycle.complain\n"
+        # As on a busy machine: the process does not end in the very moment in which the line is written.
+        "lifecycle.complain = lambda error: (complain(error), time.sleep(0.5))\n"
+        "together = threading.Barrier(4)\n"
+        "def worker(): together.wait(); lifecycle.fail(UserError('the disk is full: make room'))\n"
+        "threads = [threading.Thread(target=worker) for _ in range(4)]\n"
+        "[thread.start() for thread in threads]; [thread.join() for thread in threads]"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
+    assert (found.returncode, found.stderr) == (2, "redflag: the disk is full: make room\n")

@@ -32,7 +32,6 @@ from dataflow.record import Record
 from dataflow.recovery import FlowIdentity
 from dataflow.settings import Settings, UserError
 from tests.builders import raw
-from tests.chaos.__main__ import train_model
 from tests.conftest import Broker
 from tests.kafka_server import KafkaServer
 from tests.reading import read_all
@@ -314,26 +313,21 @@ def test_a_record_that_was_refused_is_reported_while_the_sink_waits(settings: Se
 # Processes, with the lease as it is.
 
 
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_model(tmp_path_factory.mktemp("model") / "model.pkl")
-
-
 class Candidate(Flow):
     """A flow that may be refused."""
 
     def begin(self, recovery: Path | None = None) -> None:
         """Starts it, with a recovery directory of its own or that one, and does not wait for it."""
         if recovery is not None:
-            self._environ["RECOVERY_DIR"] = str(recovery)
+            self.environ["RECOVERY_DIR"] = str(recovery)
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "dataflow.detect"], env=self._environ, stderr=log, stdout=log
+                [sys.executable, "-m", "dataflow.detect"], env=self.environ, stderr=log, stdout=log
             )
 
     @property
     def recovery(self) -> Path:
-        return Path(self._environ["RECOVERY_DIR"])
+        return Path(self.environ["RECOVERY_DIR"])
 
     def refused(self) -> str:
         """Waits for it to end with status 2 and one line, and returns that."""
@@ -420,7 +414,7 @@ def test_a_killed_or_frozen_flow_is_replaced_and_the_frozen_one_writes_nothing_w
     replacements = [flows(killed.settings), flows(frozen.settings)]
     pairs = list(zip((killed, frozen), replacements, strict=True))
     # It has asked for more, and is frozen before the answer: that waits for it in its socket.
-    frozen._environ["KAFKA_CONFIG_FETCH_WAIT_MAX_MS"] = "500"
+    frozen.environ["KAFKA_CONFIG_FETCH_WAIT_MAX_MS"] = "500"
     at_hand = Producer({"bootstrap.servers": server.bootstrap})
     at_hand.list_topics(frozen.settings.transactions_topic)
     for flow in (killed, frozen):

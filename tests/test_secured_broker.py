@@ -16,7 +16,6 @@ from dataflow.connectors import kafka_clients
 from dataflow.settings import Settings
 from tests.builders import raw
 from tests.certificates import Authority
-from tests.chaos.__main__ import train_model
 from tests.kafka_server import SCRAM, SECURED, KafkaServer, Secured
 from tests.reading import read_all
 from tests.test_lifecycle import Flow, wait_for
@@ -191,11 +190,6 @@ def test_a_wrong_setting_ends_with_one_line_that_names_it_and_without_the_patien
     assert WRONG_PASSWORD not in end.said
     # Three seconds on an idle machine.
     assert end.seconds < kafka_clients.BROKER_WAIT_SECONDS / 2, end.said
-
-
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_model(tmp_path_factory.mktemp("model") / "model.pkl")
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", SCRAM])

@@ -57,7 +57,8 @@ class ConnectionReports:
         if facility == "FAIL" and (failure := _FAILURE.match(text)):
             broker, problem = failure["broker"], self._problem(failure["text"], failure["state"])
             known, since = self._problems.get(broker, (None, 0.0))
-            self._problems[broker] = problem, since if problem == known else self._clock()
+            goes_on = known is not None and (problem == known or (problem.see and known.see))
+            self._problems[broker] = problem, since if goes_on else self._clock()
 
     def answered(self) -> None:
         """A broker has answered: whatever was reported is over."""
@@ -70,6 +71,10 @@ class ConnectionReports:
             if problem.see and self._clock() - since >= MISTAKE_SECONDS:
                 return f"the broker at {broker} {problem}"
         return None
+
+    def suspects_a_mistake(self) -> bool:
+        """Whether what was reported last, of any broker, is what only a setting can mend, for however short a time."""
+        return any(problem.see for problem, _ in self._problems.values())
 
     def reason(self) -> str | None:
         """Why no broker answers, as far as it is known: rather what a setting can mend than what may pass."""

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 BROKER_WAIT_SECONDS = 30.0  # how long a start waits for a broker and each partition of a topic
 TOPIC_WAIT_SECONDS = 5.0  # how long for a topic that is not there: one that was just made may not have got around yet
-NOTICE_SECONDS = 3.0  # of waiting for a broker, after how many it says that it waits
+NOTICE_SECONDS = 3.0  # of waiting for a broker, after how many it says that it waits; twice as many without a reason
 _IPV4 = re.compile(r"[0-9.]+")
 
 _log = logging.getLogger("redflag.kafka")
@@ -138,9 +138,14 @@ def _wait_for_partitions(settings: Settings, topic: str, consumer: Consumer, rep
             consumer.poll(0)
             if mistake := reports.lasting_mistake():
                 raise UserError(mistake) from error
-            reason = reports.reason() or error.args[0].str()
-            problem = f"no broker answers at {settings.brokers} ({reason}): is it up, is KAFKA_BROKERS right?"
-            if waited >= NOTICE_SECONDS:
+            reason = reports.reason()
+            problem = (
+                f"no broker answers at {settings.brokers} ({reason or error.args[0].str()}): is it up, is "
+                "KAFKA_BROKERS right?"
+            )
+            # What looks like a mistake is soon known for one, or over: waiting is announced only for what it may mend.
+            notice_after = NOTICE_SECONDS if reason else 2 * NOTICE_SECONDS
+            if waited >= notice_after and not reports.suspects_a_mistake():
                 _tell_that_it_waits(settings, problem)
             time.sleep(0.1)
             continue

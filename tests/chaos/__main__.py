@@ -29,7 +29,7 @@ from rich.table import Table
 
 from tests.chaos.cluster import ROOT
 from tests.chaos.comparison import Counts
-from tests.chaos.disturbances import Chaos
+from tests.chaos.disturbances import Chaos, StuckError
 from tests.kafka_server import KafkaUnavailableError
 
 
@@ -68,7 +68,11 @@ def run(
     growths: int = 1,
     anew: int = 1,
 ) -> Counts:
-    """Every disturbance as often as asked for, in an order that the seed shuffles, with transactions all along."""
+    """Every disturbance as often as asked for, in an order that the seed shuffles, with transactions all along.
+
+    Raises:
+        StuckError: flow or broker stood still.
+    """
     both = broker_kills // 4
     actions: list[Callable[[], None]] = []
     actions += [chaos.kill_both] * both
@@ -93,8 +97,6 @@ def run(
     while actions or chaos.counts.kills < kills or chaos.counts.broker_kills < broker_kills:
         action = actions.pop(0) if actions else chaos.kill
         number += 1
-        if chaos.counts.stuck > 3:
-            break
         chaos.feeder.release(chunk if number <= transactions // max(chunk, 1) - 1 else 100, 2.0)
         name = getattr(action, "__name__", "").replace("<lambda>", "kill or away")
         chaos.say(f"{number}: {name}; {chaos.counts.kills} kills, {chaos.counts.broker_kills} of the broker")
@@ -165,6 +167,9 @@ def main() -> int:
     except KafkaUnavailableError as error:
         print(f"redflag: chaos needs an Apache Kafka: {error}", file=sys.stderr)
         return 2
+    except StuckError as error:
+        print(f"chaos, seed {options.seed}: FAILED\n{error}", file=sys.stderr)
+        return 1
     finally:
         if options.keep is None:
             shutil.rmtree(directory, ignore_errors=True)

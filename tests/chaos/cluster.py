@@ -120,6 +120,17 @@ class Cluster:
         """From now on, processes that end by themselves are counted."""
         self._excused_until = time.monotonic()
 
+    def last_said(self, lines: int = 8) -> str:
+        """The last lines of what runs, and of what ended last: enough to see why nothing comes."""
+        with self._lock:
+            shown = [("runs", each) for each in self._running.values()]
+            shown += [(f"ended with {code}", each) for code, each in self.ended[-self._size :]]
+        return "\n".join(
+            line
+            for how, each in shown
+            for line in (f"{each.log.name}, which {how}:", *(each.said().splitlines()[-lines:] or ["(nothing)"]))
+        )
+
     def ready(self) -> bool:
         with self._lock:
             return len(self._running) == self._size and all(

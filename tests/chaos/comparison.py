@@ -288,12 +288,34 @@ def tally(
     counts.doubled = sum(times.values()) - len(times)
 
 
-def states(store: Path, of: str) -> dict[str, Any]:
-    """The last state of every key in recovery data, of the step whose name contains `of`."""
-    newest: dict[str, tuple[int, bytes | None]] = {}
+def resume_epoch(store: Path) -> int:
+    """The epoch with which Bytewax would begin again: states of that one and of later ones it throws away.
+
+    A state is written within its epoch, but counts only once every worker has recorded that it is past that. What the
+    last execution has not recorded for all of its workers is where it itself began.
+    """
+    executions: list[tuple[int, int, int]] = []
+    frontiers: dict[int, dict[int, int]] = {}  # by execution and worker
     for part in store.glob("part-*.sqlite3"):
         with contextlib.closing(sqlite3.connect(part)) as db:
-            for step, key, epoch, state in db.execute("SELECT step_id, state_key, snap_epoch, ser_change FROM snaps"):
+            executions += db.execute("SELECT ex_num, worker_count, resume_epoch FROM exs")
+            for execution, worker, frontier in db.execute("SELECT ex_num, worker_index, worker_frontier FROM fronts"):
+                known = frontiers.setdefault(execution, {})
+                known[worker] = max(frontier, known.get(worker, 0))
+    last, workers, began = max(executions, default=(0, 1, 0))
+    reached = frontiers.get(last, {})
+    return min(reached.values()) if len(reached) == workers else began
+
+
+def states(store: Path, of: str) -> dict[str, Any]:
+    """Of the step whose name contains `of`, the states with which the flow would begin again, by key."""
+    newest: dict[str, tuple[int, bytes | None]] = {}
+    ends = resume_epoch(store)
+    for part in store.glob("part-*.sqlite3"):
+        with contextlib.closing(sqlite3.connect(part)) as db:
+            for step, key, epoch, state in db.execute(
+                "SELECT step_id, state_key, snap_epoch, ser_change FROM snaps WHERE snap_epoch < ?", (ends,)
+            ):
                 if of in step and epoch >= newest.get(key, (-1, None))[0]:
                     newest[key] = epoch, state
     return {key: pickle.loads(state) for key, (_, state) in newest.items() if state is not None}

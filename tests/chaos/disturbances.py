@@ -37,6 +37,10 @@ OUTPUTS = (*DECISIONS, SETTINGS.invalid_topic)
 STUCK_SECONDS = 90.0  # without any progress, while flow and broker run
 
 
+class StuckError(AssertionError):
+    """What must come did not; the message says what, and ends with the last that flow and broker said."""
+
+
 class Chaos:
     """One run: a broker, a feeder, a cluster, and what is done to them."""
 
@@ -139,25 +143,32 @@ class Chaos:
             for n in range(self._counts[topic])
         )
 
-    def wait(self, what: str, condition: Callable[[], bool], seconds: float = STUCK_SECONDS) -> bool:
-        """Waits for something that must come; if it does not, the run has failed."""
+    def wait(self, what: str, condition: Callable[[], bool], seconds: float = STUCK_SECONDS) -> None:
+        """Waits for something that must come.
+
+        Raises:
+            StuckError: it does not. Nothing that is done after that would show anything.
+        """
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
                 self.counts.stuck += 1
-                self.say(f"STUCK: {what} did not come in {seconds:g} s")
-                return False
+                msg = f"STUCK: {what} did not come in {seconds:g} s\n{self._last_said()}"
+                raise StuckError(msg)
             time.sleep(0.05)
-        return True
 
-    def wait_ready(self) -> bool:
-        return self.wait("a start", self.cluster.ready)
+    def _last_said(self) -> str:
+        """The last lines of the broker's log and of those of the flow's processes."""
+        return f"{self.cluster.last_said()}\nthe broker:\n{self.broker.log_tail(10)}"
 
-    def wait_progress(self) -> bool:
+    def wait_ready(self) -> None:
+        self.wait("a start", self.cluster.ready)
+
+    def wait_progress(self) -> None:
         """Waits until something more was decided; something is fed for that."""
         before = self.written()
         self.feeder.release(20, 0.1)
-        return self.wait("a decision", lambda: self.written() > before >= 0 or (before < 0 <= self.written()))
+        self.wait("a decision", lambda: self.written() > before >= 0 or (before < 0 <= self.written()))
 
     # ---- what can be done
 
@@ -166,7 +177,8 @@ class Chaos:
         rng = self.rng
         if rng.random() < 0.45:
             time.sleep(rng.uniform(0.0, 4.0))
-        elif self.wait_ready():
+        else:
+            self.wait_ready()
             time.sleep(rng.uniform(0.0, 2.0))
         everything = change_rules or rescale or self.cluster.size == 1 or rng.random() < 0.4
         if everything:
@@ -450,6 +462,7 @@ class Chaos:
             if time.monotonic() - since > patience:
                 counts.stuck += 1
                 self.say(f"STUCK: {last} of {counts.transactions} written, and no more for {patience:g} s")
+                self.say(self._last_said())
                 break
             time.sleep(0.1)
         pause = 1.5
@@ -462,6 +475,7 @@ class Chaos:
             if time.monotonic() - since > max(patience, STUCK_SECONDS):
                 counts.stuck += 1
                 self.say("STUCK: not all was read")
+                self.say(self._last_said())
                 break
             pause *= 2
             self.cluster.go_on()

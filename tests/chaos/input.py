@@ -116,6 +116,9 @@ def story(number: int, rng: Random) -> Iterator[list[Event]]:
         yield [pay(35.0)]
 
 
+REST_SECONDS = 300.0  # what was released is on its topics by then, unless the broker hangs
+
+
 class Feeder(threading.Thread):
     """Produces what was released, at its own pace; a broker that is away it waits for."""
 
@@ -181,7 +184,7 @@ class Feeder(threading.Thread):
         """Returns once all that was released, and every story that was begun, is on its topics; sends nothing more."""
         self._idle.clear()
         self._paused = True
-        self._idle.wait()
+        assert self._idle.wait(REST_SECONDS), f"the feeder was not done in {REST_SECONDS:g} s: is the broker up?"
         assert self._producer.flush(120) == 0
 
     def go_on(self) -> None:
@@ -295,7 +298,8 @@ class Feeder(threading.Thread):
     def finish(self) -> int:
         """Waits until everything that was released is on the topics; returns how many transactions that are."""
         self._ended = True
-        self.join()
+        self.join(REST_SECONDS)
+        assert not self.is_alive(), f"the feeder was not done in {REST_SECONDS:g} s: is the broker up?"
         left = self._producer.flush(120)
         assert left == 0, f"{left} messages were not produced"
         return self.fed
