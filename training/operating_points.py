@@ -158,7 +158,7 @@ def reads_model(rules: RuleSet) -> bool:
     return any(rule.effect == "active" and "model_alert" in reads for rule, reads in both)
 
 
-def part(scored: Scored, which: slice) -> Scored:
+def part(scored: Scored, which: Bools) -> Scored:
     """Those of these places."""
     columns: dict[str, Any] = {name: getattr(scored, name)[which] for name in Scored._fields[:-1]}
     return scored._replace(**columns)

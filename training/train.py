@@ -229,18 +229,16 @@ def choose_point(
     """
     forest = forest_threshold if options.tiers == [ISOLATION_FOREST] else None
     supervised = options.tiers[-1] == SUPERVISED
-    end = whole.times[-1]
-    fresh = int(np.searchsorted(whole.times, end - options.label_delay, side="right")) if supervised else 0
+    unseen = ~whole.labelled | (whole.times + options.label_delay > whole.times[-1])
     if isinstance(later, Later):
         chosen = choose(later.scored, options.choice, note, of_forest=forest)
-        shared = max(fresh, later.begin)
-        if forest is not None or len(whole.risk) - shared < FEWEST_TO_CARRY_OVER:
+        shared = unseen[later.begin :] if supervised else np.ones(len(later.scored.risk), np.bool_)
+        if forest is not None or shared.sum() < FEWEST_TO_CARRY_OVER:
             return chosen
-        return carried_over(chosen, later.scored.risk[shared - later.begin :], whole.risk[shared:])
-    if supervised and len(whole.risk) - fresh >= FEWEST_TO_CARRY_OVER:
-        rest = part(whole, slice(fresh, None))
-        days = options.label_delay / DAY
-        told = f"the {len(rest.risk):,} transactions of the last {days:g} days, whose labels it did not have"
+        return carried_over(chosen, later.scored.risk[shared], whole.risk[later.begin :][shared])
+    if supervised and unseen.sum() >= FEWEST_TO_CARRY_OVER:
+        rest = part(whole, unseen)
+        told = f"the {len(rest.risk):,} transactions whose labels had not come by the end ({later})"
         return choose(rest._replace(measured_on=told), options.choice, note)
     told = f"the {len(whole.risk):,} transactions that it was trained on ({later})"
     if supervised:  # what it has learned by heart is no measure of its precision
