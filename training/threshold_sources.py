@@ -57,7 +57,7 @@ def scored_by_replay(model: Scorer, rules: RuleSet, options: Options, console: C
         )
         raise UserError(msg)
     measured_on = f"the last {count - begin:,} transactions of {history.source}"
-    return part(whole, slice(begin, None))._replace(measured_on=measured_on)
+    return part(whole, np.arange(count) >= begin)._replace(measured_on=measured_on)
 
 
 def _replayed(model: Scorer, rules: RuleSet, history: History, delay: float, console: Console) -> Scored:
