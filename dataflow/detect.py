@@ -32,6 +32,7 @@ from dataflow.execution import Execution
 from dataflow.faults import Guard
 from dataflow.features import BASIC
 from dataflow.keyed import stateful_map
+from dataflow.live_model import LiveModel
 from dataflow.live_rules import LiveRules
 from dataflow.rules import MODEL_FIELDS
 from dataflow.scoring import Scorer, load_model
@@ -131,8 +132,9 @@ def flow() -> Dataflow:
     lifecycle.stop_gracefully(settings.stop_timeout_seconds)
     lifecycle.calm_collector()
     rules.watch()
+    LiveModel(model, settings.model_file, settings.rules_check_seconds).watch()
     COMPILED.set(compiled.running())
-    report = StartReport(settings, execution, rules.current, model.metadata, this_flow.held, metrics)
+    report = StartReport(settings, execution, rules.current, model, this_flow.held, metrics)
     outputs: dict[str, tuple[str, ...]] = {}
     outputs[settings.transactions_topic] = (settings.alerts_topic, settings.classified_topic, settings.invalid_topic)
     if settings.profiles == "full":

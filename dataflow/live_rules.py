@@ -2,16 +2,14 @@
 
 import logging
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from prometheus_client import Counter
 
-from dataflow.rule_lists import ListFiles, Pause, Stamp, no_pause, stamp
+from dataflow.file_watch import FileWatch, Stamps
+from dataflow.rule_lists import ListFiles, Pause, no_pause, stamp
 from dataflow.rules import Action, Rule, RuleSet, load_rules
 from dataflow.settings import UserError
 
@@ -29,24 +27,18 @@ HITS = Counter(
 
 DECISIONS = Counter("redflag_decisions_total", "Decisions, by the action that they ask for", ["action"])
 
-LOOKS = 4
-"""Looks within the time that a changed file must have stood still: it is taken at most one look later than that."""
-
 WORK_SECONDS = 0.001
 """A load beside a flow pauses as long after so much work."""
 
 SWITCH_SECONDS = 0.0005
 """How long a load keeps the interpreter while the flow waits for it; Python's 5 ms would delay each step of a batch."""
 
-Stamps = tuple[Stamp | None, ...]
 
-
-class LiveRules:
+class LiveRules(FileWatch):
     """Holds the current ruleset; the workers of a process share one, so that all change over together.
 
-    After `watch` a thread looks at the files by the clock, whether transactions come or not. A change counts once it
-    has stood still, so that a file that is being written is not taken by halves. It is read and compiled on that
-    thread, which pauses between small steps, so that the flow goes on, and then swaps one reference.
+    A change is read and compiled on the thread that looks, which pauses between small steps, so that the flow goes on,
+    and then swaps one reference.
     """
 
     def __init__(
@@ -63,57 +55,17 @@ class LiveRules:
         Raises:
             UserError: the file, or a list that it names, cannot be used.
         """
+        super().__init__("redflag-rules", check_every, clock)
         self._path = path
         self._check = check
-        self._check_every = check_every
-        self._clock = clock
         self._files = ListFiles()
         self._count = _Hits()
-        self._used: Stamps = ()  # of the files as they were when they were last read, used or not
         self._rules = self._load(no_pause)
-        self._seen: Stamps = self._used  # at the last look
-        self._since = clock()  # when they were first seen so
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._seen = self._used
 
     def current(self) -> RuleSet:
         """The ruleset for the next batch."""
         return self._rules
-
-    def watch(self) -> Self:
-        """Begins to look by the clock, on a thread of its own, until `stop` or the end of a `with` block."""
-        if self._thread is None:
-            self._stop.clear()
-            self._thread = threading.Thread(target=self._watch, name="redflag-rules", daemon=True)
-            self._thread.start()
-        return self
-
-    def stop(self) -> None:
-        """Ends the looks; waits for one that is under way."""
-        if self._thread is not None:
-            self._stop.set()
-            self._thread.join()
-            self._thread = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def look(self) -> None:
-        """Looks at the files once; loads them if they have changed and stood still since."""
-        now, found = self._clock(), self._stamps()
-        if found != self._seen:
-            self._seen, self._since = found, now
-        elif found != self._used and now - self._since >= self._check_every:
-            self._reload()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(min(self._check_every / LOOKS, threading.TIMEOUT_MAX)):
-            self.look()
 
     def _reload(self) -> None:
         switch_seconds = sys.getswitchinterval()
@@ -130,7 +82,6 @@ class LiveRules:
             self._refuse(f"{self._path}: {type(error).__name__}: {error}")
         finally:
             sys.setswitchinterval(switch_seconds)
-            self._seen = self._used
 
     def _refuse(self, why: str) -> None:
         RELOAD_ERRORS.inc()

@@ -69,6 +69,33 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True):
         """Which rows the model would block; risk of shape (n,)."""
         return risk >= (math.inf if self.block is None else self.block)
 
+    def mistake(self) -> str | None:
+        """What is wrong with the thresholds, as "alert is 1.5, no number from 0 to 1"; None where nothing is."""
+        for name, threshold in (("alert", self.alert), ("block", self.block)):
+            if threshold is not None and not 0.0 <= threshold <= 1.0:
+                return f"{name} is {threshold:g}, no number from 0 to 1"
+        return None
+
+    def in_words(self) -> str:
+        """The thresholds, how they were chosen, and what the alert's promises, in one line."""
+        words = [f"alert from {self.alert:.6g}"]
+        if self.block is not None:
+            words.append(f"block from {self.block:.6g}")
+        line = f"{', '.join(words)} ({self.chosen_by or 'not said how chosen'})"
+        if self.of_forest or self.expected is None:
+            return line
+        promised = self.expected
+        figures = [f"{promised.alerts_a_day.value:.4g} alerts a day ({_from_to(promised.alerts_a_day)})"]
+        for name, share in (
+            ("precision", promised.precision),
+            ("recall", promised.recall),
+            ("money caught", promised.money_caught),
+        ):
+            if share is not None:
+                figures.append(f"{name} {share.value:.2f} ({_from_to(share)})")
+        measured = f", measured on {self.measured_on}" if self.measured_on else ""
+        return f"{line}; it promises {', '.join(figures)}{measured}"
+
     def columns(self, risk: Floats, anomaly: Bools) -> dict[str, list[Any]]:
         """The model's fields, as rules read them, in the order of `MODEL_FIELD_NAMES`; each of n values."""
         count = len(risk)
@@ -82,3 +109,7 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True):
             [block] * count,
         )
         return dict(zip(MODEL_FIELD_NAMES, columns, strict=True))
+
+
+def _from_to(interval: Interval) -> str:
+    return f"{interval.low:.3g} to {interval.high:.3g}"

@@ -182,6 +182,7 @@ class Scorer(Protocol):
     features: tuple[str, ...]
     population: Population
     rows: Columns
+    threshold: float  # of the Isolation Forest alone: a risk of its own above it is an anomaly
     operating_point: OperatingPoint  # replaced as a whole when it is moved; a batch reads it once
 
     def score(self, rows: Rows) -> tuple[Floats, Bools]:
@@ -199,11 +200,13 @@ def load_model(path: Path) -> Scorer:
     Raises:
         UserError: there is no such model, or it does not fit its metadata, this program, or this scikit-learn.
     """
-    beside = path.with_suffix(".json")
-    metadata = _read_metadata(path, beside)
+    metadata = read_metadata(path)
     pickled = _read(path)
     if hashlib.sha256(pickled).hexdigest() != metadata.sha256:
-        msg = f"{path} is not the model that {beside} describes (its SHA-256 differs), so it was not opened: {_AGAIN}"
+        described = beside(path)
+        msg = (
+            f"{path} is not the model that {described} describes (its SHA-256 differs), so it was not opened: {_AGAIN}"
+        )
         raise UserError(msg)
 
     import joblib
@@ -477,29 +480,44 @@ def _read(path: Path) -> bytes:
         raise UserError(msg) from None
 
 
-def _read_metadata(path: Path, beside: Path) -> Metadata:
+def beside(path: Path) -> Path:
+    """Where the metadata of the model at `path` lies."""
+    return path.with_suffix(".json")
+
+
+def read_metadata(path: Path) -> Metadata:
+    """What the JSON beside the model at `path` says, checked; the model itself is not opened.
+
+    Raises:
+        UserError: there is no such model, or its JSON does not describe a model that this program knows.
+    """
+    where = beside(path)
     if not path.exists():
         _read(path)  # raises and says so
-    if not beside.exists():
-        msg = f"{path} has no metadata beside it ({beside} is missing), so it was not opened: {_AGAIN}"
+    if not where.exists():
+        msg = f"{path} has no metadata beside it ({where} is missing), so it was not opened: {_AGAIN}"
         raise UserError(msg)
     try:
-        metadata = msgspec.json.decode(_read(beside), type=Metadata)
+        metadata = msgspec.json.decode(_read(where), type=Metadata)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        msg = f"{beside} is not the metadata of a model ({_line(error)}): {_AGAIN}"
+        msg = f"{where} is not the metadata of a model ({_line(error)}): {_AGAIN}"
         raise UserError(msg) from None
     if metadata.format != FORMAT or metadata.tiers not in TIERS:
         kind = f"format {metadata.format}, tiers {metadata.tiers}"
-        msg = f"{beside} describes a model of another kind ({kind}) than this program knows: {_AGAIN}"
+        msg = f"{where} describes a model of another kind ({kind}) than this program knows: {_AGAIN}"
         raise UserError(msg)
     numbers = {field.name for field in FIELDS if field.kind != "text"}
     strange = [name for name in metadata.features if name not in numbers]
     if strange or not metadata.features:
         named = f"the feature {strange[0]!r}, which is no number" if strange else "no feature"
-        msg = f"{beside} names {named} that this program computes: {_AGAIN}"
+        msg = f"{where} names {named} that this program computes: {_AGAIN}"
         raise UserError(msg)
     if fingerprint(metadata.tiers, metadata.features, metadata.sha256) != metadata.fingerprint:
-        msg = f"{beside} was changed: its features are not those that {path} was trained on; {_AGAIN}"
+        msg = f"{where} was changed: its features are not those that {path} was trained on; {_AGAIN}"
+        raise UserError(msg)
+    mistake = None if metadata.operating_point is None else metadata.operating_point.mistake()
+    if mistake is not None:
+        msg = f"{where}: operating_point.{mistake}: move it with `python -m training.threshold --at`, or {_AGAIN}"
         raise UserError(msg)
     return metadata
 

@@ -216,7 +216,10 @@ TABLE: Sequence[Setting] = (
     Setting("LABELS_TOPIC", "labels_topic", TOPIC, "the generator's truth"),
     Setting("FEEDBACK_TOPIC", "feedback_topic", TOPIC, "what analysts found out"),
     Setting("RULES_FILE", "rules_file", PATH, "the rules"),
-    Setting("RULES_CHECK_SECONDS", "rules_check_seconds", number(0.05), "between looks at the rules file", "s"),
+    Setting(
+        "RULES_CHECK_SECONDS", "rules_check_seconds", number(0.05),
+        "how long a changed rules file, or operating point of the model, must stand still until it is taken", "s",
+    ),
     Setting("MODEL_FILE", "model_file", PATH, "the model; its JSON lies beside it"),
     Setting(
         "PROFILES", "profiles", choice("full", "basic"),

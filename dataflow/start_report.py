@@ -13,7 +13,7 @@ from dataflow.settings import Settings
 if TYPE_CHECKING:  # the connectors tell this what they know, and are no users of rules, models and recovery
     from dataflow.recovery import Held
     from dataflow.rules import RuleSet
-    from dataflow.scoring import Metadata
+    from dataflow.scoring import Metadata, Scorer
 
 PREFIX = "in force: "  # how each line of the block begins
 METRICS_ON = "metrics on "  # what stands before the address
@@ -37,11 +37,11 @@ class StartReport:
         settings: Settings,
         execution: Execution,
         rules: "Callable[[], RuleSet]",
-        model: "Metadata",
+        model: "Scorer",
         held: "Held | None",
         metrics: str | None,
     ):
-        """Takes the rules as a function: those that are in force when the block is said.
+        """Takes the rules as a function, and the model itself: what is in force when the block is said counts.
 
         `held` is the recovery directory, `metrics` where they are served; None where there is none.
         """
@@ -93,7 +93,8 @@ class StartReport:
         lines = [
             f"brokers {settings.brokers}",
             _rules_line(self._rules(), settings.rules_file),
-            _model_line(self._model, settings.model_file),
+            _model_line(self._model.metadata, settings.model_file),
+            _operating_point_line(self._model, settings.model_file),
             f"profiles {settings.profiles}",
             "no recovery: a restart decides nothing twice, but begins at the beginning, with no profiles"
             if held is None
@@ -143,4 +144,13 @@ def _model_line(model: "Metadata", path: Path) -> str:
     return (
         f"model {model.fingerprint[:12]} from {path}: {', '.join(model.tiers)}; trained {model.created_at} on "
         f"{window.rows} transactions of {window.source}, {window.first} to {window.last}"
+    )
+
+
+def _operating_point_line(model: "Scorer", path: Path) -> str:
+    if model.metadata.operating_point is not None or not model.operating_point.of_forest:
+        return f"operating point: {model.operating_point.in_words()}"
+    return (
+        f"operating point: {path} has none, as it was trained before there were any: the Isolation Forest's own "
+        f"threshold, {model.operating_point.alert:.6g}; `python -m training.threshold --model {path}` sets one"
     )

@@ -21,6 +21,7 @@ from dataflow import lifecycle
 from dataflow.connectors import exactly_once_sink, kafka_clients, kafka_source
 from dataflow.detect import build
 from dataflow.live_rules import LiveRules
+from dataflow.operating_point import CurvePoint, Interval, OperatingPoint
 from dataflow.scoring import Model, load_model
 from dataflow.settings import Settings, UserError
 from dataflow.simulation import stream, to_json
@@ -31,7 +32,7 @@ from tests.reading import read_all
 from tests.test_rules import rule
 from training.backtest import main, open_history, parse
 from training.backtest_report import Report, Side, compare, show
-from training.backtest_run import Confusion, FromFile, FromTopic, Tally, _Source, run
+from training.backtest_run import DECIDERS, Confusion, FromFile, FromTopic, Tally, _Source, run
 from training.history import read_history
 from training.kafka_history import KafkaHistory, read_labels
 from training.train import main as train
@@ -271,6 +272,161 @@ def test_all_is_counted(tmp_path: Path, rules: Path, model: Model) -> None:
     assert [tally.by_day[day] for day in sorted(tally.by_day)] == [[4, 3, 2], [3, 2, 2]]
     assert tally.days == 4
     assert tally.alerts.precision == 0.75
+
+
+@pytest.fixture
+def at_threshold(model_file: Path) -> Callable[[float], Model]:
+    """A model of its own, with an operating point at a risk."""
+
+    def load(alert: float, expected: CurvePoint | None = None) -> Model:
+        model = load_model(model_file)
+        model.operating_point = OperatingPoint(
+            alert=alert, chosen_by=f"--at {alert:g}", measured_on="last month", expected=expected, curve=[]
+        )
+        return model
+
+    return load
+
+
+def decided(path: Path, rules: Path, model: Model) -> list[dict[str, Any]]:
+    """All decisions of the graph, in the order of the file."""
+    decisions: list[Routed] = []
+    source = _Source(FromFile(read_history(path)), lambda done: None)
+    run_main(build(source, TestingSink(decisions), model, LiveRules(rules, 1e9), Settings()))
+    found = {record.offset: json.loads(record.value or b"") for record in written(decisions)}
+    return [found[offset] for offset in sorted(found)]
+
+
+def with_scenarios(path: Path) -> Path:
+    """300 transactions of a few users, every tenth a fraud of one of two kinds, one in seven without a label."""
+    lines = [HEADER + ",scenario"]
+    for n in range(300):
+        fraud = n % 10 == 0
+        amount = 40 + n if fraud else 5 + n % 60
+        truth = "" if n % 7 == 0 else str(int(fraud))
+        kind = ("burst" if n % 20 == 0 else "testing") if fraud else ""
+        lines.append(f"t{n},{iso(NOON + n * HOUR / 4)},u{n % 3},Shop,{amount},US,{truth},{kind}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("mode", ["active", "shadow", "off"])
+def test_decisions_are_counted_for_rules_alone_the_model_alone_and_both(
+    tmp_path: Path, rules: Path, at_threshold: Callable[[float], Model], mode: str
+) -> None:
+    (tmp_path / "friends.txt").write_text("u2\n")
+    rules.write_text(
+        '[lists]\nfriends = "friends.txt"\n[[allow]]\nfield = "user"\nlist = "friends"\n'
+        + rule("high", "amount > 200", action="block")
+        + rule("mixed", "amount > 150 and model_score > 0.5")
+        + rule("ml_anomaly", "model_alert", mode=mode)
+    )
+    path, model = with_scenarios(tmp_path / "past.csv"), at_threshold(0.52)
+    tally = tally_of(path, rules, model)
+    expected = {name: [0, 0, 0, 0.0] for name in DECIDERS}  # fraud, genuine, not known, money
+    kinds: dict[str, dict[str, int]] = {}
+    actions: dict[str, int] = {}
+    for n, out in enumerate(decided(path, rules, model)):
+        truth = None if n % 7 == 0 else n % 10 == 0
+        alerts = {
+            "rules": out["amount"] > 200 and out["user"] != "u2",
+            "model": out["model_score"] >= 0.52,
+            "both": out["fraudulent"],
+        }
+        kind = ("burst" if n % 20 == 0 else "testing") if truth else None
+        if kind is not None:
+            kinds.setdefault(kind, dict.fromkeys(["all", *DECIDERS], 0))["all"] += 1
+        if out["fraudulent"]:
+            actions[out["action"]] = actions.get(out["action"], 0) + 1
+        for name in DECIDERS:
+            if alerts[name]:
+                expected[name][2 if truth is None else not truth] += 1
+                expected[name][3] += out["amount"] if truth else 0.0
+                if kind is not None:
+                    kinds[kind][name] += 1
+    found = {name: [c.fraud, c.genuine, c.unknown, c.money] for name, c in tally.by_decider.items()}
+    assert found == expected
+    assert len({tuple(counts) for counts in found.values()}) == 3
+    assert all(counts[0] and counts[3] for counts in found.values())
+    scenarios = {kind: {name: c.fraud for name, c in caught.items()} for kind, caught in tally.scenarios.items()}
+    assert scenarios == kinds
+    assert set(kinds) == {"burst", "testing"}
+    assert {action: c.total for action, c in tally.by_action.items()} == actions
+    assert "block" in actions
+    assert tally.money.money == sum(40 + n for n in range(0, 300, 10) if n % 7)
+    assert tally.by_decider["both"].total == tally.alerts.total
+
+
+def test_the_model_alone_is_told_to_the_last_bit_where_a_rule_says_it(
+    tmp_path: Path, rules: Path, at_threshold: Callable[[float], Model]
+) -> None:
+    """A threshold is often the very risk of a transaction, and the score that is written has six digits."""
+    path = with_scenarios(tmp_path / "past.csv")
+    rules.write_text(rule("ml_anomaly", "model_alert"))
+    seen: list[float] = []
+    model = at_threshold(2.0)
+    score = model.score
+
+    def listening(rows: Any) -> Any:
+        risk, anomaly = score(rows)
+        seen.extend(risk.tolist())
+        return risk, anomaly
+
+    model.score = listening  # type: ignore[method-assign]
+    tally_of(path, rules, model)
+    threshold = next(risk for risk in sorted(set(seen), reverse=True) if round(risk, 6) < risk)
+    model = at_threshold(threshold)
+    tally = tally_of(path, rules, model)
+    assert tally.by_decider["model"].total == tally.alerts.total == sum(risk >= threshold for risk in seen)
+    by_digits = sum(out["model_score"] >= out["alert_threshold"] for out in decided(path, rules, model))
+    assert by_digits < tally.alerts.total  # so that there was something to tell
+
+
+def test_a_forests_own_verdict_is_the_models_where_a_rule_says_just_that_and_else_not_told(
+    tmp_path: Path, rules: Path, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert model.operating_point.of_forest
+    path = with_scenarios(tmp_path / "past.csv")
+    rules.write_text(rule("high", "amount > 200") + rule("anomaly", "model_anomaly"))
+    told = tally_of(path, rules, model)
+    assert told.model_told
+    assert told.by_decider["model"].total == told.fired["anomaly"].total > 0
+    rules.write_text(rule("high", "amount > 200") + rule("both", "model_anomaly and amount > 300"))
+    untold = tally_of(path, rules, model)
+    assert not untold.model_told
+    show(Report("past.csv", 1.0, Side("new.toml", LiveRules(rules, 1.0).current(), untold, tmp_path), None, None),
+         Console(width=80))  # fmt: skip
+    shown = capsys.readouterr().out
+    (alerts,) = [line for line in shown.splitlines() if line.startswith("alerts a day") and "-" in line]
+    assert alerts.split()[4] == "-"
+    assert "no rule of this set says just that" in " ".join(shown.split())
+
+
+def test_what_the_operating_point_promised_stands_beside_what_came(
+    tmp_path: Path, rules: Path, at_threshold: Callable[..., Model], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules.write_text(rule("high", "amount > 200") + rule("ml_anomaly", "model_alert"))
+    expected = CurvePoint(
+        threshold=0.52,
+        alerts_a_day=Interval(11.25, 9.5, 13.0),
+        precision=Interval(0.5, 0.25, 0.75),
+        recall=Interval(0.875, 0.75, 1.0),
+    )
+    tally = tally_of(with_scenarios(tmp_path / "past.csv"), rules, at_threshold(0.52, expected))
+    side = Side("new.toml", LiveRules(rules, 1.0).current(), tally, tmp_path)
+    show(Report("past.csv", 1.0, side, None, None), Console(width=80))
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    table = shown[shown.index("Decisions") : shown.index("Alerts by action")].splitlines()
+    rows = {line[:20].strip(): " ".join(line[20:].split()) for line in table[3:]}
+    both = tally.by_decider["both"]
+    assert rows["alerts a day"].endswith(f"{both.total / tally.days:.1f} 11.2 (9.5 to 13.0)")
+    assert rows["precision"].endswith(f"{both.precision:.2%} 50% (25% to 75%)")
+    assert rows["recall"].endswith(f"{both.fraud / tally.decided.fraud:.2%} 88% (75% to 100%)")
+    assert rows["of the frauds' money"].endswith("-")
+    words = " ".join(shown.split())
+    assert "operating point: alert from 0.52 (--at 0.52); it promises what last month gave" in words
+    assert "Recall by scenario" in words
 
 
 def test_labels_of_another_file_replace_those_of_the_history(tmp_path: Path, rules: Path, model: Model) -> None:

@@ -45,6 +45,8 @@ def test_nothing_is_lost_doubled_or_different_whatever_is_killed(tmp_path: Path,
     # What is compared says something only where there is something to compare.
     for each in (counts.labels, counts.merchants, counts.cooldowns, counts.suppressed, counts.oversize):
         assert each > 0, counts
+    assert counts.threshold_changes == 1
+    assert len(counts.by_threshold) == 2, counts
     assert (counts.source_growths, counts.output_growths, counts.topics_made_anew) == (1, 1, 1)
 
 

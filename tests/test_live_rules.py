@@ -17,7 +17,8 @@ from confluent_kafka import Message, Producer
 from prometheus_client import REGISTRY
 
 from dataflow.detect import build
-from dataflow.live_rules import LOOKS, LiveRules
+from dataflow.file_watch import LOOKS
+from dataflow.live_rules import LiveRules
 from dataflow.scoring import Model, load_model
 from dataflow.settings import Settings, UserError
 from dataflow.steps import Routed, written

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dataflow.execution import Execution
+from dataflow.operating_point import CurvePoint, Interval, OperatingPoint
 from dataflow.recovery import Held
 from dataflow.rules import load_rules
 from dataflow.scoring import Metadata, Window
@@ -28,6 +30,18 @@ MODEL = Metadata(
     metrics={},
     created_at="2026-03-01T12:00:00+00:00",
 )
+POINT = OperatingPoint(
+    alert=0.25,
+    block=0.875,
+    chosen_by="--alerts-per-day 85",
+    measured_on="a week of the simulation",
+    expected=CurvePoint(
+        threshold=0.25,
+        alerts_a_day=Interval(85.0, 79.25, 91.5),
+        precision=Interval(0.7, 0.65, 0.74),
+        recall=Interval(0.6, 0.55, 0.64),
+    ),
+)
 HELD = Held(Path("/var/redflag"), 4, True)
 EXECUTION = Execution(HELD.directory, 0, 1, 1, 60.0)
 
@@ -40,9 +54,22 @@ def said(caplog: pytest.LogCaptureFixture) -> Any:
     return messages
 
 
-def report(held: Held | None = HELD, metrics: str | None = "http://127.0.0.1:3030/metrics") -> StartReport:
+class InService:
+    """As much of a model as the start speaks of."""
+
+    def __init__(self, point: OperatingPoint | None):
+        self.metadata = replace(MODEL, operating_point=point)
+        self.operating_point = point or OperatingPoint.of_the_forest(0.5312)
+
+
+def report(
+    held: Held | None = HELD,
+    metrics: str | None = "http://127.0.0.1:3030/metrics",
+    point: OperatingPoint | None = POINT,
+) -> StartReport:
     rules = load_rules(SETTINGS.rules_file)
-    return StartReport(SETTINGS, EXECUTION, lambda: rules, MODEL, held, metrics)
+    model: Any = InService(point)
+    return StartReport(SETTINGS, EXECUTION, lambda: rules, model, held, metrics)
 
 
 def test_it_says_all_that_is_in_force_in_one_block(said: Any) -> None:
@@ -57,6 +84,9 @@ def test_it_says_all_that_is_in_force_in_one_block(said: Any) -> None:
         f"in force: rules {rules.version} from {SETTINGS.rules_file}: 11 active, 1 allow, 1 deny",
         "in force: model 0123456789ab from fraud_model.pkl: isolation_forest, evidence; trained "
         "2026-03-01T12:00:00+00:00 on 5000 transactions of simulation, 2026-01-01 to 2026-02-01",
+        "in force: operating point: alert from 0.25, block from 0.875 (--alerts-per-day 85); it promises "
+        "85 alerts a day (79.2 to 91.5), precision 0.70 (0.65 to 0.74), recall 0.60 (0.55 to 0.64), measured on "
+        "a week of the simulation",
         "in force: profiles full",
         "in force: recovery in /var/redflag, resumed, 4 files, a snapshot every 60 s",
         "in force: metrics on http://127.0.0.1:3030/metrics",
@@ -70,6 +100,26 @@ def test_what_is_off_is_said_too(said: Any) -> None:
     report(held=None, metrics=None).say({})
     assert "in force: no metrics (METRICS_ADDRESS=off)" in said()
     assert any(line.startswith("in force: no recovery: a restart ") for line in said())
+
+
+@pytest.mark.parametrize(
+    ("point", "line"),
+    [
+        (
+            None,
+            "operating point: fraud_model.pkl has none, as it was trained before there were any: the Isolation "
+            "Forest's own threshold, 0.5312; `python -m training.threshold --model fraud_model.pkl` sets one",
+        ),
+        (
+            OperatingPoint.of_the_forest(0.5312),
+            "operating point: alert from 0.5312 (the Isolation Forest's own threshold)",
+        ),
+        (OperatingPoint(alert=0.5, chosen_by="--at 0.5"), "operating point: alert from 0.5 (--at 0.5)"),
+    ],
+)
+def test_a_start_says_where_the_model_raises_an_alert(said: Any, point: OperatingPoint | None, line: str) -> None:
+    report(point=point).say({})
+    assert [said for said in said() if "operating point" in said] == [f"in force: {line}"]
 
 
 def test_each_worker_says_what_it_reads_and_the_first_the_rest(said: Any) -> None:

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dataflow.operating_point import Interval
 from dataflow.rules import Rule, RuleSet
-from training.backtest_run import Confusion, Tally, date_of
+from training.backtest_run import DECIDERS, Caught, Confusion, Tally, date_of
 
 EXAMPLES = 10  # of what a ruleset adds, and of what it drops
 _PER_COMBINATION = 4  # of them of the same rules, so that they differ
@@ -114,6 +115,8 @@ class Grid(NamedTuple):
 def grids(report: Report) -> Iterator[Grid]:
     """The tables of a report, in their order."""
     yield _overview(report)
+    for side in [report.new] if report.old is None else [report.old, report.new]:
+        yield from _decisions(side, named=report.old is not None)
     yield _rules(report)
     if report.difference is not None:
         yield from _difference(report.difference)
@@ -131,6 +134,11 @@ def notes(report: Report) -> Iterator[str]:
         yield f"Refused as no transactions: {tally.invalid.total():,}: {worst}"
     if tally.warm_up:
         yield f"Not counted, as they only filled the profiles: {tally.warm_up:,} transactions"
+    if tally.point is not None:
+        promise = f"; it promises what {tally.point.measured_on} gave" if tally.point.expected is not None else ""
+        yield f"The model's operating point: {msgspec.structs.replace(tally.point, expected=None).in_words()}{promise}"
+    if not tally.model_told:
+        yield "What the model alone would alert on is its forest's own verdict, and no rule of this set says just that"
     if tally.decided.fraud == 0:
         yield "Nothing in this history is labelled as fraud, so there is no precision and no recall: see --labels"
 
@@ -151,6 +159,78 @@ def _overview(report: Report) -> Grid:
     ]
     names = [Path(side.name).name for side in sides]
     return Grid(f"Backtest on {report.source}", ["", *names], rows, wraps=frozenset({1, 2}))
+
+
+def _decisions(side: Side, named: bool) -> Iterator[Grid]:
+    """Who would have alerted on what, beside what the operating point promised; by action; by kind of fraud."""
+    tally, of = side.tally, f" of {Path(side.name).name}" if named else ""
+    sides = [tally.by_decider[name] if name != "model" or tally.model_told else None for name in DECIDERS]
+    promised = (tally.point.expected if tally.point is not None else None) or _NOTHING
+
+    def row(name: str, cell: Callable[[Caught], str], promise: str = "") -> list[str]:
+        return [name, *("-" if each is None else cell(each) for each in sides), promise]
+
+    def promise(interval: Interval | None, form: Callable[[float], str]) -> str:
+        if interval is None:
+            return "-"
+        return f"{form(interval.value)} ({form(interval.low)} to {form(interval.high)})"
+
+    rows = [
+        row("alerts", lambda c: f"{c.total:,}"),
+        row(
+            "alerts a day",
+            lambda c: _rate(c.total, tally.days),
+            promise(promised.alerts_a_day, lambda value: f"{value:,.1f}"),
+        ),
+        row("precision", lambda c: _percent(c.precision), promise(promised.precision, _rounded)),
+        row(
+            "recall",
+            lambda c: _share(c.fraud, tally.decided.fraud),
+            promise(promised.recall, _rounded),
+        ),
+        row("money caught a day", lambda c: f"{c.money / tally.days:,.2f}" if tally.days else "-"),
+        row(
+            "of the frauds' money",
+            lambda c: _percent(c.money / tally.money.money if tally.money.money else None),
+            promise(promised.money_caught, _rounded),
+        ),
+    ]
+    if tally.decided.fraud == 0:
+        rows = rows[:2]
+    yield Grid(f"Decisions{of}", ["", "rules alone", "model alone", "both", "promised for both"], rows)
+    if tally.by_action:
+        rows = [[action, *_counts(tally.by_action[action])] for action in sorted(tally.by_action, reverse=True)]
+        columns = ["action", "alerts", "fraud", "genuine", "not known", "precision"]
+        yield Grid(f"Alerts{of} by action", columns, rows)
+    if tally.scenarios:
+        by_size = sorted(tally.scenarios.items(), key=lambda item: (-item[1]["all"].fraud, item[0]))
+        rows = []
+        for scenario, caught in by_size:
+            whole = caught["all"]
+            shares = (
+                _share(caught[name].fraud, whole.fraud) if name != "model" or tally.model_told else "-"
+                for name in DECIDERS
+            )
+            money = _percent(caught["both"].money / whole.money if whole.money else None)
+            rows.append([scenario, f"{whole.fraud:,}", *shares, money])
+        columns = ["scenario", "frauds", "rules alone", "model alone", "both", "money caught"]
+        yield Grid(f"Recall{of} by scenario", columns, rows)
+
+
+class _Promise(NamedTuple):
+    """As much of a `CurvePoint` as is promised by none."""
+
+    alerts_a_day: Interval | None = None
+    precision: Interval | None = None
+    recall: Interval | None = None
+    money_caught: Interval | None = None
+
+
+_NOTHING = _Promise()
+
+
+def _rounded(share: float) -> str:
+    return f"{share:.0%}"
 
 
 def _rules(report: Report) -> Grid:

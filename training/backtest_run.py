@@ -2,7 +2,7 @@
 
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime
 from itertools import combinations, islice
 from pathlib import Path
@@ -16,8 +16,10 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME
 
 from dataflow.detect import build
 from dataflow.live_rules import LiveRules
+from dataflow.operating_point import MODEL_FIELD_NAMES, OperatingPoint
 from dataflow.parsing import event_time
 from dataflow.record import Record
+from dataflow.rules import RuleSet
 from dataflow.scoring import Scorer
 from dataflow.settings import Settings
 from dataflow.steps import Routed, written
@@ -58,6 +60,23 @@ class Confusion(msgspec.Struct):
         return self.fraud / known if known else None
 
 
+class Caught(Confusion):
+    """As `Confusion`, with the amounts of the known frauds among them."""
+
+    money: float = 0.0
+
+    def add_amount(self, truth: bool | None, amount: float) -> None:
+        """Counts one of this amount."""
+        self.add(truth)
+        if truth:
+            self.money += amount
+
+
+DECIDERS = ("rules", "model", "both")
+"""Who would alert: the rules and lists that read nothing of the model; the model, as if there were no rule and no list;
+and what did, rules, lists and model together."""
+
+
 class Tally(msgspec.Struct):
     """What one ruleset decided on a history; an alert costs 17 bytes here, and its message in the spool on disk."""
 
@@ -65,6 +84,12 @@ class Tally(msgspec.Struct):
     model_version: str
     decided: Confusion = msgspec.field(default_factory=Confusion)
     alerts: Confusion = msgspec.field(default_factory=Confusion)
+    by_action: dict[str, Confusion] = msgspec.field(default_factory=dict)  # of the alerts
+    by_decider: dict[str, Caught] = msgspec.field(default_factory=lambda: {name: Caught() for name in DECIDERS})
+    scenarios: dict[str, dict[str, Caught]] = msgspec.field(default_factory=dict)  # known frauds by kind and decider
+    money: Caught = msgspec.field(default_factory=Caught)  # all transactions, with the amounts of all known frauds
+    model_told: bool = True  # whether the decisions tell what the model alone would alert on
+    point: OperatingPoint | None = None  # the model's, without its curve
     suppressed: int = 0
     warm_up: int = 0  # transactions that only filled the profiles
     invalid: Counter[str] = msgspec.field(default_factory=Counter)  # by error
@@ -89,8 +114,12 @@ class _Written(msgspec.Struct, gc=False):
     transaction_id: str
     timestamp: str
     fraudulent: bool
+    amount: float
     rules: list[str]
     shadow_rules: list[str]
+    action: str
+    model_score: float
+    alert_threshold: float
     suppressed: bool = False
 
 
@@ -223,6 +252,7 @@ class Messages(Protocol):
 
     source: str
     truths: "array[int]"  # by offset: 1 fraud, 0 genuine, -1 not known; empty where labels come from elsewhere
+    scenarios: dict[int, str]  # by offset: which kind of fraud, where the history names it
 
     @property
     def progress(self) -> float:
@@ -244,6 +274,7 @@ class FromFile:
         self._feedback_topic = feedback_topic
         self.source = history.source
         self.truths = array("b")  # by offset: a byte a transaction
+        self.scenarios: dict[int, str] = {}  # by offset: of the frauds alone
         self._history = history
         self._label_delay = label_delay
         self._labels: deque[PastFeedback] = deque()  # those still to come, in their order
@@ -255,9 +286,12 @@ class FromFile:
 
     def __iter__(self) -> Iterator[PastMessage]:
         del self.truths[:]
+        self.scenarios.clear()
         self._labels.clear()
         for offset, past in enumerate(self._history):
             self.truths.append(-1 if past.fraud is None else past.fraud)
+            if past.scenario:
+                self.scenarios[offset] = past.scenario
             yield PastMessage(past.transaction, offset)
             if self._label_delay is not None and past.fraud is not None:
                 label = PastFeedback(past.transaction, offset, past.fraud, self._label_delay, self._feedback_topic)
@@ -278,6 +312,7 @@ class FromTopic:
         self.source = history.source
         self.topic = history.topic
         self.truths = array("b")
+        self.scenarios: dict[int, str] = {}
         self._history = history
         self._told = feedback  # by Kafka timestamp
         self._feedback: Iterator[Any] = iter(())
@@ -324,9 +359,11 @@ def run(
         UserError: the rules or the history are wrong.
     """
     live = LiveRules(rules, check_every=float("inf"))
-    tally = Tally(live.current().version, model.version)
+    deciders = Deciders(live.current(), model.operating_point)
+    tally = Tally(live.current().version, model.version, model_told=deciders.model_told)
+    tally.point = msgspec.structs.replace(model.operating_point, curve=[])
     source = _Source(messages, progress)
-    decided = _Counting(tally, spool, source, labels, warm_up_days * DAY)
+    decided = _Counting(tally, spool, source, labels, warm_up_days * DAY, deciders)
     refused = _refusals(tally)
 
     def take(routed: list[Routed]) -> None:
@@ -350,6 +387,37 @@ def _refusals(tally: Tally) -> Callable[[list[Record]], None]:
     return count
 
 
+class Deciders:
+    """Tells from a decision who would have raised an alert alone."""
+
+    def __init__(self, rules: RuleSet, point: OperatingPoint):
+        self._threshold_decides = not point.of_forest
+        both = list(zip(rules.rules, rules.reads, strict=True))
+        self._of_model = {rule.id for rule, reads in both if not set(reads).isdisjoint(MODEL_FIELD_NAMES)}
+        flag = "model_anomaly" if point.of_forest else "model_alert"
+        plain = [rule.id for rule, _ in both if rule.effect in ("active", "shadow")]
+        self._exactly = {rule.id for rule, _ in both if rule.id in plain and rule.when.strip() in ("model_alert", flag)}
+        self._deny = {rule.id for rule, _ in both if rule.effect == "deny"}
+        self._allow = {rule.id for rule, _ in both if rule.effect == "allow"}
+
+    @property
+    def model_told(self) -> bool:
+        """Whether `model` knows: a forest's own verdict shows only in a rule that says it."""
+        return bool(self._exactly) or self._threshold_decides
+
+    def rules(self, fired: Sequence[str]) -> bool:
+        """Whether rules and lists that read nothing of the model raise an alert; `fired` are the ids of a decision."""
+        if not self._deny.isdisjoint(fired):
+            return True
+        return self._allow.isdisjoint(fired) and any(rule not in self._of_model for rule in fired)
+
+    def model(self, out: "_Written") -> bool:
+        """Whether the model does by itself, whatever the rules and lists say."""
+        if self._exactly:  # to the last bit, where the score that is written has six digits
+            return not self._exactly.isdisjoint(out.rules) or not self._exactly.isdisjoint(out.shadow_rules)
+        return self._threshold_decides and out.model_score >= out.alert_threshold
+
+
 class _Counting:
     def __init__(
         self,
@@ -358,7 +426,9 @@ class _Counting:
         source: "_Source",
         labels: dict[str, bool] | None,
         warm_up: float,
+        deciders: Deciders,
     ):
+        self._deciders = deciders
         self._tally = tally
         self._spool = spool
         self._source = source
@@ -388,7 +458,9 @@ class _Counting:
                 counts = by_day[day] = [0, 0, 0]
             counts[0] += 1
             tally.decided.add(truth)
+            self._count_deciders(out, truth, record.offset)
             if out.fraudulent:
+                tally.by_action.setdefault(out.action, Confusion()).add(truth)
                 counts[1] += 1
                 counts[2] += not out.suppressed
                 tally.alerts.add(truth)
@@ -407,6 +479,20 @@ class _Counting:
                 tally.fired_by_day[rule, day] += 1
             if len(fired) > 1:
                 tally.pairs.update(combinations(sorted(fired), 2))
+
+    def _count_deciders(self, out: _Written, truth: bool | None, offset: int) -> None:
+        tally, deciders = self._tally, self._deciders
+        tally.money.add_amount(truth, out.amount)
+        alerted = dict(zip(DECIDERS, (deciders.rules(out.rules), deciders.model(out), out.fraudulent), strict=True))
+        scenario = self._messages.scenarios.get(offset) if truth else None
+        if scenario is not None:
+            caught = tally.scenarios.setdefault(scenario, {name: Caught() for name in ("all", *DECIDERS)})
+            caught["all"].add_amount(truth, out.amount)
+        for name, alert in alerted.items():
+            if alert:
+                tally.by_decider[name].add_amount(truth, out.amount)
+                if scenario is not None:
+                    caught[name].add_amount(truth, out.amount)
 
 
 class _Source(FixedPartitionedSource[Any, None]):

@@ -212,7 +212,8 @@ class _Steps:
         order = np.argsort(-risk, kind="stable")
         ordered = risk[order]
         last = np.flatnonzero(np.append(np.diff(ordered) != 0, True))  # of each risk
-        self.thresholds: Floats = np.append(np.nextafter(ordered[0], np.inf), ordered[last])
+        # Towards 1 and not beyond it: a threshold above 1 would be refused.
+        self.thresholds: Floats = np.append(np.nextafter(ordered[0], 1.0), ordered[last])
 
         def above(values: Any) -> Floats:
             """Sums of values over the transactions from each threshold on."""
@@ -366,10 +367,10 @@ def carried_over(point: OperatingPoint, before: Floats, after: Floats) -> Operat
         below = int(np.searchsorted(lower, threshold, side="left"))
         if below == len(lower):  # beyond all: as far on the way to 1
             way = (threshold - lower[-1]) / (1.0 - lower[-1]) if lower[-1] < 1 else 1.0
-            return float(max(upper[-1] + way * (1.0 - upper[-1]), np.nextafter(upper[-1], np.inf)))
+            return float(max(upper[-1] + way * (1.0 - upper[-1]), np.nextafter(upper[-1], 1.0)))
         if below and upper[below - 1] == upper[below]:  # of one risk: those that do not fit in are left out
             above = int(np.searchsorted(upper, upper[below], side="right"))
-            return float(upper[above] if above < len(upper) else np.nextafter(upper[-1], np.inf))
+            return float(upper[above] if above < len(upper) else np.nextafter(upper[-1], 1.0))
         return float(upper[below])
 
     def of(each: CurvePoint) -> CurvePoint:

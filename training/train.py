@@ -8,7 +8,6 @@ decides the last one; on that the operating point is chosen, too. The model that
 
 import hashlib
 import io
-import os
 import platform
 import sys
 import textwrap
@@ -31,6 +30,7 @@ from dataflow.rules import RuleSet, load_rules
 from dataflow.scoring import FORMAT, ISOLATION_FOREST, Metadata, Window, agrees, fingerprint
 from dataflow.settings import UserError
 from dataflow.tiers import FEEDBACK, SUPERVISED, TieredModel
+from training.files import put_in_place
 from training.fitting import (
     BATCH,
     CannotFitError,
@@ -342,29 +342,15 @@ def picture(whole: Scored, point: OperatingPoint, options: Options) -> bytes:
 def write(out: Path, pickled: bytes, metadata: Metadata, png: bytes) -> None:
     """Puts the three files in place, each whole or not at all.
 
-    They are written under other names and synced before any is renamed; were the machine to stop between two renames,
-    the digests would not match, and the flow would refuse the pair.
+    Were the machine to stop between two renames, the digests would not match, and the flow would refuse the pair.
     """
-    contents = {
-        out.with_suffix(".png"): png,
-        out: pickled,
-        out.with_suffix(".json"): msgspec.json.format(msgspec.json.encode(metadata), indent=2) + b"\n",
-    }
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
-    try:
-        for path, content in contents.items():
-            with temporary[path].open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for path in contents:
-            temporary[path].replace(path)
-    except OSError as error:
-        msg = f"cannot write {error.filename or out}: {error.strerror}"
-        raise UserError(msg) from None
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
+    put_in_place(
+        {
+            out.with_suffix(".png"): png,
+            out: pickled,
+            out.with_suffix(".json"): msgspec.json.format(msgspec.json.encode(metadata), indent=2) + b"\n",
+        }
+    )
 
 
 def summary(options: Options, trained: Trained) -> str:

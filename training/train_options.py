@@ -1,9 +1,7 @@
 """The command line of `python -m training.train`."""
 
 import argparse
-import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -12,6 +10,7 @@ from dataflow.scoring import ISOLATION_FOREST, TIERS
 from dataflow.settings import Settings, UserError
 from dataflow.simulation import POPULATIONS
 from dataflow.tiers import FEEDBACK, SUPERVISED
+from training.arguments import days, delay, number, whole
 from training.history import DAY, LABEL_COLUMN_HELP
 from training.operating_points import Choice, add_arguments, option_given, read_choice
 from training.tiers import TREES as TIER_TREES
@@ -70,7 +69,7 @@ def parse(argv: Sequence[str] | None) -> Options:
     )
     parser.add_argument(
         "--trees",
-        type=_whole(1, 10_000),
+        type=whole(1, 10_000),
         metavar="N",
         help=f"of {ISOLATION_FOREST} alone; default {TREES}; with other tiers it is always {TIER_TREES}",
     )
@@ -89,12 +88,12 @@ def parse(argv: Sequence[str] | None) -> Options:
     )
     parser.add_argument(
         "--label-delay",
-        type=_delay,
+        type=delay,
         default=LABEL_DELAY,
         metavar="7d",
         help=f"how long after its transaction a label comes; default {LABEL_DELAY / DAY:g}d",
     )
-    parser.add_argument("--seed", type=_whole(0, 2**32 - 1), default=SEED, metavar="N", help="default %(default)s")
+    parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=SEED, metavar="N", help="default %(default)s")
     parser.add_argument(
         "--rules",
         type=Path,
@@ -107,13 +106,13 @@ def parse(argv: Sequence[str] | None) -> Options:
     simulated.add_argument("--population", choices=POPULATIONS, help=f"default {POPULATIONS[0]}")
     simulated.add_argument(
         "--users",
-        type=_whole(1, 10_000_000),
+        type=whole(1, 10_000_000),
         metavar="N",
         help=f"default {USERS}; with --population tutorial {TUTORIAL_USERS}",
     )
     simulated.add_argument(
         "--days",
-        type=_days,
+        type=days,
         metavar="N",
         help=f"default {SUPERVISED_DAYS:g} to learn from labels, else {DAYS:g}; with --population tutorial "
         f"{TUTORIAL_DAYS:g}",
@@ -168,44 +167,11 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(msg)
 
 
-def _delay(text: str) -> float:
-    match = re.fullmatch(r"(\d{1,4}(?:\.\d{1,3})?)([hd])", text)
-    if match is None:
-        msg = f"{text!r} is no time such as 12h or 7d"
-        raise argparse.ArgumentTypeError(msg)
-    return float(match[1]) * (DAY if match[2] == "d" else 3600.0)
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def convert(text: str) -> int:
-        if not re.fullmatch(r"\d{1,12}", text) or not low <= int(text) <= high:
-            msg = f"{text!r} is no whole number from {low} to {high}"
-            raise argparse.ArgumentTypeError(msg)
-        return int(text)
-
-    return convert
-
-
-def _days(text: str) -> float:
-    days = _number(text)
-    if not 0 < days <= 3_660:
-        msg = f"{text!r} is no number of days above 0 and up to 3660"
-        raise argparse.ArgumentTypeError(msg)
-    return days
-
-
 def _contamination(text: str) -> float | str:
-    if text != "auto" and not 0 < _number(text) <= 0.5:
+    if text != "auto" and not 0 < number(text) <= 0.5:
         msg = f"{text!r} is neither auto nor a share above 0 and up to 0.5"
         raise argparse.ArgumentTypeError(msg)
     return text if text == "auto" else float(text)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _features(text: str) -> tuple[str, ...]:

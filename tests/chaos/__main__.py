@@ -3,8 +3,9 @@
     python -m tests.chaos --seed 1 --kills 50 --broker-kills 10 --transactions 500000
 
 On an Apache Kafka of its own and with real processes it feeds transactions of 10,000 users and labels of some, and
-meanwhile kills the flow and the broker, freezes the broker, changes the rules, rescales, fills the disk, adds
-partitions, makes the input topic anew, and feeds what is too large for the outputs or comes in Kafka transactions.
+meanwhile kills the flow and the broker, freezes the broker, changes the rules, moves the model's operating point,
+rescales, fills the disk, adds partitions, makes the input topic anew, and feeds what is too large for the outputs or
+comes in Kafka transactions.
 Then it compares what stands on the output topics, and in the recovery data, with a run of the same graph in this
 process that nothing disturbed. It prints a table and one line of JSON, and exits with 1 unless nothing is lost,
 doubled or different.
@@ -67,6 +68,7 @@ def run(
     stops: int,
     growths: int = 1,
     anew: int = 1,
+    moves: int = 1,
 ) -> Counts:
     """Every disturbance as often as asked for, in an order that the seed shuffles, with transactions all along.
 
@@ -80,6 +82,7 @@ def run(
     actions += [lambda: chaos.kill_broker(away)] if away else []
     actions += [chaos.freeze_broker] * freezes
     actions += [chaos.stop] * stops
+    actions += [chaos.move_threshold] * moves
     actions += [chaos.fill_disk, chaos.forbid_writing]
     actions += [chaos.feed_oversize] * 2 + [chaos.feed_in_transactions] * 3
     actions += [chaos.grow_outputs] * growths + [chaos.grow_source] * growths
@@ -132,6 +135,7 @@ def main() -> int:
     parser.add_argument("--stops", type=int, default=4, help="of the flow, with SIGTERM")
     parser.add_argument("--growths", type=int, default=2, help="of the source's partitions, and of the outputs'")
     parser.add_argument("--anew", type=int, default=1, help="times that the input topic is deleted and made again")
+    parser.add_argument("--moves", type=int, default=4, help="of the model's operating point")
     parser.add_argument("--mutant", help="one of tests/mutants.py: a flow that is broken on purpose, and must fail")
     parser.add_argument("--keep", type=Path, help="keeps logs and recovery data in this directory")
     options = parser.parse_args()
@@ -163,6 +167,7 @@ def main() -> int:
                 stops=options.stops,
                 growths=options.growths,
                 anew=options.anew,
+                moves=options.moves,
             )
     except KafkaUnavailableError as error:
         print(f"redflag: chaos needs an Apache Kafka: {error}", file=sys.stderr)

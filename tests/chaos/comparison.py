@@ -19,6 +19,7 @@ from confluent_kafka import Message
 from dataflow import record
 from dataflow.detect import build
 from dataflow.live_rules import LiveRules
+from dataflow.operating_point import OperatingPoint
 from dataflow.scoring import load_model
 from dataflow.steps import Routed, written
 from tests.chaos.input import SETTINGS
@@ -53,7 +54,7 @@ mode = "active"
 
 [[rule]]
 id = "ml_anomaly"
-when = "model_anomaly"
+when = "model_alert"
 reason = "ML anomaly detection"
 weight = 0.0
 mode = "active"
@@ -115,8 +116,11 @@ reason = "Labels at the merchant"
 mode = "shadow"
 """
 LIMITS = (400, 160)  # of the rules that take turns
+THRESHOLDS = (0.73, 0.77)  # of the model's operating points that take turns
 
 Place = tuple[int, int, int]  # partition, offset and Kafka timestamp of a transaction: the topic may be made anew
+By = tuple[str, float]
+"""What a decision says that it was made by: the version of the rules, and the threshold of the model."""
 Output = tuple[str, bytes | None, bytes | None, bytes | None]  # topic, key, value; for a rejection its error
 
 
@@ -133,6 +137,7 @@ class Counts:
     broker_away_seconds: float = 0.0
     rescales: int = 0
     rule_changes: int = 0
+    threshold_changes: int = 0
     graceful_stops: int = 0
     oversize: int = 0  # messages larger than the outputs take, transactions and garbage
     kafka_transactions: int = 0  # of a transactional producer upstream, some of them aborted
@@ -148,6 +153,7 @@ class Counts:
     transactions: int = 0
     labels: int = 0
     users: int = 0
+    by_threshold: dict[str, int] = field(default_factory=dict)  # decisions
     alerts: int = 0
     suppressed: int = 0
     invalid: int = 0
@@ -209,12 +215,14 @@ def in_step(payments: Iterable[Message], labels: Iterable[Message]) -> list[Mess
 
 
 def decide(
-    given: Sequence[Message], model_file: Path, rules_file: Path, store: Path | None
-) -> tuple[str, dict[Place, Output]]:
-    """What an uninterrupted run of the graph decides, and which ruleset that was; its state goes to `store`."""
+    given: Sequence[Message], model_file: Path, rules_file: Path, threshold: float, store: Path | None
+) -> tuple[By, dict[Place, Output]]:
+    """What an uninterrupted run of the graph decides, and by what; its state goes to `store`."""
     rules = LiveRules(rules_file, check_every=1e9)
+    model = load_model(model_file)
+    model.operating_point = OperatingPoint(alert=threshold)
     out: list[Routed] = []
-    flow = build(TestingSource(list(given), 1000), TestingSink(out), load_model(model_file), rules, SETTINGS)
+    flow = build(TestingSource(list(given), 1000), TestingSink(out), model, rules, SETTINGS)
     recovery = None
     if store is not None:
         store.mkdir()
@@ -229,13 +237,13 @@ def decide(
         outputs[place] = each.topic, each.key, each.value, dict(each.headers or ()).get("error")
         if len(each.value or b"") > OUTPUT_LIMIT:
             outputs[place] = SETTINGS.invalid_topic, each.key, (each.value or b"")[:POINTER_BYTES], None
-    return rules.current().version, outputs
+    return (rules.current().version, threshold), outputs
 
 
 def tally(
     given: Sequence[Message],
     found: Sequence[Message],
-    by_version: Mapping[str, Mapping[Place, Output]],
+    references: Mapping[By, Mapping[Place, Output]],
     counts: Counts,
     partition_counts: Mapping[str, set[int]],
     tell: Callable[[str], None] = lambda _line: None,
@@ -247,14 +255,17 @@ def tally(
     times: Counter[Place] = Counter()
     sources = {place_of(m): m for m in given}
     newest: dict[tuple[str, bytes | None], int] = {}
-    anyone = next(iter(by_version.values()))
+    anyone = next(iter(references.values()))
     for message in found:
         headers = dict(message.headers() or ())
         place = source_of(headers)
         times[place] += 1
         invalid = message.topic() == SETTINGS.invalid_topic
         verdict = {} if invalid else json.loads(message.value())
-        outputs = anyone if invalid else by_version.get(verdict.get("ruleset_version"), {})
+        by = verdict.get("ruleset_version"), verdict.get("alert_threshold")
+        outputs = anyone if invalid else references.get(by, {})
+        if not invalid:
+            counts.by_threshold[str(by[1])] = counts.by_threshold.get(str(by[1]), 0) + 1
         counts.alerts += message.topic() == SETTINGS.alerts_topic
         counts.suppressed += verdict.get("suppressed", False)
         counts.invalid += invalid
@@ -270,7 +281,7 @@ def tally(
         ):
             counts.different += 1
             tell(
-                f"different {place} {verdict.get('ruleset_version')} "
+                f"different {place} {by} "
                 f"{message.topic()}[{message.partition()}]@{message.offset()} at {message.timestamp()[1]}: "
                 f"{(message.value() or b'')[:1000]!r} {headers.get('error')!r} instead of {str(expected)[:1000]}"
             )

@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from random import Random
 
@@ -13,12 +15,16 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 
 from dataflow.connectors.kafka_clients import identify_topics
 from dataflow.lifecycle import TOPICS_CHANGED
+from dataflow.operating_point import OperatingPoint
+from dataflow.scoring import load_model
 from dataflow.settings import Settings
 from tests.chaos.cluster import Cluster, mount, remount, unmount
 from tests.chaos.comparison import (
     LIMITS,
     OUTPUT_LIMIT,
     RULES,
+    THRESHOLDS,
+    By,
     Counts,
     Output,
     Place,
@@ -31,6 +37,7 @@ from tests.chaos.comparison import (
 from tests.chaos.input import INPUT, INPUT_LIMIT, LABELS, PARTITIONS, SETTINGS, Feeder
 from tests.kafka_server import KafkaServer, await_topics
 from tests.reading import read_all
+from training.threshold import write as write_operating_point
 
 DECISIONS = (SETTINGS.alerts_topic, SETTINGS.classified_topic)
 OUTPUTS = (*DECISIONS, SETTINGS.invalid_topic)
@@ -60,7 +67,11 @@ class Chaos:
         self.say = say
         self._began = time.monotonic()
         self._directory = directory
-        self._model_file = model_file
+        self._model_file = directory / "moved-model.pkl"
+        for end in (".pkl", ".json"):
+            shutil.copy(model_file.with_suffix(end), self._model_file.with_suffix(end))
+        self._threshold = THRESHOLDS[0]
+        self._write_threshold()
         self._rules_file = directory / "rules.toml"
         self._limit = LIMITS[0]
         self._write_rules()
@@ -94,7 +105,7 @@ class Chaos:
                     "LOG_FORMAT": "json",
                     "LOG_LEVEL": "info",
                     "RULES_FILE": str(self._rules_file),
-                    "MODEL_FILE": str(model_file),
+                    "MODEL_FILE": str(self._model_file),
                     "RECOVERY_DIR": str(self._state / "recovery"),
                     "RECOVERY_INTERVAL": "1",
                     **(environ or {}),
@@ -201,6 +212,27 @@ class Chaos:
         new = self._rules_file.with_suffix(".new")
         new.write_text(RULES.format(limit=self._limit))
         new.replace(self._rules_file)
+
+    def move_threshold(self) -> None:
+        """The model's operating point is moved under a flow at work, which takes it up; then it may be killed.
+
+        What was decided by the old one and is in no snapshot is decided again by the new one.
+        """
+        self.wait_ready()
+        self._threshold = THRESHOLDS[self._threshold == THRESHOLDS[0]]
+        self._write_threshold()
+        self.counts.threshold_changes += 1
+        self.feeder.release(1000, 2.0)
+        if self.rng.random() < 0.7:
+            time.sleep(self.rng.uniform(0.0, 3.0))
+            self._killed(self.cluster.kill_all())
+            self.cluster.go_on()
+            self.wait_ready()
+        self.wait_progress()
+
+    def _write_threshold(self) -> None:
+        metadata = load_model(self._model_file).metadata
+        write_operating_point(self._model_file, metadata, OperatingPoint(alert=self._threshold))
 
     def stop(self) -> None:
         """SIGTERM: must end with status 0 within 10 s; then goes on, now and then at another scale."""
@@ -497,17 +529,17 @@ class Chaos:
         earlier = [label for label in labels if label.timestamp()[1] <= self._labels_before]
         later = [label for label in labels if label.timestamp()[1] > self._labels_before]
         messages = in_step(self._earlier, earlier) + in_step(given[len(self._earlier) :], later)
-        by_version: dict[str, dict[Place, Output]] = {}
-        for number, limit in enumerate(LIMITS):
+        references: dict[By, dict[Place, Output]] = {}
+        for number, (limit, threshold) in enumerate(product(LIMITS, THRESHOLDS)):
             rules_file = self._directory / f"reference-{limit}.toml"
             rules_file.write_text(RULES.format(limit=limit))
             store = self._directory / "reference" if number == 0 else None
-            version, outputs = decide(messages, self._model_file, rules_file, store)
-            by_version[version] = outputs
+            by, outputs = decide(messages, self._model_file, rules_file, threshold, store)
+            references[by] = outputs
         with (self._directory / "wrong.txt").open("w") as wrong:
 
             def tell(line: str) -> None:
                 print(line, file=wrong)
 
-            tally(given, found, by_version, counts, self._had, tell)
+            tally(given, found, references, counts, self._had, tell)
             compare_states(self._state / "recovery", self._directory / "reference", counts, tell)

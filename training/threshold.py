@@ -1,0 +1,135 @@
+"""Moves the operating point of a model in service, without training it anew; a running flow takes it up.
+
+`python -m training.threshold --alerts-per-day 85 --history FILE` chooses it on transactions of the past, replayed as
+the flow would have seen them, with labels as late as they come; with `--topics` on the decisions that the model has
+made and the feedback on them; with neither on a simulation. `--at THRESHOLD` names it. What is written is the JSON
+beside the model, and nothing of it but the operating point.
+"""
+
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec.structs import replace
+from rich.console import Console
+
+from dataflow.operating_point import OperatingPoint
+from dataflow.rules import load_rules
+from dataflow.scoring import Metadata, beside, load_model, read_metadata
+from dataflow.settings import UserError
+from training.files import put_in_place
+from training.operating_point_report import table, told
+from training.operating_points import Choice, Scored, choose, reads_model
+from training.threshold_options import Options, parse
+from training.threshold_sources import scored_by_replay, scored_on_topics
+
+WIDTH = 80
+ROWS = 8
+"""Of the curve, around the new threshold, that are shown."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Moves the operating point as the command line says; returns the exit status: 2 for a user's mistake."""
+    try:
+        options = parse(argv)
+        for line in move(options, Console(stderr=True)):
+            print(line)
+    except UserError as error:
+        print(f"redflag: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("redflag: stopped, nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def move(options: Options, console: Console) -> list[str]:
+    """Chooses the new operating point, writes it, and tells of the old and the new one in lines of 80 columns.
+
+    Raises:
+        UserError: there is no such model, the point cannot be chosen on these transactions, or it cannot be written.
+    """
+    model = load_model(options.model)
+    rules = load_rules(options.rules)
+    before = model.operating_point
+    notes: list[str] = []
+    scored: Scored | None = None
+    if options.topics:
+        scored = scored_on_topics(model, rules, options, notes.append)
+    elif options.history is not None or options.choice is not None:
+        scored = scored_by_replay(model, rules, options, console)
+    if options.choice is not None and scored is not None:
+        after = choose(scored, options.choice, notes.append)
+        if after.block is None and before.block is not None:
+            after = replace(after, block=max(before.block, after.alert))
+            notes.append("the point from which it blocks stays, as no labels say where else it should be")
+    else:
+        after = _named(options, before, scored)
+        if options.block_at is None and before.block is not None and after.block != before.block:
+            notes.append("the point from which it blocks lay below that, and rises with it")
+    if not reads_model(rules):
+        notes.append(f"no active rule of {options.rules} reads model_alert: the model by itself alerts on nothing")
+    write(options.model, model.metadata, after)
+    return _lines(options.model, model.version, before, after, notes)
+
+
+def _named(options: Options, before: OperatingPoint, scored: Scored | None) -> OperatingPoint:
+    """The point that --at names, with what it gives on the transactions, where there are any."""
+    assert options.at is not None  # noqa: S101 (the options see to it)
+    block = options.block_at
+    if block is None and before.block is not None:
+        block = max(before.block, options.at)
+    chosen_by = f"--at {options.at:g}" + (f" --block-at {options.block_at:g}" if options.block_at is not None else "")
+    if scored is not None:
+        # As for a forest whose verdict stays the alert, whatever the choice: here the verdict is that of the threshold.
+        verdict = scored._replace(anomaly=scored.risk >= options.at)
+        measured = choose(verdict, Choice(), of_forest=options.at)
+        return replace(measured, block=block, of_forest=False, chosen_by=chosen_by)
+    # The curve says what every threshold of this model gives; what this one gives was not measured.
+    return replace(before, alert=options.at, block=block, of_forest=False, chosen_by=chosen_by, expected=None)
+
+
+def write(model: Path, own: Metadata, point: OperatingPoint) -> None:
+    """Puts the operating point into the JSON beside a model, at once, and leaves the rest of it as it is.
+
+    Raises:
+        UserError: the JSON is no longer that of the model `own`, or cannot be written.
+    """
+    found = read_metadata(model)
+    if (found.fingerprint, found.sha256) != (own.fingerprint, own.sha256):
+        msg = f"{model} was replaced by another model meanwhile, so nothing was written: start again"
+        raise UserError(msg)
+    path = beside(model).resolve()  # a link stays one
+    fields: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+    fields["operating_point"] = msgspec.to_builtins(point)
+    put_in_place({path: msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n"})
+
+
+def _lines(model: Path, version: str, before: OperatingPoint, after: OperatingPoint, notes: Sequence[str]) -> list[str]:
+    parts = [("before", told(before)), ("now", told(after))]
+    if after.measured_on:
+        parts.append(("curve of" if after.expected is None else "as", after.measured_on))
+    shown = table(around(after))
+    lines = [f"{beside(model)}: the operating point of model {version}"]
+    for name, text in [*parts, *(("note", note) for note in notes)]:
+        lines += _wrapped(name, text)
+    return [*lines, *(["", *shown, ""] if shown else []), *_wrapped("", "A flow in service takes it up by itself.")]
+
+
+def around(point: OperatingPoint) -> OperatingPoint:
+    """The point with those rows of its curve only that lie about its threshold."""
+    thresholds = np.array([each.threshold for each in point.curve])
+    nearest = np.argsort(np.abs(thresholds - point.alert), kind="stable")[:ROWS]
+    return replace(point, curve=[point.curve[place] for place in sorted(nearest.tolist())])
+
+
+def _wrapped(name: str, text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=f"  {name:<11}", subsequent_indent=" " * 13)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
