@@ -41,6 +41,7 @@ from training.fitting import (
     make_model,
     scores,
 )
+from training.fraud_factors import common_values
 from training.history import DAY, History, Past, find_label_column, read_history
 from training.tiers import FEWEST_FRAUDS, MAX_SAMPLES, population
 from training.tiers import TREES as TIER_TREES
@@ -134,7 +135,8 @@ def train(history: History, options: Options, console: Console) -> Metadata:
             },
             "later_data": measure_later(history, options, replayed, metadata, progress),
         }
-        metadata = msgspec.structs.replace(metadata, metrics=metrics)
+        values = common_values(replayed.rows, metadata.features, replayed.fraud, known)
+        metadata = msgspec.structs.replace(metadata, metrics=metrics, common_values=values)
         with _step(progress, "write"):
             write(options.out, buffer.getvalue(), metadata, picture(risk, model.threshold, replayed))
     return metadata
