@@ -366,7 +366,7 @@ GROUPS = (
 
 
 def _alone(name: str) -> Group:
-    """A feature that means something of its own: the typical value is its usual one, and of a flag that it is not set."""
+    """A feature that means something of its own: the typical value is its usual one, of a flag "not set"."""
 
     def say(alert: Alert) -> Said:
         value, typical = alert[name], alert.typical.get(name)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-PRIOR_FRAUDS = 2.0
+PRIOR_FRAUDS = 1.0
 """Frauds expected in a bin, seen at the rate of all, that what is seen there is averaged with: the prior's shape."""
 
 
