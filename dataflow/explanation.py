@@ -192,6 +192,7 @@ class Explainer:
             values = [alerts.column(name)[place] for name in reads]
             shown = ", ".join(f"{name} {_shown(value)}" for name, value in zip(reads, values, strict=True))
             alone = values[0] if len(values) == 1 else shown or True
+            said = isinstance(alone, str) and alone in reason
             factor = reads[0] if len(reads) == 1 and reads[0] in self._common.fraud_factors else None
             entries.append(
                 Explanation(
@@ -199,7 +200,7 @@ class Explainer:
                     _plain(alone),
                     None,
                     _rounded(effect),
-                    f"{reason} ({shown})" if shown else reason,
+                    f"{reason} ({shown})" if shown and not said else reason,
                     self._factor(factor, row),
                 )
             )
@@ -227,4 +228,5 @@ def _shown(value: float | str | bool) -> str:
         return value
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return number(value)
+    text = number(value)
+    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text

@@ -23,6 +23,10 @@ _PLACES = {name: place for place, name in enumerate(NUMBERS)}
 _MEANINGS = {field.name: field.doc for field in FIELDS}
 
 
+LONG_SILENCE = 5.0
+"""Usual times between two transactions: a longer one is unusual, too."""
+
+
 class Alerts:
     """The facts of some alerts by column, and what is typical of all transactions."""
 
@@ -92,7 +96,7 @@ def number(value: float, digits: int = 2) -> str:
 
 def brief(value: float) -> str:
     """A number without digits that say nothing."""
-    text = number(value, 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0)
+    text = number(value, 2 if abs(value) < 1 else 1 if abs(value) < 100 else 0)
     return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
 
 
@@ -165,21 +169,23 @@ def _pace(n24: Any, burst: Any) -> Any:
 
 
 def _usual_pace(alerts: Alerts) -> Usual:
+    """What is slower than usual stays: only haste is unusual, and a silence of many times the usual one."""
     if not alerts.full:
         return {}
     pace = _pace(alerts["txn_per_day"], alerts["burst"])
     an_hour, a_day, amount = np.rint(pace / 24.0), np.rint(pace), alerts["usual_amount"]
-    known = pace > 1e-6
-    typical = alerts.typical.get("seconds_since_last", DAY)
+    since = alerts["seconds_since_last"]
+    gap = np.where(pace > 1e-6, DAY / pace, alerts.typical.get("seconds_since_last", DAY))
+    as_ever = (since >= gap) & (since <= LONG_SILENCE * gap)
     return {
-        "txn_per_hour": an_hour,
-        "amount_per_hour": an_hour * amount,
+        "txn_per_hour": np.minimum(alerts["txn_per_hour"], an_hour),
+        "amount_per_hour": np.minimum(alerts["amount_per_hour"], an_hour * amount),
         "mean_amount_hour": np.where(an_hour > 0.0, amount, 0.0),
-        "txn_per_day": a_day,
-        "amount_per_day": a_day * amount,
+        "txn_per_day": np.minimum(alerts["txn_per_day"], a_day),
+        "amount_per_day": np.minimum(alerts["amount_per_day"], a_day * amount),
         "mean_amount_day": np.where(a_day > 0.0, amount, 0.0),
-        "burst": (a_day - pace) / np.sqrt(pace + 1.0),
-        "seconds_since_last": np.where(known, DAY / pace, typical),
+        "burst": np.minimum(alerts["burst"], (a_day - pace) / np.sqrt(pace + 1.0)),
+        "seconds_since_last": np.where(as_ever, since, gap),
     }
 
 
@@ -206,16 +212,19 @@ def _say_pace(alert: Alert) -> Said:
 
 
 def _usual_place(alerts: Alerts) -> Usual:
+    """As far from the centre as usual, and from there no faster than the usual way in the usual time."""
     if not alerts.full:
         return {"location_changed": 0.0}
-    ratio, km = alerts["centre_ratio"], alerts["km_from_centre"]
+    ratio, km, hop, speed = (alerts[name] for name in ("centre_ratio", "km_from_centre", "km_since_last", "speed"))
+    way = np.where(ratio > 0.0, km / ratio, 0.0)
+    pace = _pace(alerts["txn_per_day"], alerts["burst"])
     return {
         "location_changed": 0.0,
         "new_location": 0.0,
-        "km_since_last": 0.0,
-        "speed": 0.0,
+        "km_since_last": np.minimum(hop, way),
+        "speed": np.minimum(speed, way * pace / 24.0),
         "centre_ratio": np.minimum(ratio, 1.0),
-        "km_from_centre": np.where(ratio > 1.0, km / ratio, km),
+        "km_from_centre": np.where(ratio > 1.0, way, km),
     }
 
 
@@ -231,9 +240,9 @@ def _say_place(alert: Alert) -> Said:
     if alert.full and alert["new_location"]:
         text = f"location {here} is none of those that are known of this user"
         return Said("new_location", True, False, text, ("new_location", "centre_ratio"))
-    if hop >= 50.0 and alert["speed"] >= 100.0:
-        speed = alert["speed"]
-        text = f"paid {lasting(since)} ago, {distance(hop)} away: {number(round(speed, -1), 0)} km/h"
+    speed = alert["speed"] if alert.full else 0.0
+    if (speed >= 5.0 and alert["centre_ratio"] < 3.0) or (speed >= 100.0 and hop >= 50.0):
+        text = f"paid {lasting(since)} ago, {distance(hop)} away: {brief(speed)} km/h"
         return Said("speed", speed, None, text, _MOVED)
     if not alert.full:
         return Said("location", here, before or None, f"location {here}", ("location_changed",))
@@ -285,7 +294,7 @@ def _say_recent_amounts(alert: Alert) -> Said:
     feature, value, span = (
         ("unusual_day", day, "the last day") if day >= 0.05 else ("unusual_fortnight", fortnight, "the last 14 days")
     )
-    text = f"amounts of {span} were already {brief(value)} spreads above this user's usual"
+    text = f"earlier amounts of {span} exceeded this user's usual by {brief(value)} spreads in all"
     return Said(feature, value, 0.0, text, (feature, "unusual_day"))
 
 
@@ -314,7 +323,9 @@ def _say_merchant_pace(alert: Alert) -> Said:
 
 def _say_merchant_amounts(alert: Alert) -> Said:
     value = alert["merchant_unusual"]
-    text = f"amounts of late at this merchant were {brief(value)} spreads above what its payers are used to"
+    text = (
+        f"amounts at this merchant have lately exceeded what its payers are used to, by {brief(value)} spreads in all"
+    )
     return Said("merchant_unusual", value, 0.0, text, ("merchant_unusual",))
 
 
