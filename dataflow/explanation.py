@@ -13,10 +13,9 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from prometheus_client import Counter
 
-from dataflow.feature_groups import Alert, Alerts, Group, groups_of, number
+from dataflow.feature_groups import Alert, Group, groups_of, number
 from dataflow.fraud_factors import CommonValues
 from dataflow.rules import MODEL_FIELDS, NUMBER_OF, Outcome, Rule, RuleSet
 from dataflow.scoring import Floats, Rows, Scorer
@@ -65,6 +64,9 @@ class Explainer:
         self._common = common if common is not None else CommonValues()
         places = {name: place for place, name in enumerate(model.features)}
         self._columns = [[(places[name], name) for name in g.features if name in places] for g in self._groups]
+        self._members = np.zeros((len(self._groups), len(places)), np.bool_)  # whether a feature is of a group
+        for number_of_group, columns in enumerate(self._columns):
+            self._members[number_of_group, [column for column, _ in columns]] = True
         self._places = places
         self._rules: RuleSet | None = None
         self._by_id: dict[str, tuple[Rule, list[str]]] = {}
@@ -111,13 +113,15 @@ class Explainer:
             self._rules = rules
         risks: list[float] = alerts.column("model_score")
         rows = alerts.floats(self._features)
-        numbers = alerts.numbers()
-        effects = self._effects(rows, numbers, np.array(risks))
         last_locations = alerts.column("last_location")
+        known = [
+            Alert(txn, last, numbers, self._common.typical)
+            for txn, last, numbers in zip(alerts.txns, last_locations, alerts.numbers().tolist(), strict=True)
+        ]
+        effects = self._effects(rows, known, np.array(risks))
         explained = []
         for place, outcome in enumerate(outcomes):
-            alert = Alert(alerts.txns[place], last_locations[place], numbers[place].tolist(), self._common.typical)
-            model = self._of_model(alert, rows[place], effects[place], risks[place])
+            model = self._of_model(known[place], rows[place], effects[place], risks[place])
             of_rules, by_model = self._of_rules(alerts, place, outcome, risks[place], rows[place])
             if by_model:
                 # Sorting is stable: of the same effect, rules come first.
@@ -127,31 +131,28 @@ class Explainer:
             explained.append(entries[:MOST])
         return explained
 
-    def _effects(self, rows: Rows, numbers: Floats, risks: Floats) -> Floats:
+    def _effects(self, rows: Rows, alerts: Sequence[Alert], risks: Floats) -> Floats:
         """By how much the risk falls with each group usual, of shape (alerts, groups)."""
-        known = Alerts(numbers, self._common.typical)
+        with np.errstate(over="ignore"):
+            usual = np.array([self._usual(alert) for alert in alerts], np.float64).astype(np.float32)
+        # What is not known stays; and a group that is usual already needs no question.
+        usual = np.where(np.isnan(usual), rows, usual)
+        asked, groups = np.nonzero((usual != rows) @ self._members.T)
         effects = np.zeros((len(rows), len(self._groups)))
-        asked: list[Rows] = []
-        changed: list[NDArray[np.intp]] = []
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            for group, columns in zip(self._groups, self._columns, strict=True):
-                usual = group.usual(known)
-                other = rows.copy()
-                for column, name in columns:
-                    value = usual.get(name, self._common.typical.get(name))
-                    if value is not None:
-                        other[:, column] = value
-                # What is usual already needs no question.
-                which = np.flatnonzero((other != rows).any(axis=1))
-                changed.append(which)
-                asked.append(other[which])
-        risk, _ = self._model.score(np.concatenate(asked))
-        begin = 0
-        for number_of_group, which in enumerate(changed):
-            end = begin + len(which)
-            effects[which, number_of_group] = risks[which] - risk[begin:end]
-            begin = end
+        risk, _ = self._model.score(np.where(self._members[groups], usual[asked], rows[asked]))
+        effects[asked, groups] = risks[asked] - risk
         return effects
+
+    def _usual(self, alert: Alert) -> list[float]:
+        """The usual value of each of the model's features; not a number where none is known."""
+        usual = [math.nan] * len(self._features)
+        typical = alert.typical
+        for group, columns in zip(self._groups, self._columns, strict=True):
+            own = group.usual(alert)
+            for column, name in columns:
+                value = own.get(name)
+                usual[column] = typical.get(name, math.nan) if value is None else value
+        return usual
 
     def _of_model(self, alert: Alert, row: Rows, effects: Floats, risk: float) -> list[Explanation]:
         """The groups that clearly add to the risk, the strongest first; the strongest alone where none does."""

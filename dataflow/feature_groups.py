@@ -6,17 +6,13 @@ The usual is this user's or this merchant's own where the facts hold it; else it
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from dataflow.features import FIELDS, FLAGS, NUMBERS
 from dataflow.profile import DAY, HOUR, NEVER
 from dataflow.transaction import Transaction
 
-Floats = NDArray[np.float64]
-Usual = Mapping[str, Floats | float]
+Usual = Mapping[str, float]
 Value = float | str | bool | None
 
 _PLACES = {name: place for place, name in enumerate(NUMBERS)}
@@ -27,26 +23,13 @@ LONG_SILENCE = 5.0
 """Usual times between two transactions: a longer one is unusual, too."""
 
 
-class Alerts:
-    """The facts of some alerts by column, and what is typical of all transactions."""
-
-    def __init__(self, numbers: Floats, typical: Mapping[str, float]):
-        """`numbers`: (alerts, facts), in the order of `features.NUMBERS`; of basic profiles the first ones."""
-        self._numbers = numbers
-        self.typical = typical
-        self.full = numbers.shape[1] == len(NUMBERS)
-
-    def __getitem__(self, name: str) -> Floats:
-        return self._numbers[:, _PLACES[name]]
-
-
 class Alert:
-    """One alert, as sentences are made of it."""
+    """The facts of one alert, and what is typical of all transactions."""
 
     __slots__ = ("full", "last_location", "numbers", "txn", "typical")
 
     def __init__(self, txn: Transaction, last_location: str, numbers: list[float], typical: Mapping[str, float]):
-        """`numbers`: the facts of this one, as those of `Alerts`."""
+        """`numbers`: the facts, in the order of `features.NUMBERS`; of basic profiles the first ones."""
         self.txn = txn
         self.last_location = last_location
         self.numbers = numbers
@@ -73,7 +56,7 @@ class Group(NamedTuple):
 
     name: str
     features: tuple[str, ...]
-    usual: Callable[[Alerts], Usual]  # of a feature that it leaves out, the typical value; divisions by zero may occur
+    usual: Callable[[Alert], Usual]  # of a feature that it leaves out, the typical value
     say: Callable[[Alert], Said]
 
 
@@ -123,20 +106,17 @@ def distance(km: float) -> str:
 # ------------------------------------------------------------------------------------------------------- the groups
 
 
-def _usual_amount(alerts: Alerts) -> Usual:
-    if not alerts.full:
+def _usual_amount(alert: Alert) -> Usual:
+    if not alert.full:
         return {}
-    own = alerts["usual_amount"]
-    usual = np.where(own > 0.0, own, alerts.typical.get("amount", 0.0))
-    usual = np.where(usual > 0.0, usual, alerts["amount"])
-    amount, to_largest = alerts["amount"], alerts["amount_to_largest"]
-    scaled = (alerts["history"] > 0.0) & (amount > 0.0)
+    amount = alert["amount"]
+    usual = alert["usual_amount"] or alert.typical.get("amount", amount)
     return {
         "amount": usual,
         "amount_z": 0.0,
         "amount_z_above": 0.0,
         "amount_ratio": 1.0,
-        "amount_to_largest": np.where(scaled, to_largest * usual / amount, 1.0),
+        "amount_to_largest": alert["amount_to_largest"] * usual / amount if alert["history"] and amount else 1.0,
         "merchant_amount_z": 0.0,
         "merchant_amount_ratio": 1.0,
     }
@@ -162,48 +142,45 @@ def _say_amount(alert: Alert) -> Said:
     return Said("amount", amount, None, text, _AMOUNT_FACTORS)
 
 
-def _pace(n24: Any, burst: Any) -> Any:
+def _pace(alert: Alert) -> float:
     """The user's own transactions a day, as `burst` has them: burst = (n24 - pace) / sqrt(pace + 1), solved for it."""
-    root = (np.sqrt(burst * burst + 4.0 * (n24 + 1.0)) - burst) / 2.0
-    return np.maximum(root * root - 1.0, 0.0)
+    burst = alert["burst"]
+    root = (math.sqrt(burst * burst + 4.0 * (alert["txn_per_day"] + 1.0)) - burst) / 2.0
+    pace = root * root - 1.0
+    return pace if pace > 1e-6 else 0.0
 
 
-def _usual_pace(alerts: Alerts) -> Usual:
+def _usual_pace(alert: Alert) -> Usual:
     """What is slower than usual stays: only haste is unusual, and a silence of many times the usual one."""
-    if not alerts.full:
+    if not alert.full:
         return {}
-    pace = _pace(alerts["txn_per_day"], alerts["burst"])
-    an_hour, a_day, amount = np.rint(pace / 24.0), np.rint(pace), alerts["usual_amount"]
-    since = alerts["seconds_since_last"]
-    gap = np.where(pace > 1e-6, DAY / pace, alerts.typical.get("seconds_since_last", DAY))
-    as_ever = (since >= gap) & (since <= LONG_SILENCE * gap)
+    pace = _pace(alert)
+    an_hour, a_day, amount = round(pace / 24.0), round(pace), alert["usual_amount"]
+    since = alert["seconds_since_last"]
+    gap = DAY / pace if pace else alert.typical.get("seconds_since_last", DAY)
     return {
-        "txn_per_hour": np.minimum(alerts["txn_per_hour"], an_hour),
-        "amount_per_hour": np.minimum(alerts["amount_per_hour"], an_hour * amount),
-        "mean_amount_hour": np.where(an_hour > 0.0, amount, 0.0),
-        "txn_per_day": np.minimum(alerts["txn_per_day"], a_day),
-        "amount_per_day": np.minimum(alerts["amount_per_day"], a_day * amount),
-        "mean_amount_day": np.where(a_day > 0.0, amount, 0.0),
-        "burst": np.minimum(alerts["burst"], (a_day - pace) / np.sqrt(pace + 1.0)),
-        "seconds_since_last": np.where(as_ever, since, gap),
+        "txn_per_hour": min(alert["txn_per_hour"], an_hour),
+        "amount_per_hour": min(alert["amount_per_hour"], an_hour * amount),
+        "mean_amount_hour": amount if an_hour else 0.0,
+        "txn_per_day": min(alert["txn_per_day"], a_day),
+        "amount_per_day": min(alert["amount_per_day"], a_day * amount),
+        "mean_amount_day": amount if a_day else 0.0,
+        "burst": min(alert["burst"], (a_day - pace) / math.sqrt(pace + 1.0)),
+        "seconds_since_last": since if gap <= since <= LONG_SILENCE * gap else gap,
     }
 
 
 def _say_pace(alert: Alert) -> Said:
     in_hour, since = alert["txn_per_hour"], alert["seconds_since_last"]
-    pace = n24 = 0.0
-    if alert.full:
-        n24 = alert["txn_per_day"]
-        pace = float(_pace(np.float64(n24), np.float64(alert["burst"])))
-    pace_known = pace > 0.0
-    own = f", where this user makes {brief(pace)} a day" if pace_known else ""
+    n24, pace = (alert["txn_per_day"], _pace(alert)) if alert.full else (0.0, 0.0)
+    own = f", where this user makes {brief(pace)} a day" if pace else ""
     if in_hour >= 2.0:
         text = f"{counted(in_hour, 'transaction')} of this user in the hour before{own}"
-        return Said("txn_per_hour", in_hour, pace / 24.0 if pace_known else None, text, ("txn_per_hour", "burst"))
+        return Said("txn_per_hour", in_hour, pace / 24.0 if pace else None, text, ("txn_per_hour", "burst"))
     if n24 >= pace + 1.0:
         text = f"{counted(n24, 'transaction')} of this user in 24 hours before{own}"
-        return Said("txn_per_day", n24, pace if pace_known else None, text, ("burst", "txn_per_day"))
-    usual = DAY / pace if pace_known else None
+        return Said("txn_per_day", n24, pace if pace else None, text, ("burst", "txn_per_day"))
+    usual = DAY / pace if pace else None
     if not math.isfinite(since):
         return Said("seconds_since_last", None, usual, "the first transaction of this user", ("seconds_since_last",))
     text = f"{lasting(since)} after this user's last transaction"
@@ -211,20 +188,19 @@ def _say_pace(alert: Alert) -> Said:
     return Said("seconds_since_last", since, usual, text, ("seconds_since_last", "burst"))
 
 
-def _usual_place(alerts: Alerts) -> Usual:
+def _usual_place(alert: Alert) -> Usual:
     """As far from the centre as usual, and from there no faster than the usual way in the usual time."""
-    if not alerts.full:
+    if not alert.full:
         return {"location_changed": 0.0}
-    ratio, km, hop, speed = (alerts[name] for name in ("centre_ratio", "km_from_centre", "km_since_last", "speed"))
-    way = np.where(ratio > 0.0, km / ratio, 0.0)
-    pace = _pace(alerts["txn_per_day"], alerts["burst"])
+    ratio, km = alert["centre_ratio"], alert["km_from_centre"]
+    way = km / ratio if ratio else 0.0
     return {
         "location_changed": 0.0,
         "new_location": 0.0,
-        "km_since_last": np.minimum(hop, way),
-        "speed": np.minimum(speed, way * pace / 24.0),
-        "centre_ratio": np.minimum(ratio, 1.0),
-        "km_from_centre": np.where(ratio > 1.0, way, km),
+        "km_since_last": min(alert["km_since_last"], way),
+        "speed": min(alert["speed"], way * _pace(alert) / 24.0),
+        "centre_ratio": min(ratio, 1.0),
+        "km_from_centre": min(km, way),
     }
 
 
@@ -253,12 +229,13 @@ def _say_place(alert: Alert) -> Said:
     return Said("km_from_centre", km, usual, text, ("centre_ratio", "km_from_centre"))
 
 
-def _usual_merchant_frauds(alerts: Alerts) -> Usual:
-    none: dict[str, Floats | float] = dict.fromkeys(_MERCHANT_FRAUDS, 0.0)
-    none.update(run_days=NEVER, days_since_merchant_fraud=NEVER)
-    for span in ("week", "month"):
-        none[f"merchant_labels_{span}"] = alerts[f"merchant_labels_{span}"] - alerts[f"merchant_frauds_{span}"]
-    return none
+def _usual_merchant_frauds(alert: Alert) -> Usual:
+    """None of the frauds, and of its labels those that are left."""
+    return {
+        **_NO_FRAUDS,
+        "merchant_labels_week": alert["merchant_labels_week"] - alert["merchant_frauds_week"],
+        "merchant_labels_month": alert["merchant_labels_month"] - alert["merchant_frauds_month"],
+    }
 
 
 _MERCHANT_FRAUDS = (
@@ -266,6 +243,8 @@ _MERCHANT_FRAUDS = (
     *("merchant_risk_day", "merchant_risk_week", "merchant_risk_month", "merchant_labels_week"),
     *("merchant_labels_month", "run_days", "run_frauds", "run_genuine", "genuine_since", "days_since_merchant_fraud"),
 )
+
+_NO_FRAUDS = {**dict.fromkeys(_MERCHANT_FRAUDS, 0.0), "run_days": NEVER, "days_since_merchant_fraud": NEVER}
 
 
 def _say_merchant_frauds(alert: Alert) -> Said:
@@ -310,9 +289,9 @@ def _say_new_merchant(alert: Alert) -> Said:
     return Said("new_merchant", alert["new_merchant"] != 0.0, False, text, ("new_merchant",))
 
 
-def _usual_merchant_pace(alerts: Alerts) -> Usual:
-    a_day = alerts["merchant_per_month"] / 30.0
-    return {"merchant_per_day": np.rint(a_day), "merchant_per_week": np.rint(7.0 * a_day)}
+def _usual_merchant_pace(alert: Alert) -> Usual:
+    a_day = alert["merchant_per_month"] / 30.0
+    return {"merchant_per_day": round(a_day), "merchant_per_week": round(7.0 * a_day)}
 
 
 def _say_merchant_pace(alert: Alert) -> Said:
@@ -329,8 +308,8 @@ def _say_merchant_amounts(alert: Alert) -> Said:
     return Said("merchant_unusual", value, 0.0, text, ("merchant_unusual",))
 
 
-def _always(**usual: float) -> Callable[[Alerts], Usual]:
-    return lambda alerts: usual
+def _always(**usual: float) -> Callable[[Alert], Usual]:
+    return lambda alert: usual
 
 
 GROUPS = (

@@ -64,7 +64,10 @@ def plain_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def supervised(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     """A model of three tiers, at an operating point of the best hundredth of what it was trained on."""
     path = tmp_path_factory.mktemp("model") / "supervised.pkl"
-    assert train(["--tiers", "supervised", "--users", "600", "--days", "28", "--out", str(path)]) == 0
+    assert (
+        train(["--tiers", "supervised", "--label-delay", "3d", "--users", "400", "--days", "21", "--out", str(path)])
+        == 0
+    )
     model = load_model(path)
     model.operating_point = OperatingPoint(alert=0.2)
     return model
