@@ -54,6 +54,8 @@ _COLUMNS = {
     **{field.name: column for column, field in enumerate(FIELDS)},
     **{field.name: column - len(MODEL_FIELDS) for column, field in enumerate(MODEL_FIELDS)},
 }
+NUMBER_OF: dict[str, int] = {field.name: number for number, field in enumerate(ALL_FIELDS)}
+"""Where each field stands among all."""
 _KINDS: dict[str, Kind] = {field.name: field.kind for field in ALL_FIELDS}
 
 Effect = Literal["deny", "allow", "active", "shadow"]
