@@ -27,7 +27,7 @@ from dataflow import event_log, lifecycle
 from dataflow.child_processes import ChildProcesses
 from dataflow.connectors import kafka_source
 from dataflow.figures import Figures
-from dataflow.generate import early_start, longest, speed_of, start_of
+from dataflow.generate import DAY, early_start, longest, speed_of, start_of
 from dataflow.run_screen import alert_line, live_line, summary
 from dataflow.settings import Settings, UserError
 from dataflow.start_report import METRICS_ON
@@ -38,8 +38,9 @@ _log = logging.getLogger("redflag.run")
 
 DRAIN_SECONDS = 60.0  # how long, after the generator has ended, the detector may need for what is left
 RATE = 50.0  # transactions a second unless GENERATOR_RATE is set: enough that an alert comes every few seconds
-PEOPLE = 5_000  # unless GENERATOR_PEOPLE is set: their two weeks are decided in seconds, and fill every profile
+PEOPLE = 3_000  # unless GENERATOR_PEOPLE is set: their two weeks are decided in seconds, and fill every profile
 LABEL_DELAY = 10.0  # seconds unless GENERATOR_LABEL_DELAY is set
+PAST_LABEL_DELAY = 7 * DAY  # of the warm-up, in event time: what models are trained with unless told otherwise
 SHOWN_EVERY = 5.0  # seconds between two lines of progress where there is no terminal
 TUTORIAL_RULES = Path(__file__).parent / "rules-tutorial.toml"
 
@@ -98,14 +99,12 @@ def past_of(settings: Settings) -> Life | None:
     """The life that fills the profiles; None where that is switched off."""
     if not settings.generator_warm_up or settings.generator_people is None or settings.generator_start is None:
         return None
-    speed = speed_of(settings.generator_rate, settings.generator_people)
-    delay = settings.generator_label_delay
     return Life(
         seed=settings.generator_seed,
         people=settings.generator_people,
         days=settings.generator_warm_up,
         end=datetime.fromisoformat(settings.generator_start),
-        label_delay=None if delay is None else delay * speed,
+        label_delay=None if settings.generator_label_delay is None else PAST_LABEL_DELAY,
     )
 
 
@@ -192,7 +191,7 @@ def _start_detector(stack: ChildProcesses, settings: Settings, own_kafka: bool, 
     environ |= {"MODEL_FILE": str(settings.model_file), "RULES_FILE": str(settings.rules_file), "LOG_LEVEL": "info"}
     if not own_kafka:
         # The embedded broker forgets everything, so what belongs to it does not outlive it either.
-        environ |= {"RECOVERY_DIR": f"{scratch}/recovery", "RECOVERY_INTERVAL": "1"}
+        environ |= {"RECOVERY_DIR": f"{scratch}/recovery", "RECOVERY_INTERVAL": "10"}
     if "METRICS_ADDRESS" not in settings.given:
         environ["METRICS_ADDRESS"] = "127.0.0.1:0"  # one that a `make detect` beside us cannot have; it says which
     stack.start("detector", "dataflow.detect", **environ)
