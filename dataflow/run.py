@@ -37,6 +37,7 @@ from dataflow.warm_up import Life, warm_up
 _log = logging.getLogger("redflag.run")
 
 DRAIN_SECONDS = 60.0  # how long, after the generator has ended, the detector may need for what is left
+TRUTH_SECONDS = 3.0  # then, how long the truth: it is written with the transactions, but for those of others
 RATE = 50.0  # transactions a second unless GENERATOR_RATE is set: enough that an alert comes every few seconds
 PEOPLE = 3_000  # unless GENERATOR_PEOPLE is set: their two weeks are decided in seconds, and fill every profile
 LABEL_DELAY = 10.0  # seconds unless GENERATOR_LABEL_DELAY is set
@@ -159,14 +160,8 @@ def run(settings: Settings, duration: float | None, console: Console, environ: M
                 _watch(stack, tally, settings, console, lambda: stop.asked)
                 stack.stop("generator")
             generated = tally.generated()
-            deadline = time.monotonic() + DRAIN_SECONDS
-            while (
-                (tally.decided() < generated or not tally.judged())
-                and time.monotonic() < deadline
-                and not stack.ended("detector")
-            ):
-                for alert in tally.take(0.1):
-                    console.print(alert_line(alert), soft_wrap=True)
+            _await(lambda: tally.decided() >= generated, DRAIN_SECONDS, stack, tally, console)
+            _await(tally.judged, TRUTH_SECONDS, stack, tally, console)
             stack.stop("detector")
             tally.take(0.5)  # nothing may come any more: what does would be a decision too many
             generated = tally.generated()
@@ -253,6 +248,14 @@ def _watch(
             for alert in tally.take(0.2):
                 console.print(alert_line(alert), soft_wrap=True)
             show(live_line(tally, settings))
+
+
+def _await(is_done: Callable[[], bool], seconds: float, stack: ChildProcesses, tally: Tally, console: Console) -> None:
+    """Reads what the detector still decides, for so long at most."""
+    deadline = time.monotonic() + seconds
+    while not is_done() and time.monotonic() < deadline and not stack.ended("detector"):
+        for alert in tally.take(0.1):
+            console.print(alert_line(alert), soft_wrap=True)
 
 
 def _must_run(stack: ChildProcesses) -> None:

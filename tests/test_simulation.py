@@ -517,7 +517,7 @@ def test_the_people_of_a_history_go_on_with_their_cards_and_favourites(
     past, life = map(honest, past_and_life)
     habits = {(txn.user, txn.merchant) for txn in past}
     cards = {(txn.user, txn.device) for txn in past}
-    of_others = [(other.user, txn.merchant) for txn, other in zip(life, life[1:], strict=False)]
+    of_others = [(other.user, txn.merchant) for txn, other in pairwise(life)]
     known = mean((txn.user, txn.merchant) in habits for txn in life)
     assert known > 4 * mean(pair in habits for pair in of_others)
     by_card = [(txn.user, txn.device) in cards for txn in life if txn.device.startswith("card-")]
@@ -538,7 +538,7 @@ def test_what_chance_brings_to_a_life_that_goes_on_is_not_what_it_brought_before
 ) -> None:
     past, life = past_and_life
     known = {(txn.user, txn.device) for txn in past}
-    thieves = [txn for txn in by_scenario(life, "account_takeover") + by_scenario(life, "card_testing")]
+    thieves = list(by_scenario(life, "account_takeover") + by_scenario(life, "card_testing"))
     assert len(thieves) >= 5
     assert mean((txn.user, txn.device) in known for txn in thieves) < 0.2
     assert not {txn.transaction_id for txn in past} & {txn.transaction_id for txn in life}
