@@ -121,7 +121,7 @@ def stream(
         return (stamp(_tutorial(rng), at) for at in _paced(rng, stamp.start, rate))
     if people is None:
         return _Life(seed, people_for(rate), stamp, rate).stream(rate)
-    # Chance of its own: with that of `history` its first thefts would bring the devices of the history's first ones.
+    # Chance of its own, so that nothing of what the history drew comes a second time.
     return _Life(seed, people, stamp, rate, Random(f"{seed} {people} {stamp.start}")).stream(rate)
 
 
