@@ -41,6 +41,7 @@ class CurvePoint(msgspec.Struct, frozen=True, omit_defaults=True):
     precision: Interval | None = None  # these three only where labels are known
     recall: Interval | None = None
     money_caught: Interval | None = None  # share of the amounts of all frauds
+    model_precision: Interval | None = None  # of the model's own alerts; the figures above are of all, the rules' too
 
 
 class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True):

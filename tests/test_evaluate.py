@@ -14,8 +14,10 @@ from sklearn.metrics import roc_auc_score
 from dataflow.parsing import event_time
 from dataflow.simulation import history
 from tests.builders import DAY, iso
+from training.evaluate import decisions_table, table, weeks_table
 from training.evaluate import main as evaluate
-from training.evaluate import parse, read_labels, table
+from training.evaluate_options import parse
+from training.labels_file import read_labels
 from training.tiers import all_tiers
 
 BEGIN = datetime(2026, 1, 5, tzinfo=UTC).timestamp()
@@ -105,7 +107,7 @@ def test_a_line_says_who_when_how_much_what_it_was_and_what_each_tier_says(
     assert reader.fieldnames == [
         *("transaction_id", "user", "timestamp", "amount", "label"),
         *of_tiers,
-        *("score", "fraudulent", "reason"),
+        *("score", "fraudulent", "action", "reason"),
     ]
     rows = list(reader)
     for row, each in zip(rows, (each for each in past.rows if each.at >= TEST), strict=True):
@@ -137,7 +139,7 @@ def test_its_table_fits_80_columns(plain: tuple[str, dict[str, Any]]) -> None:
     assert max(map(len, lines)) <= 80
     (alerts,) = [line for line in lines if line.startswith("alerts a day")]
     assert alerts.split() == ["alerts", "a", "day", *["12,346", "±", "678"] * 4]
-    assert [line.count("0.123 ± 0.045") for line in lines].count(4) == 5
+    assert [line.count("0.123 ± 0.045") for line in lines].count(4) == 6
     assert " ".join(lines[1].split()) == "isolation"
     assert lines[2].split() == ["forest", "evidence", "feedback", "supervised"]
 
@@ -176,18 +178,24 @@ def test_no_label_of_the_future_moves_a_score(past: Past, plain: tuple[str, dict
     assert figures[0] < 0.6 * figures[1]
 
 
-def test_no_label_of_the_future_trains_a_model(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_label_of_the_future_trains_a_model_or_chooses_its_operating_point(
+    past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Likewise of transactions in the training window, where there is a model that learns from labels."""
     monkeypatch.setattr("training.tiers.FEWEST_FRAUDS", 10)
     late = [number for number, at in past.at.items() if at >= TEST - 7 * DAY]
-    scores = []
+    scores, points = [], []
     for turn in (False, True):
         changed: dict[str, tuple[bool, float] | None] = {
             number: (past.truth[number] != turn, END + DAY) for number in late
         }
         labels = str(past.labels(f"late-{turn}.csv", **changed))
-        scores.append(run(past, f"late-{turn}", "--labels", labels, "--tiers", "supervised")[0])
+        given = ("--labels", labels, "--tiers", "supervised", "--cost-of-alert", "10")
+        found, metrics = run(past, f"late-{turn}", *given)
+        scores.append(found)
+        points.append([(week["alert_threshold"], week["promised"]) for week in metrics["decisions"]["weeks"]])
     assert unlabelled(scores[0]) == unlabelled(scores[1])
+    assert points[0] == points[1]
 
 
 def test_labels_that_come_in_time_do_move_scores(past: Past, plain: tuple[str, dict[str, Any]]) -> None:
@@ -212,6 +220,94 @@ def test_the_decisions_are_counted_as_they_stand_in_the_scores(past: Past) -> No
     assert by_rule >= len(alerts)
     page = (past.folder / "kept" / "report.html").read_text()
     assert all(rule in page for rule in decisions["by_rule"])
+
+
+def counted(past: Past, alerts: list[str]) -> dict[str, float]:
+    """The figures of some alerts of the week, counted anew."""
+    frauds = [each for each in past.rows if each.at >= TEST and each.fraud]
+    hits = [each for each in frauds if each.transaction_id in set(alerts)]
+    return {
+        "alerts": len(alerts),
+        "precision": len(hits) / len(alerts),
+        "recall": len(hits) / len(frauds),
+        "money_caught": sum(each.amount for each in hits) / sum(each.amount for each in frauds),
+    }
+
+
+def test_alerts_of_rules_and_model_are_told_apart_and_together_known_cards_too(past: Past) -> None:
+    options = ["--labels", str(past.labels("apart.csv")), "--alerts-per-day", "20", "--block-precision", ".2"]
+    scores, metrics = run(past, "apart", *options)
+    decisions = metrics["decisions"]
+    rows = list(csv.DictReader(scores.splitlines()))
+    of_all = [row["transaction_id"] for row in rows if row["fraudulent"] == "1"]
+    of_model = [row["transaction_id"] for row in rows if "ML anomaly detection" in row["reason"].split(" | ")]
+    others = [row for row in rows if set(row["reason"].split(" | ")) - {"ML anomaly detection", ""}]
+    of_rules = [row["transaction_id"] for row in others]
+    assert 0 < len(of_rules) < len(of_all) < len(of_rules) + len(of_model)
+    for name, alerts in (("all", of_all), ("model_alone", of_model), ("rules_alone", of_rules)):
+        for figure, value in counted(past, alerts).items():
+            assert decisions[name][figure] == pytest.approx(value), (name, figure)
+    threshold = decisions["weeks"][0]["alert_threshold"]
+    assert set(of_model) == {row["transaction_id"] for row in rows if float(row["score_feedback"]) >= threshold}
+    assert {row["action"] for row in rows} <= {"approve", "review", "block"}
+    assert all((row["action"] != "approve") == (row["fraudulent"] == "1") for row in rows)
+    for kind, figures in decisions["by_scenario"].items():  # labels in a file name no scenario
+        assert kind
+        assert 0 <= figures["recall_rules"] <= figures["recall_all"] <= 1
+
+
+def test_the_promise_stands_beside_what_came_each_week(past: Past) -> None:
+    _, metrics = run(past, "weekly", "--weeks", "2", "--alerts-per-day", "20", history=past.labelled)
+    decisions = metrics["decisions"]
+    assert decisions["chosen_by"] == "--alerts-per-day 20"
+    first, second = decisions["weeks"]
+    assert first["alert_threshold"] != second["alert_threshold"]  # each chosen in its own window
+    for week in (first, second):
+        promised, came = week["promised"], week["came"]
+        assert promised["alerts_a_day"]["value"] <= 20
+        assert promised["alerts_a_day"]["low"] < 20 < promised["alerts_a_day"]["high"]
+        assert promised["recall"]["low"] < promised["recall"]["value"] < promised["recall"]["high"]
+        assert came["alerts_a_day"] == pytest.approx(20, rel=0.5)
+    alerts = first["came"]["alerts"] + second["came"]["alerts"]
+    assert alerts == decisions["all"]["alerts"]
+    page = (past.folder / "weekly" / "report.html").read_text()
+    assert "Promised" in page
+    console = Console(file=io.StringIO(), width=80)
+    console.print(decisions_table(metrics), weeks_table(metrics))
+    printed = console.file.getvalue().splitlines()
+    assert max(map(len, printed)) <= 80
+    assert any(f"{first['came']['alerts_a_day']:.1f}" in line for line in printed)
+    assert any(line.startswith("both: fraud_alerts") for line in printed)
+
+
+@pytest.mark.parametrize("option", [("--alert-rate", "0.02"), ("--precision", "0.3"), ("--cost-of-alert", "20")])
+def test_each_option_chooses_the_operating_point(past: Past, option: tuple[str, str]) -> None:
+    _, metrics = run(past, f"by{option[0]}", *option, history=past.labelled)
+    decisions = metrics["decisions"]
+    assert decisions["chosen_by"] == f"{option[0]} {float(option[1]):g}"
+    came = decisions["model_alone"]
+    if option[0] == "--alert-rate":
+        days = [each for each in past.rows if each.at >= TEST]
+        assert decisions["all"]["alerts"] == pytest.approx(0.02 * len(days), rel=0.4)
+    elif option[0] == "--precision":
+        assert came["precision"] == pytest.approx(0.3, abs=0.12)
+    assert came["alerts"] > 0
+
+
+def test_other_rules_decide_where_a_file_names_them(
+    past: Past, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[[rule]]\nid = "large"\nwhen = "amount > 300"\nreason = "large"\naction = "block"\n')
+    scores, metrics = run(past, "other", "--rules", str(rules), history=past.labelled)
+    assert list(metrics["decisions"]["by_rule"]) == ["large"]
+    rows = list(csv.DictReader(scores.splitlines()))
+    assert {row["action"] for row in rows} == {"approve", "block"}
+    assert all((row["action"] == "block") == (float(row["amount"]) > 300) for row in rows)
+    assert metrics["decisions"]["blocked"] == metrics["decisions"]["all"]
+    times = ["--train-from", iso(BEGIN), "--test-from", iso(TEST), "--test-until", iso(END), "--out", str(tmp_path)]
+    assert evaluate(["--history", str(past.labelled), *times, "--rules", "none.toml"]) == 2
+    assert "none.toml" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -250,6 +346,9 @@ def test_of_two_labels_of_a_transaction_the_last_counts(tmp_path: Path) -> None:
         (["--test-from", "tomorrow"], "ISO 8601"),
         (["--label-delay", "7"], "days such as 7d"),
         (["--weeks", "0"], "--weeks"),
+        (["--alerts-per-day", "0"], "--alerts-per-day"),
+        (["--alert-rate", "0.1", "--precision", "0.5"], "not allowed with argument"),
+        (["--precision", "0.999"], "reach"),
         (["--test-until", iso(BEGIN)], "must lie before"),
         (["--history", "no-such.csv"], "no-such.csv"),
         (["--train-from", iso(BEGIN - 90 * DAY), "--test-from", iso(BEGIN - 80 * DAY)], "cannot train"),

@@ -1,10 +1,10 @@
-"""The curves of the evaluation: each of the first alerts is a point, and the points are scikit-learn's."""
+"""The curves of the evaluation, whose points are scikit-learn's, and how far scores are from probabilities."""
 
 import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from training.measures import FIRST, POINTS, curves
+from training.measures import FIRST, POINTS, calibration_errors, curves, reliability
 
 
 def test_the_first_alerts_each_have_a_point_and_the_others_are_thinned_on_a_log_scale() -> None:
@@ -41,3 +41,26 @@ def test_all_points_are_those_of_scikit_learn_also_where_scores_are_equal() -> N
         (round(x, 9), round(y, 9)) for x, y in zip(rate, recall, strict=True)
     }
     assert len(precision) == len(np.unique(risk))  # all thresholds: these are few
+
+
+def test_the_calibration_error_of_true_chances_is_near_0_and_of_others_their_distance() -> None:
+    random = np.random.default_rng(5)
+    risk = random.beta(0.2, 5, 200_000)
+    fraud = random.random(len(risk)) < risk
+    assert all(error < 0.002 for error in calibration_errors(risk, fraud).values())
+    off = np.clip(risk + 0.05, 0, 1)
+    for error in calibration_errors(off, fraud).values():
+        assert error == pytest.approx(0.05, abs=0.003)
+
+
+def test_the_bins_are_tenths_of_the_scale_or_of_the_transactions() -> None:
+    risk = np.array([0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.95, 1.0])
+    fraud = np.arange(10) >= 7
+    widths = reliability(risk, fraud, equal_counts=False)
+    assert [(each.size, each.fraud_share) for each in widths] == [(8, 1 / 8), (2, 1.0)]
+    counts = reliability(risk, fraud, equal_counts=True)
+    assert [each.size for each in counts] == [1] * 10
+    assert [each.mean_score for each in counts] == risk.tolist()
+    errors = calibration_errors(risk, fraud)
+    assert errors["calibration_error"] == pytest.approx(0.8 * abs(0.045 - 0.125) + 0.2 * 0.025)
+    assert errors["calibration_error_equal_counts"] == pytest.approx((0.28 + 0.92 + 0.05) / 10)

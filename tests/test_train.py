@@ -1,5 +1,6 @@
 """Training: from a history to a model that the flow can load, the same again for the same seed."""
 
+import csv
 import json
 import re
 import subprocess
@@ -9,14 +10,18 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
-from builders import NOON, iso
+from builders import DAY, NOON, iso
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import average_precision_score
 
+from dataflow.rules import load_rules
 from dataflow.scoring import Columns, load_model
+from dataflow.settings import Settings
+from dataflow.simulation import history as simulate
 from training import train
 from training.fitting import bounded
-from training.history import read_history, replay
+from training.history import after, read_history, replay
+from training.operating_points import rule_alerts
 from training.tiers import TREES as TIER_TREES
 from training.train import main
 from training.train_options import TREES, parse
@@ -91,11 +96,12 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(tmp_path: P
     assert first.version == again.version != other.version
 
 
-def test_labels_of_a_history_are_measured_but_never_learned(tmp_path: Path) -> None:
+def test_the_lower_tiers_measure_the_labels_of_a_history_but_never_learn_them(tmp_path: Path) -> None:
     (tmp_path / "with").mkdir()
     (tmp_path / "without").mkdir()
-    labelled = load_model(trained(tmp_path / "with", "--history", str(history(tmp_path))))
-    unlabelled = load_model(trained(tmp_path / "without", "--history", str(history(tmp_path, fraud=False))))
+    given = ("--tiers", "feedback", "--history")
+    labelled = load_model(trained(tmp_path / "with", *given, str(history(tmp_path))))
+    unlabelled = load_model(trained(tmp_path / "without", *given, str(history(tmp_path, fraud=False))))
     later = labelled.metadata.metrics["later_data"]
     assert later["tiers"]["isolation_forest"]["roc_auc"] > 0.9
     assert later["labelled"]["fraud_share"] == pytest.approx(0.02)
@@ -146,6 +152,11 @@ def test_an_infinite_fact_trains_as_the_largest_finite_one_and_scores_as_that(tm
         (("--days", "0"), "--days"),
         (("--population", "martian"), "martian"),
         (("--nonsense",), "--nonsense"),
+        (("--alerts-per-day", "0"), "--alerts-per-day"),
+        (("--precision", "1.5"), "--precision"),
+        (("--alert-rate", "0.1", "--cost-of-alert", "3"), "not allowed with argument"),
+        (("--trees", "5", "--alerts-per-day", "9"), "--contamination"),
+        (("--rules", "none.toml", "--users", "5"), "none.toml"),
         (("--history", "there/is/none.csv"), "none.csv"),
         (("--history", "past.csv", "--users", "3"), "--users"),
         (("--label-column", "Class"), "--label-column"),
@@ -298,6 +309,144 @@ def test_what_it_prints_fits_80_columns(tmp_path: Path, capsys: pytest.CaptureFi
         assert re.search(rf"^ +{tier} +average precision \d\.\d+, ROC AUC \d\.\d+$", printed, re.MULTILINE), printed
 
 
+# ------------------------------------------------------------------------------------------------- the operating point
+
+
+def simulated(path: Path, days: float, turned_from: float = np.inf) -> Path:
+    """300 users of the simulation; labels of what lies after `turned_from`, in days, are the wrong way round."""
+    names = ("transaction_id", "timestamp", "user", "merchant", "amount", "location", "device", "txn_type")
+    names = (*names, "latitude", "longitude", "category")
+    rows = list(simulate(11, 300, days))
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow((*names, "fraud"))
+        for each in rows:
+            turn = each.at > rows[0].at + turned_from * DAY
+            writer.writerow((*(getattr(each, name) for name in names), int(each.fraud != turn)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def budgeted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of four weeks, for 30 alerts a day."""
+    folder = tmp_path_factory.mktemp("budgeted")
+    return trained(folder, "--history", str(simulated(folder / "past.csv", 28)), "--alerts-per-day", "30")
+
+
+def test_as_many_alerts_as_promised_come_on_a_later_part_of_the_simulation(budgeted: Path, tmp_path: Path) -> None:
+    model = load_model(budgeted)
+    assert model.metadata.tiers[-1] == "supervised"
+    point = model.operating_point
+    assert point.expected is not None
+    assert point.chosen_by == "--alerts-per-day 30"
+    assert point.expected.alerts_a_day.value == pytest.approx(30, rel=0.02)
+    past = read_history(simulated(tmp_path / "longer.csv", 35))
+    facts = list(replay(past, model.population, after(7 * DAY)))
+    end = facts[-1][0].transaction.at
+    later = [(each, known) for each, known in facts if each.transaction.at > end - 7 * DAY]
+    risk, anomaly = model.score(model.rows([known for _, known in later]))
+    of_rules = rule_alerts(load_rules(Settings().rules_file), [known for _, known in later])
+    came = point.alerts(risk, anomaly) | np.array(of_rules)
+    assert came.sum() / 7 == pytest.approx(30, rel=0.2)
+    fraud = np.array([each.fraud for each, _ in later], np.bool_)
+    for promised, found in (
+        (point.expected.precision, fraud[came].mean()),
+        (point.expected.recall, came[fraud].mean()),
+    ):
+        assert promised is not None
+        assert promised.low - 0.1 <= found <= promised.high + 0.1
+
+
+def test_labels_that_come_after_the_end_move_neither_model_nor_operating_point(budgeted: Path, tmp_path: Path) -> None:
+    path = simulated(tmp_path / "past.csv", 28, turned_from=21.1)
+    point = load_model(trained(tmp_path, "--history", str(path), "--alerts-per-day", "30")).operating_point
+    before = load_model(budgeted).operating_point
+    assert point.alert == before.alert
+    assert [each.threshold for each in point.curve] == [each.threshold for each in before.curve]
+    assert point.expected != before.expected  # what it promises of frauds is measured on these very labels
+
+
+def test_the_json_has_the_curve_and_the_summary_a_table_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = labelled_history(tmp_path / "past.csv")
+    out = trained(tmp_path, "--history", str(path), "--tiers", "feedback", "--precision", ".6")
+    said = capsys.readouterr().out
+    point = json.loads(out.with_suffix(".json").read_text())["operating_point"]
+    assert point["chosen_by"] == "--precision 0.6"
+    assert len(point["curve"]) > 20
+    assert {"threshold", "alerts_a_day", "precision", "recall", "money_caught"} <= set(point["curve"][9])
+    assert point["expected"]["model_precision"]["value"] >= 0.55
+    assert "by a model of the 1,200 before them" in point["measured_on"]
+    assert "money caught" in said
+    assert f">{point['alert']:8.4f}" in said
+    assert load_model(out).operating_point.alert == point["alert"]
+
+
+def test_a_forest_alone_keeps_its_own_verdict_and_has_a_curve(tmp_path: Path) -> None:
+    path = labelled_history(tmp_path / "past.csv")
+    model = load_model(trained(tmp_path, "--history", str(path), "--trees", "20"))
+    point = model.operating_point
+    assert point.of_forest
+    assert point.alert == model.threshold
+    assert point.expected is not None
+    assert point.expected.precision is not None
+    assert len(point.curve) > 20
+    rows = model.rows([facts for _, facts in replay(read_history(path))])
+    risk, anomaly = model.score(rows)
+    assert (point.alerts(risk, anomaly) == anomaly).all()
+    assert point.block is None
+
+
+@pytest.mark.parametrize("option", [("--precision", ".8"), ("--cost-of-alert", "5"), ("--block-precision", ".9")])
+def test_a_choice_that_needs_labels_is_refused_at_once_without_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: tuple[str, ...]
+) -> None:
+    path = history(tmp_path, fraud=False)
+    said = refusal(capsys, "--out", str(tmp_path / "m.pkl"), "--history", str(path), *option)
+    assert f"{option[0]} {float(option[1]):g}: needs labels" in said
+    assert "--alerts-per-day and --alert-rate work without" in said
+    assert not (tmp_path / "m.pkl").exists()
+
+
+def test_too_few_frauds_for_a_precision_leave_nothing_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = history(tmp_path)
+    said = refusal(capsys, "--out", str(tmp_path / "m.pkl"), "--history", str(path), "--precision", ".8")
+    assert "needs 10 known frauds" in said
+    assert "there are 2 and 98" in said
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["past.csv"]
+
+
+def test_where_nothing_later_can_be_measured_it_takes_the_training_scores_and_says_so(tmp_path: Path) -> None:
+    path = history(tmp_path, rows=2)
+    point = load_model(trained(tmp_path, "--history", str(path), "--tiers", "feedback")).operating_point
+    assert "the 2 transactions that it was trained on (only 1 transactions lie before the last quarter)" in (
+        point.measured_on
+    )
+
+
+def test_the_default_tier_gives_way_where_labels_are_too_few_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = trained(tmp_path, "--history", str(history(tmp_path)))
+    assert load_model(out).metadata.tiers[-1] == "feedback"
+    words = " ".join(capsys.readouterr().out.split())
+    assert "--tiers supervised, the default, was not to be had: 0 frauds among 0 labels known in time" in words
+    unlabelled = history(tmp_path, fraud=False)
+    out = trained(tmp_path, "--history", str(unlabelled), "--force")
+    assert load_model(out).metadata.tiers[-1] == "feedback"
+    assert "was not to be had" not in capsys.readouterr().out
+
+
+def test_rules_that_do_not_read_the_model_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[[rule]]\nid = "high"\nwhen = "amount > 400"\nreason = "high"\n')
+    trained(tmp_path, "--history", str(history(tmp_path)), "--trees", "5", "--rules", str(rules))
+    assert "reads model_alert" in " ".join(capsys.readouterr().out.split())
+
+
 # ----------------------------------------------------------------------------------------------------- labels by name
 
 
@@ -360,8 +509,9 @@ def test_make_train_refuses_and_takes_force(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "tiers", "trees", "users", "days"),
     [
-        ((), "feedback", None, 2000, 14),
+        ((), "supervised", None, 2000, 28),
         (("--tiers", "supervised"), "supervised", None, 2000, 28),
+        (("--tiers", "feedback"), "feedback", None, 2000, 14),
         (("--trees", "7"), "isolation_forest", 7, 2000, 14),
         (("--features", "amount"), "isolation_forest", 100, 2000, 14),
         (("--population", "tutorial"), "isolation_forest", 100, 57600, 0.0625),
@@ -380,11 +530,14 @@ def test_the_help_names_the_defaults_that_apply(
         parse(["--help"])
     said = " ".join(capsys.readouterr().out.split())
     for words in (
-        "default feedback, which needs no labels, but isolation_forest with --features, --trees or --population tutor",
+        "default supervised where the history has labels enough to learn from, else feedback; but isolation_forest "
+        "with --features, --trees or --population tutorial",
+        "where the model raises an alert; default --alert-rate 0.01",
+        "default 0.9 where labels allow it",
         f"of isolation_forest alone; default {TREES}; with other tiers it is always {TIER_TREES}",
         "of isolation_forest alone; default amount,txn_per_hour; other tiers have their own",
         "default 2000; with --population tutorial 57600",
-        "default 14; with --tiers supervised 28; with --population tutorial 0.0625",
+        "default 28 to learn from labels, else 14; with --population tutorial 0.0625",
         "a label comes; default 7d",
         "default: fraud, where there is one",
         "or auto; default 0.01",

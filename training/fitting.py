@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dataflow.profile import Population
+from dataflow.rules import RuleSet
 from dataflow.scoring import (
     ISOLATION_FOREST,
     Bools,
@@ -21,6 +22,7 @@ from dataflow.scoring import (
 from dataflow.settings import UserError
 from dataflow.tiers import TieredModel, needed
 from training.history import History, after, replay
+from training.operating_points import Scored, rule_alerts
 from training.tiers import FOREST_FEATURES, SUPERVISED_FEATURES, TooFewLabelsError, all_tiers
 from training.tiers import fit as fit_tiers
 from training.train_options import Options
@@ -35,10 +37,17 @@ class Replayed(NamedTuple):
     fraud: Bools  # (n,)
     labelled: Bools  # (n,), whether `fraud` is known
     times: Floats  # (n,), event times, ascending
+    amounts: Floats  # (n,)
+    by_rules: Bools  # (n,), alerts of the active rules without the model
 
     def part(self, which: slice) -> "Replayed":
         """Those of these places."""
-        return Replayed(self.rows[which], self.fraud[which], self.labelled[which], self.times[which])
+        columns: Any = [column[which] for column in self]
+        return Replayed(*columns)
+
+    def with_features(self, mine: Sequence[str], wanted: Sequence[str]) -> "Replayed":
+        """With other columns of features: some of those that it has."""
+        return self._replace(rows=np.ascontiguousarray(self.rows[:, [mine.index(name) for name in wanted]]))
 
     def window(self, source: str) -> Window:
         """From when to when, and how many."""
@@ -65,8 +74,10 @@ def features_of(options: Options) -> tuple[str, ...]:
     return tuple(needed(options.tiers, FOREST_FEATURES, SUPERVISED_FEATURES))
 
 
-def collect(history: History, options: Options, among_all: Population, tell: Callable[[float], None]) -> Replayed:
-    """Replays the history and keeps the model's columns: 4 bytes a value, whatever the history's length.
+def collect(
+    history: History, options: Options, among_all: Population, rules: RuleSet, tell: Callable[[float], None]
+) -> Replayed:
+    """Replays the history and keeps the model's columns, 4 bytes a value, and what the rules alone alert on.
 
     Labels come in with their delay where the model has tiers that read them. `tell` is told how much is done, 0 to 1.
 
@@ -77,11 +88,15 @@ def collect(history: History, options: Options, among_all: Population, tell: Cal
     blocks: list[Rows] = []
     truth: list[bytes] = []
     times: list[float] = []
+    amounts: list[float] = []
+    by_rules: list[bool] = []
     replaying = replay(history, among_all, None if options.tiers == [ISOLATION_FOREST] else after(options.label_delay))
     while batch := list(islice(replaying, BATCH)):
         blocks.append(columns([facts for _, facts in batch]))
         truth.append(bytes(2 if past.fraud is None else past.fraud for past, _ in batch))
         times += [past.transaction.at for past, _ in batch]
+        amounts += [past.transaction.amount for past, _ in batch]
+        by_rules += rule_alerts(rules, [facts for _, facts in batch])
         tell(history.progress)
     tell(1.0)
     count = sum(map(len, blocks))
@@ -89,7 +104,14 @@ def collect(history: History, options: Options, among_all: Population, tell: Cal
         msg = f"the history ({history.source}) holds {count} transactions: a model needs 2, and many to be good"
         raise UserError(msg)
     fraud = np.frombuffer(b"".join(truth), np.uint8)
-    return Replayed(np.concatenate(blocks), fraud == 1, fraud < 2, np.array(times))
+    return Replayed(
+        np.concatenate(blocks),
+        fraud == 1,
+        fraud < 2,
+        np.array(times),
+        np.array(amounts),
+        np.array(by_rules, np.bool_),
+    )
 
 
 def fit(replayed: Replayed, options: Options, among_all: Population, moment: float) -> Any:
@@ -164,6 +186,17 @@ def scores(model: Model | TieredModel, rows: Rows, tell: Callable[[float], None]
         )
         tell((begin + len(block)) / len(rows))
     return {tier: np.concatenate([block[tier] for block in blocks]) for tier in blocks[0]}
+
+
+def scored(model: Model | TieredModel, replayed: Replayed, tell: Callable[[float], None], measured_on: str) -> Scored:
+    """What an operating point is chosen on: the risk of the last tier, and what is known of the transactions."""
+    found = []
+    for begin in range(0, len(replayed.rows), BATCH):
+        found.append(model.score(np.ascontiguousarray(replayed.rows[begin : begin + BATCH])))
+        tell(min((begin + BATCH) / len(replayed.rows), 1.0))
+    risk, anomaly = (np.concatenate(part) for part in zip(*found, strict=True))
+    _, fraud, labelled, times, amounts, by_rules = replayed
+    return Scored(risk, anomaly, fraud, labelled, amounts, times, by_rules, measured_on)
 
 
 def figures(risks: dict[str, Floats], threshold: float, replayed: Replayed) -> dict[str, Any]:

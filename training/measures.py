@@ -15,6 +15,14 @@ FIRST = 100  # alerts of which each is a point of the curves
 POINTS = 300  # of a curve beyond them, evenly spaced on a log scale of alerts
 
 
+class Bin(NamedTuple):
+    """Transactions of like scores."""
+
+    mean_score: float
+    fraud_share: float
+    size: int  # of transactions
+
+
 class Measures(NamedTuple):
     """Of one model on one window."""
 
@@ -22,7 +30,7 @@ class Measures(NamedTuple):
     by_scenario: dict[str, dict[str, float]]  # recall at `ALERT_RATE`, share of users caught, days to detect
     precision_recall: list[tuple[float, float]]  # (recall, precision), see `curves`
     roc: list[tuple[float, float]]  # (false positive rate, recall), at the same thresholds
-    calibration: list[tuple[float, float, int]]  # (mean score, share of fraud, count)
+    calibration: list[Bin]  # of each tenth of the scale
 
 
 def measure(risk: Floats, fraud: Bools, at: Floats, users: "np.ndarray[Any, Any]", scenario: Sequence[str]) -> Measures:
@@ -36,6 +44,7 @@ def measure(risk: Floats, fraud: Bools, at: Floats, users: "np.ndarray[Any, Any]
         "card_precision_100": card_precision(risk, fraud, at, users, TOP),
         "fraud_share": float(fraud.mean()),
         "transactions": float(len(fraud)),
+        **calibration_errors(risk, fraud),
     }
     for wanted in FALSE_POSITIVE_RATES:
         figures[f"recall_at_{wanted:g}"] = float(np.interp(wanted, rate, recall))
@@ -57,7 +66,7 @@ def measure(risk: Floats, fraud: Bools, at: Floats, users: "np.ndarray[Any, Any]
             "users_caught": share,
             "days_to_detect": wait,
         }
-    return Measures(figures, by_scenario, *curves(risk, fraud), calibration(risk, fraud))
+    return Measures(figures, by_scenario, *curves(risk, fraud), reliability(risk, fraud, equal_counts=False))
 
 
 def card_precision(risk: Floats, fraud: Bools, at: Floats, users: "np.ndarray[Any, Any]", top: int) -> float:
@@ -100,14 +109,28 @@ def time_to_detect(alerted: Bools, fraud: Bools, at: Floats, users: "np.ndarray[
     return len(caught) / len(first), float(np.mean([(caught[user] - first[user]) / DAY for user in caught]))
 
 
-def calibration(risk: Floats, fraud: Bools, bins: int = 10) -> list[tuple[float, float, int]]:
-    """Mean score, share of fraud and count in each tenth of the scale."""
-    place = np.minimum((risk * bins).astype(int), bins - 1)
-    return [
-        (float(risk[place == n].mean()), float(fraud[place == n].mean()), int((place == n).sum()))
-        for n in range(bins)
-        if (place == n).any()
-    ]
+def reliability(risk: Floats, fraud: Bools, *, equal_counts: bool, bins: int = 10) -> list[Bin]:
+    """Mean score, share of fraud and count of each tenth: of the scale from 0 to 1, or of the transactions by score."""
+    if equal_counts:
+        order = np.argsort(risk, kind="stable")
+        parts = [part for part in np.array_split(order, bins) if len(part)]
+    else:
+        place = np.clip((risk * bins).astype(int), 0, bins - 1)
+        parts = [np.flatnonzero(place == number) for number in range(bins) if (place == number).any()]
+    return [Bin(float(risk[part].mean()), float(fraud[part].mean()), len(part)) for part in parts]
+
+
+def calibration_errors(risk: Floats, fraud: Bools) -> dict[str, float]:
+    """The expected calibration error: mean distance of score and share of fraud, of ten bins weighted by their counts.
+
+    Of bins of equal width (Naeini, Cooper and Hauskrecht, 2015) and of equal counts (Nguyen and O'Connor, 2015): frauds
+    are few, so that of ten equal widths the first holds nearly all.
+    """
+    found = {}
+    for name, equal in (("calibration_error", False), ("calibration_error_equal_counts", True)):
+        parts = reliability(risk, fraud, equal_counts=equal)
+        found[name] = sum(each.size * abs(each.mean_score - each.fraud_share) for each in parts) / max(len(risk), 1)
+    return found
 
 
 def curves(risk: Floats, fraud: Bools) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:

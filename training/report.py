@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from training.measures import Measures
+from training.operating_points import wilson
 
 Run = tuple[dict[str, Measures], str, int]  # measures of each tier, week, seed
 
 DECIDED = ("alerts", "alerts_a_day", "precision", "recall", "false_positive_rate")
+MONEY = ("money_caught_a_day", "money_missed_a_day", "money_caught")
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1f2933 }
@@ -43,20 +45,16 @@ def write_report(path: Path, metrics: dict[str, Any], runs: Sequence[Run]) -> No
         ),
         "<p>card_precision_100 is the handbook's card precision top 100; recall_at_x is at a false positive rate of x; "
         "alerts a day, users caught and days to detect are at 1 % false positives.</p>",
-        "<h2>What the rules decide</h2>",
-        f"<p>With rules {_text(metrics['decisions']['ruleset_version'])} and the highest tier's model of the first "
-        "seed; the rule of the model is one among them. A transaction may be the alert of several.</p>",
-        _table(
-            ("rule", *DECIDED),
-            [
-                (name, *(_number(float("nan") if row[n] is None else row[n]) for n in DECIDED))
-                for name, row in {"all": metrics["decisions"]["all"], **metrics["decisions"]["by_rule"]}.items()
-            ],
-        ),
+        *_decisions(metrics["decisions"]),
         "<h2>Precision and recall; ROC</h2>",
         _picture(_curves(measures)),
         "<h2>Calibration</h2>",
         _picture(_calibrations(measures)),
+        "<h3>Of the last tier, over all labelled transactions of the windows</h3>",
+        f"<p>Expected calibration error: {metrics['decisions']['calibration']['calibration_error']:.4f} in ten bins of "
+        f"equal width, {metrics['decisions']['calibration']['calibration_error_equal_counts']:.4f} in ten of equal "
+        "counts; the bars are 95 % intervals (Wilson).</p>",
+        _picture(_reliability(metrics["decisions"]["calibration"])),
         "<h2>By scenario</h2>",
     ]
     for tier, scenarios in metrics["by_scenario"].items():
@@ -85,6 +83,61 @@ def write_report(path: Path, metrics: dict[str, Any], runs: Sequence[Run]) -> No
     path.write_text(page + "\n".join(parts) + "</html>\n")
 
 
+def _decisions(decisions: dict[str, Any]) -> list[str]:
+    """What was decided at the operating point: in all, what was promised and what came, by rule, by scenario."""
+    columns = (*DECIDED, *MONEY)
+    kinds = ("rules_alone", "model_alone", "all", "blocked")
+    weeks = [
+        (
+            week["week"],
+            _number(week["alert_threshold"]),
+            *(
+                cell
+                for name in ("alerts_a_day", "precision", "recall", "money_caught")
+                for cell in (_interval(week["promised"].get(name)), _number(week["came"][name]))
+            ),
+        )
+        for week in decisions["weeks"]
+    ]
+    parts = [
+        "<h2>Decisions</h2>",
+        f"<p>With rules {_text(decisions['ruleset_version'])} and the models of the first seed, at the operating point "
+        f"{_text(decisions['chosen_by'])}; of all labelled transactions of the windows, those of known cards too. "
+        "“all” is what would go to fraud_alerts, by the rules or the model.</p>",
+        _table(("alerts of", *columns), [(kind, *(_number(decisions[kind][n]) for n in columns)) for kind in kinds]),
+        *(f"<p>{_text(note)}</p>" for note in decisions["notes"]),
+        "<h3>Promised, with 95 % intervals, and what came</h3>",
+        _table(
+            (
+                "window from",
+                "threshold",
+                "alerts a day",
+                "came",
+                "precision",
+                "came",
+                "recall",
+                "came",
+                "money",
+                "came",
+            ),
+            weeks,
+        ),
+        "<h3>By rule</h3><p>The rule of the model is one among them. A transaction may be the alert of several.</p>",
+        _table(
+            ("rule", *columns),
+            [(name, *(_number(row[n]) for n in columns)) for name, row in decisions["by_rule"].items()],
+        ),
+    ]
+    scenarios = decisions["by_scenario"]
+    if scenarios:
+        names = list(next(iter(scenarios.values())))
+        parts += [
+            "<h3>By scenario</h3>",
+            _table(("scenario", *names), [(k, *(_number(row[n]) for n in names)) for k, row in scenarios.items()]),
+        ]
+    return parts
+
+
 def _curves(measures: dict[str, Measures]) -> Any:
     figure, (left, right) = _figure(2)
     for tier, each in measures.items():
@@ -100,9 +153,27 @@ def _calibrations(measures: dict[str, Measures]) -> Any:
     figure, (axes,) = _figure(1)
     axes.plot((0, 1), (0, 1), color="#9aa5b1", linestyle="--")
     for tier, each in measures.items():
-        axes.plot([c[0] for c in each.calibration], [c[1] for c in each.calibration], marker="o", label=tier)
+        axes.plot(
+            [c.mean_score for c in each.calibration], [c.fraud_share for c in each.calibration], marker="o", label=tier
+        )
     axes.set(xlabel="mean score", ylabel="share of fraud")
     axes.legend(frameon=False)
+    return figure
+
+
+def _reliability(calibration: dict[str, Any]) -> Any:
+    """Share of fraud over mean score: in bins of equal width, and, on log scales, of equal counts."""
+    figure, axes = _figure(2)
+    for each, name in zip(axes, ("equal_widths", "equal_counts"), strict=True):
+        each.plot((1e-5, 1), (1e-5, 1), color="#9aa5b1", linestyle="--")
+        for part in calibration[name]:
+            share = wilson(part["fraud_share"] * part["size"], part["size"])
+            if share is not None:
+                each.plot((part["mean_score"],) * 2, (share.low, share.high), color="#9aa5b1")
+        points = [(part["mean_score"], part["fraud_share"]) for part in calibration[name]]
+        each.plot(*zip(*points, strict=True), "o", color="#c0392b")
+        each.set(xlabel=f"mean score, ten bins of {name.replace('_', ' ')}", ylabel="share of fraud")
+    axes[1].set(xscale="log", yscale="log")
     return figure
 
 
@@ -131,8 +202,14 @@ def _spread(figure: dict[str, float]) -> str:
     return f"{_number(figure['mean'])} ± {_number(figure['std'])}"
 
 
-def _number(value: float) -> str:
-    if math.isnan(value):
+def _interval(interval: dict[str, float] | None) -> str:
+    if interval is None:
+        return "-"
+    return f"{_number(interval['value'])} ({_number(interval['low'])} to {_number(interval['high'])})"
+
+
+def _number(value: float | None) -> str:
+    if value is None or math.isnan(value):
         return "-"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
 

@@ -3,7 +3,7 @@
 `python -m training.train` writes fraud_model.pkl, and beside it fraud_model.json (what it is, see `scoring.Metadata`)
 and fraud_model.png (how the scores are spread, and where the threshold lies). How good it is, is measured on time that
 lies after what was learned: a model of the same kind is fitted to the first three quarters of the transactions, and
-decides the last one. The model that is written is fitted to all of them.
+decides the last one; on that the operating point is chosen, too. The model that is written is fitted to all of them.
 """
 
 import hashlib
@@ -16,19 +16,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
-from itertools import chain, takewhile
+from itertools import chain, starmap, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from dataflow.operating_point import OperatingPoint
 from dataflow.profile import ANYONE, Population
-from dataflow.scoring import FORMAT, ISOLATION_FOREST, Floats, Metadata, Window, agrees, fingerprint
+from dataflow.rules import RuleSet, load_rules
+from dataflow.scoring import FORMAT, ISOLATION_FOREST, Metadata, Window, agrees, fingerprint
 from dataflow.settings import UserError
-from dataflow.tiers import SUPERVISED, TieredModel
+from dataflow.tiers import FEEDBACK, SUPERVISED, TieredModel
 from training.fitting import (
     BATCH,
     CannotFitError,
@@ -39,10 +41,22 @@ from training.fitting import (
     fit,
     iso,
     make_model,
+    scored,
     scores,
 )
 from training.history import DAY, History, Past, find_label_column, read_history
-from training.tiers import FEWEST_FRAUDS, MAX_SAMPLES, population
+from training.operating_point_report import draw, table, told
+from training.operating_points import (
+    FEWEST_TO_CARRY_OVER,
+    Note,
+    Scored,
+    carried_over,
+    choose,
+    need_labels,
+    part,
+    reads_model,
+)
+from training.tiers import FEWEST_FRAUDS, MAX_SAMPLES, all_tiers, population
 from training.tiers import TREES as TIER_TREES
 from training.train_options import Options, parse
 
@@ -70,14 +84,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             population=options.population,
             label_column=label_column,
         )
-        metadata = train(history, options, Console(stderr=True))
+        if options.history is not None and label_column is None:
+            need_labels(options.choice, str(options.history))
+            if options.tier_by_default:
+                options = options._replace(tiers=all_tiers(FEEDBACK))
+        trained = train(history, options, Console(stderr=True))
     except UserError as error:
         print(f"redflag: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("redflag: stopped, nothing was written", file=sys.stderr)
         return 130
-    print(summary(options, metadata))
+    print(summary(options, trained))
     return 0
 
 
@@ -96,7 +114,14 @@ def refuse_to_replace(out: Path) -> None:
             raise UserError(msg)
 
 
-def train(history: History, options: Options, console: Console) -> Metadata:
+class Trained(NamedTuple):
+    """What was written, and what the user should know of it."""
+
+    metadata: Metadata
+    notes: list[str]
+
+
+def train(history: History, options: Options, console: Console) -> Trained:
     """Replays, fits, measures, writes model, metadata and picture; the progress shows where the console is a terminal.
 
     The same history, options and library versions give the same pickle, byte for byte.
@@ -106,14 +131,12 @@ def train(history: History, options: Options, console: Console) -> Metadata:
     """
     import joblib
 
+    choice_notes: list[str] = []
     with _progress(console) as progress:
-        replayed, among_all = _replayed(history, options, progress)
+        rules = load_rules(options.rules)
+        replayed, among_all = _replayed(history, options, rules, progress)
         with _step(progress, "fit"):
-            try:
-                artifact = fit(replayed, options, among_all, replayed.times[-1])
-            except CannotFitError as error:
-                msg = f"--tiers {options.tiers[-1]}: {error}: {error.advice}"
-                raise UserError(msg) from None
+            artifact, options, replayed = _fit(replayed, options, among_all)
             buffer = io.BytesIO()
             joblib.dump(artifact, buffer)
             metadata = describe(buffer.getvalue(), options, replayed.window(history.source))
@@ -122,32 +145,54 @@ def train(history: History, options: Options, console: Console) -> Metadata:
                 msg = "compiled, the model scores otherwise than in scikit-learn, so nothing was written: report this"
                 raise UserError(msg)
         with _step(progress, "score the history") as tell:
-            risk = scores(model, replayed.rows, tell)[ISOLATION_FOREST]
+            whole = scored(model, replayed, tell, "")
+            forest = scores(model, replayed.rows, tell)[ISOLATION_FOREST]
+        later = score_later(history, options, replayed, metadata, rules, progress)
+        point = choose_point(later, whole, options, model.threshold, choice_notes.append)
         known = replayed.known_by(replayed.times[-1], options.label_delay)
         metrics = {
             "threshold": model.threshold,
             "training_data": {
-                "share_flagged": float(np.mean(risk > model.threshold)),
-                "score_quantiles": {f"{q:g}": float(np.quantile(risk, q)) for q in _QUANTILES},
+                "share_flagged": float(np.mean(forest > model.threshold)),
+                "score_quantiles": {f"{q:g}": float(np.quantile(forest, q)) for q in _QUANTILES},
                 "known_labels": int(known.sum()),
                 "known_frauds": int((known & replayed.fraud).sum()),
             },
-            "later_data": measure_later(history, options, replayed, metadata, progress),
+            "later_data": {"not_measured": later} if isinstance(later, str) else later.figures,
         }
-        metadata = msgspec.structs.replace(metadata, metrics=metrics)
+        metadata = msgspec.structs.replace(metadata, metrics=metrics, operating_point=point)
         with _step(progress, "write"):
-            write(options.out, buffer.getvalue(), metadata, picture(risk, model.threshold, replayed))
-    return metadata
+            write(options.out, buffer.getvalue(), metadata, picture(whole, point, options))
+    return Trained(metadata, [*notes_on(options, rules), *choice_notes])
 
 
-def measure_later(
-    history: History, options: Options, whole: Replayed, metadata: Metadata, progress: Progress
-) -> dict[str, Any]:
+def _fit(replayed: Replayed, options: Options, among_all: Population) -> tuple[Any, Options, Replayed]:
+    """What is fitted; and to which rows, by which options: without the supervised tier where it was but the default."""
+    try:
+        return fit(replayed, options, among_all, replayed.times[-1]), options, replayed
+    except CannotFitError as error:
+        if not options.tier_by_default or options.tiers[-1] != SUPERVISED:
+            msg = f"--tiers {options.tiers[-1]}: {error}: {error.advice}"
+            raise UserError(msg) from None
+        lower = options._replace(tiers=all_tiers(FEEDBACK), fallback=str(error))
+        return _fit(replayed.with_features(features_of(options), features_of(lower)), lower, among_all)
+
+
+class Later(NamedTuple):
+    """The last transactions of a history, scored by a model that was fitted to those before them."""
+
+    begin: int  # their place in the whole history
+    scored: Scored
+    figures: dict[str, Any]  # for the metadata: `window`, `fitted_to`, and see `fitting.figures`
+
+
+def score_later(
+    history: History, options: Options, whole: Replayed, metadata: Metadata, rules: RuleSet, progress: Progress
+) -> Later | str:
     """How a model that is fitted to the earlier transactions decides the later ones, `LATER` of all.
 
-    `window` and `fitted_to` say which these are; see `figures`. Nothing of the later part is known to that model: not
-    its labels, not its amounts; while it decides, labels come in with their delay, as they would live. Where it cannot
-    be fitted, `not_measured` says why.
+    Nothing of the later part is known to that model: not its labels, not its amounts; while it decides, labels come in
+    with their delay, as they would live. Where it cannot be fitted, this says why.
     """
     moment = float(np.quantile(whole.times, 1 - LATER, method="higher"))
     first = int(np.searchsorted(whole.times, moment))
@@ -157,23 +202,62 @@ def measure_later(
             raise CannotFitError(why, "take a longer history")
         replayed, among_all = whole, ANYONE
         if options.tiers != [ISOLATION_FOREST]:
-            replayed, among_all = _replayed(history, options, progress, moment)
+            replayed, among_all = _replayed(history, options, rules, progress, moment)
         earlier, later = replayed.part(slice(first)), replayed.part(slice(first, None))
         with _step(progress, "fit to the earlier part"):
             model = make_model(metadata, fit(earlier, options, among_all, moment))
     except CannotFitError as error:
-        return {"not_measured": str(error)}
+        return str(error)
+    window, fitted_to = later.window(history.source), earlier.window(history.source)
     with _step(progress, "score the later part") as tell:
         risks = scores(model, later.rows, tell)
-    return {
-        "window": later.window(history.source),
-        "fitted_to": earlier.window(history.source),
-        **figures(risks, model.threshold, later),
-    }
+        seen = scored(model, later, tell, f"{_span(window)}, by a model of the {fitted_to.rows:,} before them")
+    return Later(first, seen, {"window": window, "fitted_to": fitted_to, **figures(risks, model.threshold, later)})
+
+
+def choose_point(
+    later: Later | str, whole: Scored, options: Options, forest_threshold: float, note: Note
+) -> OperatingPoint:
+    """The operating point of the model that has scored the `whole` history to which it was fitted.
+
+    It is chosen on the later part, by the scores of the model of the earlier part, and carried over by the transactions
+    that neither model has learned from: those whose labels have not come by the end. Where there is no such model, it
+    is chosen on these alone, and where they are too few, on the training scores.
+
+    Raises:
+        UserError: the choice needs what the history does not have.
+    """
+    forest = forest_threshold if options.tiers == [ISOLATION_FOREST] else None
+    supervised = options.tiers[-1] == SUPERVISED
+    unseen = ~whole.labelled | (whole.times + options.label_delay > whole.times[-1])
+    if isinstance(later, Later):
+        chosen = choose(later.scored, options.choice, note, of_forest=forest)
+        shared = unseen[later.begin :] if supervised else np.ones(len(later.scored.risk), np.bool_)
+        if forest is not None or shared.sum() < FEWEST_TO_CARRY_OVER:
+            return chosen
+        return carried_over(chosen, later.scored.risk[shared], whole.risk[later.begin :][shared])
+    if supervised and unseen.sum() >= FEWEST_TO_CARRY_OVER:
+        rest = part(whole, unseen)
+        told = f"the {len(rest.risk):,} transactions whose labels had not come by the end ({later})"
+        return choose(rest._replace(measured_on=told), options.choice, note)
+    told = f"the {len(whole.risk):,} transactions that it was trained on ({later})"
+    if supervised:  # what it has learned by heart is no measure of its precision
+        whole = whole._replace(labelled=np.zeros(len(whole.risk), np.bool_))
+    return choose(whole._replace(measured_on=told), options.choice, note, of_forest=forest)
+
+
+def notes_on(options: Options, rules: RuleSet) -> list[str]:
+    """What else the user should know of these options."""
+    notes = []
+    if options.fallback:
+        notes.append(f"--tiers {SUPERVISED}, the default, was not to be had: {options.fallback}; so it is {FEEDBACK}")
+    if not reads_model(rules):
+        notes.append(f"no active rule of {options.rules} reads model_alert, so the model by itself alerts on nothing")
+    return notes
 
 
 def _replayed(
-    history: History, options: Options, progress: Progress, until: float = np.inf
+    history: History, options: Options, rules: RuleSet, progress: Progress, until: float = np.inf
 ) -> tuple[Replayed, Population]:
     """The history as rows, and what amounts are like among all before `until`, which a forest alone does not ask."""
     among_all = ANYONE
@@ -182,7 +266,7 @@ def _replayed(
             earlier = takewhile(lambda past: past.transaction.at < until, history)
             among_all = population(_watched(earlier, history, tell))
     with _step(progress, "replay the history") as tell:
-        return collect(history, options, among_all, tell), among_all
+        return collect(history, options, among_all, rules, tell), among_all
 
 
 def _watched(past: Iterable[Past], history: History, tell: Callable[[float], None]) -> Iterator[Past]:
@@ -222,28 +306,34 @@ def _hyperparameters(options: Options) -> dict[str, Any]:
     }
 
 
-def picture(risk: Floats, threshold: float, replayed: Replayed) -> bytes:
-    """A PNG of how the scores are spread, fraud apart where it is known, and of the threshold."""
+def picture(whole: Scored, point: OperatingPoint, options: Options) -> bytes:
+    """A PNG: how the risks of the training window are spread, fraud apart where it is known, and the point's curve."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
+    figure = Figure(figsize=(13, 4.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    axes, beside = figure.subplots(1, 2)
+    risk = whole.risk
     bins = np.linspace(risk.min(), max(risk.max(), risk.min() + 1e-6), 80).tolist()
     axes.hist(risk, bins, color="#9aa5b1", label=f"all {len(risk):,} transactions", log=True)
-    fraud = replayed.fraud & replayed.labelled
+    fraud = whole.fraud & whole.labelled
     if fraud.any():
         axes.hist(risk[fraud], bins, color="#c0392b", label=f"{int(fraud.sum()):,} known frauds", log=True)
-    flagged = float(np.mean(risk > threshold))
-    axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3f}: {flagged:.2%} above it")
+    share = float(np.mean(point.alerts(risk, whole.anomaly)))
+    axes.axvline(point.alert, color="black", linestyle="--", label=f"alerts from {point.alert:.3f}: {share:.2%}")
+    if point.block is not None:
+        axes.axvline(point.block, color="black", linestyle=":", label=f"blocks from {point.block:.3f}")
     axes.set(
-        xlabel="score of the Isolation Forest (higher is riskier)",
+        xlabel=f"risk ({options.tiers[-1]})",
         ylabel="transactions, log scale",
-        title=f"Scores over the training window, {iso(replayed.times[0])[:10]} to {iso(replayed.times[-1])[:10]}",
+        title=f"Risks over the training window, {iso(whole.times[0])[:10]} to {iso(whole.times[-1])[:10]}",
     )
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
+    draw(beside, point)
+    beside.set_title(f"What other thresholds would give; {point.chosen_by}")
+    for each in (axes, beside):
+        each.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
@@ -277,14 +367,15 @@ def write(out: Path, pickled: bytes, metadata: Metadata, png: bytes) -> None:
             path.unlink(missing_ok=True)
 
 
-def summary(options: Options, metadata: Metadata) -> str:
+def summary(options: Options, trained: Trained) -> str:
     """What was trained, for people, in lines of 80 columns."""
-    out, window, metrics = options.out, metadata.window, metadata.metrics
+    metadata = trained.metadata
+    out, window, metrics, point = options.out, metadata.window, metadata.metrics, metadata.operating_point
     on_training, later = metrics["training_data"], metrics["later_data"]
     parts = [
         ("features", ", ".join(metadata.features)),
         ("fitted to", f"all {_span(window)} ({window.source})"),
-        ("threshold", f"{metrics['threshold']:.4f}, {on_training['share_flagged']:.2%} of them above it"),
+        ("forest", f"threshold {metrics['threshold']:.4f}, {on_training['share_flagged']:.2%} of them above it"),
     ]
     frauds = on_training["known_frauds"]
     if SUPERVISED not in metadata.tiers and frauds >= FEWEST_FRAUDS and frauds < on_training["known_labels"]:
@@ -303,12 +394,24 @@ def summary(options: Options, metadata: Metadata) -> str:
         for tier, ranking in later.get("tiers", {}).items():
             figures = f"average precision {ranking['average_precision']:.3f}, ROC AUC {ranking['roc_auc']:.3f}"
             parts.append(("", f"{tier:<16} {figures}"))
-    parts.append(("beside it", f"{out.with_suffix('.json').name}, {out.with_suffix('.png').name}"))
+    curve: list[str] = []
+    if point is not None:
+        parts.append(("alerts", told(point)))
+        parts.append(("", f"as {point.measured_on}"))
+        curve = ["", *table(point), ""]
+    parts += [("note", note) for note in trained.notes]
+    beside = ("beside it", f"{out.with_suffix('.json').name}, {out.with_suffix('.png').name}")
     title = (
         f"{out}: {', '.join(metadata.tiers)}; {metadata.hyperparameters['trees']} isolation trees; version "
         f"{metadata.fingerprint[:12]}"
     )
-    return "\n".join([*_wrapped(title, "", "  "), *chain(*(_wrapped(t, f"  {n:<11}", " " * 13) for n, t in parts))])
+
+    def told_in_lines(name: str, text: str) -> list[str]:
+        return _wrapped(text, f"  {name:<11}", " " * 13)
+
+    return "\n".join(
+        [*_wrapped(title, "", "  "), *chain(*starmap(told_in_lines, parts)), *curve, *told_in_lines(*beside)]
+    )
 
 
 def _wrapped(text: str, first: str, others: str) -> list[str]:

@@ -9,10 +9,11 @@ from typing import NamedTuple, NoReturn
 
 from dataflow.features import FIELDS
 from dataflow.scoring import ISOLATION_FOREST, TIERS
-from dataflow.settings import UserError
+from dataflow.settings import Settings, UserError
 from dataflow.simulation import POPULATIONS
 from dataflow.tiers import FEEDBACK, SUPERVISED
 from training.history import DAY, LABEL_COLUMN_HELP
+from training.operating_points import Choice, add_arguments, option_given, read_choice
 from training.tiers import TREES as TIER_TREES
 from training.tiers import all_tiers
 
@@ -44,6 +45,10 @@ class Options(NamedTuple):
     population: str
     tiers: list[str]
     label_delay: float  # seconds
+    rules: Path  # whose alerts a budget counts, too
+    choice: Choice  # of the operating point
+    tier_by_default: bool  # the last tier was not named: where it cannot learn, the one below takes its place
+    fallback: str = ""  # why it has, if so
 
 
 def parse(argv: Sequence[str] | None) -> Options:
@@ -60,8 +65,8 @@ def parse(argv: Sequence[str] | None) -> Options:
     parser.add_argument(
         "--tiers",
         choices=[tiers[-1] for tiers in TIERS],
-        help=f"the last tier of the model; default {FEEDBACK}, which needs no labels, but {ISOLATION_FOREST} with "
-        f"--features, --trees or --population tutorial; {SUPERVISED} learns from labels",
+        help=f"the last tier of the model; default {SUPERVISED} where the history has labels enough to learn from, "
+        f"else {FEEDBACK}; but {ISOLATION_FOREST} with --features, --trees or --population tutorial",
     )
     parser.add_argument(
         "--trees",
@@ -90,6 +95,14 @@ def parse(argv: Sequence[str] | None) -> Options:
         help=f"how long after its transaction a label comes; default {LABEL_DELAY / DAY:g}d",
     )
     parser.add_argument("--seed", type=_whole(0, 2**32 - 1), default=SEED, metavar="N", help="default %(default)s")
+    parser.add_argument(
+        "--rules",
+        type=Path,
+        default=Settings().rules_file,
+        metavar="FILE",
+        help="whose alerts a budget counts, too; default: the rules that ship",
+    )
+    add_arguments(parser)
     simulated = parser.add_argument_group("simulated history")
     simulated.add_argument("--population", choices=POPULATIONS, help=f"default {POPULATIONS[0]}")
     simulated.add_argument(
@@ -102,15 +115,21 @@ def parse(argv: Sequence[str] | None) -> Options:
         "--days",
         type=_days,
         metavar="N",
-        help=f"default {DAYS:g}; with --tiers {SUPERVISED} {SUPERVISED_DAYS:g}; with --population tutorial "
+        help=f"default {SUPERVISED_DAYS:g} to learn from labels, else {DAYS:g}; with --population tutorial "
         f"{TUTORIAL_DAYS:g}",
     )
     given = parser.parse_args(argv)
     plain = given.features is not None or given.population == "tutorial" or given.trees is not None
-    last = given.tiers or (ISOLATION_FOREST if plain else FEEDBACK)
+    last = given.tiers or (ISOLATION_FOREST if plain else SUPERVISED)
     if last != ISOLATION_FOREST and (given.features is not None or given.trees is not None):
         parser.error(
             "argument --tiers: --features and --trees are for isolation_forest alone, the others fix their own"
+        )
+    option = option_given(given)
+    if last == ISOLATION_FOREST and option is not None:
+        parser.error(
+            f"argument {option}: {ISOLATION_FOREST} alone alerts where scikit-learn's own threshold lies, which "
+            "--contamination moves; an option of this kind is for the other --tiers"
         )
     if given.history is not None:
         for name in ("population", "users", "days"):
@@ -137,6 +156,9 @@ def parse(argv: Sequence[str] | None) -> Options:
         population=given.population or POPULATIONS[0],
         tiers=all_tiers(last),
         label_delay=given.label_delay,
+        rules=given.rules,
+        choice=read_choice(given),
+        tier_by_default=given.tiers is None and not plain,
     )
 
 
