@@ -153,6 +153,7 @@ class Supervised(NamedTuple):
     def fit(cls, facts: Rows, fraud: Bools, seed: int, jobs: int) -> "Supervised":
         """Fits both to all frauds and at most `GENUINE_KEPT` others, which are weighted for those left out."""
         from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+        from threadpoolctl import threadpool_limits
 
         frauds, genuine = np.flatnonzero(fraud), np.flatnonzero(~fraud)
         random = np.random.default_rng(seed)
@@ -173,7 +174,11 @@ class Supervised(NamedTuple):
             max_features=0.5,
             early_stopping=False,
             random_state=seed,
-        ).fit(learn, truth, sample_weight=weights)
+        )
+        # On a machine with other work, threads that wait for each other by spinning made this five times slower; and
+        # sums over threads differ in their last digits.
+        with threadpool_limits(1, user_api="openmp"):
+            boosting.fit(learn, truth, sample_weight=weights)
         return cls(forest, boosting)
 
     def raw(self, facts: Rows) -> Floats:
