@@ -21,11 +21,11 @@ from dataflow.settings import Settings, UserError
 from dataflow.simulation import history, to_json
 from dataflow.steps import Routed, written
 from dataflow.table import Table
-from dataflow.tiers import Tail, TieredModel
+from dataflow.tiers import ColdStart, Normal, Tail, TieredModel
 from dataflow.transaction import Transaction
 from tests.builders import message
 from training.history import Past, after, read_history, replay
-from training.tiers import population
+from training.tiers import calibrate, population
 from training.train import main as train
 
 DAY = 86_400.0
@@ -56,19 +56,93 @@ def picked(model: TieredModel, rows: np.ndarray, names: list[str]) -> np.ndarray
     return rows[:, [model.features.index(name) for name in names]]
 
 
+def warm(model: TieredModel, rows: np.ndarray) -> np.ndarray:
+    return rows[:, model.features.index("history")] >= 5
+
+
 def test_the_compiled_tiers_are_scikit_learns(model_file: Path, model: TieredModel, rows: np.ndarray) -> None:
     artifact = joblib.load(model_file)
-    finite = np.nan_to_num(rows, posinf=1e9)
+    finite = np.nan_to_num(rows, posinf=1e9)[warm(model, rows)]
     names = artifact["supervised_features"]
     forest = artifact["random_forest"].predict_proba(picked(model, finite, names))[:, 1]
     boosted = artifact["boosting"].predict_proba(picked(model, finite, names))[:, 1]
-    risk, anomaly = model.score(rows)
-    assert np.abs(risk - (forest + boosted) / 2).max() < 1e-5
+    risk, anomaly = model.score(finite)
+    calibrated = np.interp((forest + boosted) / 2, *artifact["calibration"])
+    # A score may be off by a float32's rounding, and a steep piece of the calibration makes more of that.
+    scores, probabilities = artifact["calibration"]
+    assert np.all(np.abs(risk - calibrated) < 1e-6 * (1 + np.max(np.diff(probabilities) / np.diff(scores))))
     isolation = artifact["forest"]
     assert np.array_equal(anomaly, isolation.predict(picked(model, finite, artifact["forest_features"])) == -1)
     assert risk.min() >= 0.0
     assert risk.max() <= 1.0
     assert model.agrees(artifact)
+
+
+def test_calibration_makes_probabilities_of_scores_and_keeps_their_order() -> None:
+    random = np.random.default_rng(5)
+    raw = random.beta(0.3, 6.0, 60_000)
+    truth = random.random(60_000) < raw**2
+    learn, test = slice(None, 30_000), slice(30_000, None)
+    for frauds in (None, 60):  # all of them: isotonic; few: Platt's
+        kept = np.ones(30_000, np.bool_)
+        if frauds is not None:
+            kept[np.flatnonzero(truth[learn])[frauds:]] = False
+        calibration = calibrate(raw[learn][kept], truth[learn][kept])
+        assert np.all(np.diff(calibration.scores) > 0)
+        assert np.all(np.diff(calibration.probabilities) > 0)
+        found = calibration(raw[test])
+        order = np.argsort(raw[test], kind="stable")
+        assert np.array_equal(order, np.argsort(found, kind="stable"))
+        if frauds is None:
+            top = raw[test] > 0.3
+            assert found[top].mean() == pytest.approx(truth[test][top].mean(), abs=0.03)
+            assert abs(raw[test][top].mean() - truth[test][top].mean()) > 0.1  # uncalibrated they said something else
+
+
+def test_scores_that_no_fraud_can_calibrate_stay_as_they_are() -> None:
+    raw = np.linspace(0.0, 1.0, 50)
+    assert np.array_equal(calibrate(raw, np.zeros(50, np.bool_))(raw), raw)
+    assert np.array_equal(calibrate(raw, np.arange(50) < 9)(raw), raw)
+
+
+@pytest.mark.parametrize("name", ["amount_to_largest", "new_device", "new_location", "centre_ratio", "unusual_day"])
+def test_what_needs_history_says_nothing_without_it(model: TieredModel, rows: np.ndarray, name: str) -> None:
+    column, history = model.features.index(name), model.features.index("history")
+    some = rows[warm(model, rows)][:200].copy()
+    raised = some.copy()
+    raised[:, column] = rows[:, column].max()
+    assert not np.array_equal(model.score(raised)[0], model.score(some)[0])
+    for seen in (0.0, 1.0, 4.0):
+        some[:, history] = raised[:, history] = seen
+        assert np.array_equal(model.score(raised)[0], model.score(some)[0])
+        assert np.array_equal(model.score(raised)[1], model.score(some)[1])
+
+
+def test_a_newcomers_amount_is_measured_by_all_users_amounts(model_file: Path, model: TieredModel) -> None:
+    normal = Normal(*joblib.load(model_file)["normal"])
+    cold_start = ColdStart(model.features, normal)
+    row = np.zeros((2, len(model.features)), np.float32)
+    places = {name: place for place, name in enumerate(model.features)}
+    row[:, places["amount"]] = normal.amount + 2 * normal.spread
+    row[:, places["amount_z"]] = 9.0
+    row[:, places["history"]] = [4.0, 5.0]
+    read = cold_start(row)
+    assert read[0, places["amount_z"]] == pytest.approx(2.0, abs=1e-4)
+    assert read[0, places["amount_z_above"]] == pytest.approx(2.0, abs=1e-4)
+    assert read[1, places["amount_z"]] == 9.0
+    assert row[0, places["amount_z"]] == 9.0  # what the rules read stays
+
+
+def test_newcomers_are_not_alerted_more_often_than_others_by_more_than_three_times(model: TieredModel) -> None:
+    past = read_history(None, seed=21, users=600, days=20)
+    rows = model.rows([facts for _, facts in replay(past, model.population, after(3 * DAY))])
+    new = ~warm(model, rows)
+    assert new.sum() > 2_000
+    for tier, risk in model.tiers(rows).items():
+        alerts = risk >= np.sort(risk)[-len(risk) // 100]
+        assert alerts[new].mean() <= 3 * alerts[~new].mean(), tier
+    _, anomaly = model.score(rows)
+    assert anomaly[new].mean() <= 3 * anomaly[~new].mean()
 
 
 def test_a_score_does_not_depend_on_its_batch(model: TieredModel, rows: np.ndarray) -> None:
