@@ -45,7 +45,8 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.txt requirements-build.txt
 $(MODEL): | $(VENV)/.compiled
 	$(BIN)/python -m training.train --out $(MODEL)
 
-run: $(VENV)/.compiled $(MODEL) ## broker, generator and detector, with alerts as they come (DURATION=20 ends it by itself)
+# For the tutorial's population it trains a model of its own.
+run: $(VENV)/.compiled $(if $(filter tutorial,$(GENERATOR_POPULATION)),,$(MODEL)) ## broker, generator and detector, with alerts as they come (DURATION=20 ends it by itself)
 	@$(BIN)/python -m dataflow.run $(if $(DURATION),--duration $(DURATION))
 
 test: $(VENV)/.dev $(VENV)/.compiled check ## lint, types, and all tests, on a real Apache Kafka where there is Java 17 and Maven

@@ -26,7 +26,7 @@ from dataflow.lifecycle import calm_collector
 from dataflow.live_rules import LiveRules
 from dataflow.record import Record, partition_key, source_key
 from dataflow.scoring import load_model
-from dataflow.settings import Settings
+from dataflow.settings import TUTORIAL_RULES, Settings
 from dataflow.steps import Steps, is_fraudulent, key_by_merchant, key_by_user
 from dataflow.transaction import Transaction
 from tests.builders import message
@@ -107,7 +107,8 @@ class Nowhere(FixedPartitionedSink[list[Record], int]):
 
 def in_bytewax(sent: Sequence[tuple[bytes, bytes]], model: Path, profiles: Literal["full", "basic"]) -> float:
     """µs of CPU time a transaction that the whole graph takes, without Kafka and without recovery."""
-    settings = Settings(profiles=profiles)
+    rules_file = TUTORIAL_RULES if profiles == "basic" else Settings().rules_file
+    settings = Settings(profiles=profiles, rules_file=rules_file)
     scorer, rules = load_model(model), LiveRules(settings.rules_file, check_every=1.0)
     now = int(time.time() * 1000)
     partitions: list[list[Message]] = [[] for _ in range(PARTITIONS)]

@@ -29,6 +29,7 @@ from benchmarks.stage import (
     transactions,
     write_forest,
 )
+from dataflow.settings import TUTORIAL_RULES, Settings
 from tests.kafka_server import KafkaServer
 
 TUTORIAL_SHARE = 200  # the tutorial's loop gets one transaction in so many
@@ -78,6 +79,9 @@ def _faust(job: Job) -> None:
     job.start(str(PEERS), "-m", "benchmarks.jobs.faust_app", "worker", "--loglevel", "warn", "--without-web")
 
 
+RULES = {"two": TUTORIAL_RULES, "default": Settings().rules_file}
+"""By model: like for like are the tutorial's four checks, which are what the others do."""
+
 ROWS = (
     Row("tutorial", "tutorial's loop: a message, a DataFrame, a predict", TUTORIAL_SHARE, _module("tutorial")),
     Row("stock_bytewax", "Bytewax, stock connectors, naive steps", 1, _stock),
@@ -111,6 +115,7 @@ def measure(count: int, rounds: int, rows: list[Row], scratch: Path) -> list[dic
                 environment = {
                     "MODEL_FILE": str(models[row.model]), "BENCH_FOREST": str(scratch / "forest.onnx"),
                     "BENCH_GROUP": name, "PROFILES": row.profiles, "RECOVERY_INTERVAL": "10",
+                    "RULES_FILE": str(RULES[row.model]),
                     "INTERPRETED": str(int(row.interpreted)),
                 }  # fmt: skip
                 job = Job(kafka.bootstrap, name, scratch, environment)

@@ -36,7 +36,7 @@ from dataflow.live_model import LiveModel
 from dataflow.live_rules import LiveRules
 from dataflow.rules import MODEL_FIELDS
 from dataflow.scoring import Scorer, load_model
-from dataflow.settings import Settings, UserError
+from dataflow.settings import TUTORIAL_RULES, Settings, UserError
 from dataflow.start_report import StartReport
 from dataflow.steps import (
     Routed,
@@ -166,9 +166,10 @@ def check_fields(settings: Settings, reader: Path, fields: Iterable[str]) -> Non
         sorted(set(fields) - BASIC - {field.name for field in MODEL_FIELDS}) if settings.profiles != "full" else []
     )
     if lacking:
+        without = f"RULES_FILE={TUTORIAL_RULES}" if reader == settings.rules_file else "a model without it"
         msg = (
             f"{reader} reads {', '.join(lacking)}, which PROFILES=basic does not keep: set PROFILES=full, with a "
-            "recovery directory of its own, or use a model and rules without it"
+            f"recovery directory of its own, or use {without}"
         )
         raise UserError(msg)
 

@@ -1,4 +1,4 @@
-"""Feedback: what an analyst found out about a transaction, as it arrives, and how it is parsed from a message."""
+"""Feedback: what an analyst found out about a transaction, as it arrives, and how it is told and parsed."""
 
 import math
 from typing import Final
@@ -34,7 +34,7 @@ class Feedback(msgspec.Struct, gc=False, frozen=True):
     message: Rejection | None = None  # as which its message goes to the dead letters if a step fails on it
 
 
-class _Wire(msgspec.Struct, gc=False):
+class _Wire(msgspec.Struct, gc=False, omit_defaults=True):
     transaction_id: Text
     user: Text
     merchant: Text
@@ -45,6 +45,14 @@ class _Wire(msgspec.Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(_Wire).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def feedback_to_json(
+    transaction_id: str, user: str, merchant: str, timestamp: str, fraud: bool, labelled_at: str
+) -> bytes:
+    """A label as a message of the feedback topic; both times in ISO 8601, `timestamp` that of the transaction."""
+    return _encode(_Wire(transaction_id, user, merchant, timestamp, fraud, labelled_at))
 
 
 def parse_feedback(

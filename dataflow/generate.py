@@ -1,48 +1,70 @@
 """The generator flow: simulated transactions out, and the truth about them to a topic of its own.
 
-`python -m bytewax.run dataflow.generate:flow` runs it with the `GENERATOR_*` settings.
+With a label delay an analyst's feedback comes too, late as the delay says. `python -m bytewax.run
+dataflow.generate:flow` runs it with the `GENERATOR_*` settings.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice, takewhile
 
 import bytewax.operators as op
+import msgspec
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import FixedPartitionedSource, Source, StatefulSourcePartition
 from bytewax.outputs import Sink
 
 from dataflow import lifecycle, metrics_server
 from dataflow.connectors.plain_sink import ProducerSink
+from dataflow.feedback import feedback_to_json
 from dataflow.settings import Settings, UserError
-from dataflow.simulation import Simulated, label_to_json, stream, to_json
+from dataflow.simulation import Simulated, label_to_json, natural_rate, stream, to_json
 
-MAX_BATCH = 1000  # transactions handed to the flow at once
+MAX_BATCH = 1000  # transactions handed to the flow at once, and labels
 TICK = timedelta(milliseconds=5)  # between batches at a high rate: fewer, larger ones cost less
 STOP_CHECK = timedelta(seconds=0.25)  # the longest sleep, so that a stop is noticed at any rate
 OVERTIME = timedelta(seconds=1)  # how long one that cannot keep up goes on after its duration
+DAY = 86_400.0
+FARTHEST_BACK = 30 * 365 * DAY  # where event time outruns the clock: the earliest start, in seconds before now
 
 KeyedBytes = tuple[bytes, bytes]
-Position = tuple[str, int]
+Position = tuple[str, int, int]
+
+
+class Labelled(msgspec.Struct, gc=False):
+    """An analyst has found out the truth about a transaction, at `at`: event time, seconds since 1970."""
+
+    txn: Simulated
+    at: float
+
+
+Event = Simulated | Labelled
 
 
 def build(
-    source: Source[Simulated],
+    source: Source[Event],
     transactions_sink: Sink[tuple[bytes | None, bytes]],
     labels_sink: Sink[tuple[bytes | None, bytes]],
+    feedback_sink: Sink[tuple[bytes | None, bytes]] | None = None,
 ) -> Dataflow:
-    """The graph: each simulated transaction as its producer would send it, and its truth, both keyed by user."""
+    """The graph: each simulated transaction as its producer would send it, its truth, and feedback, keyed by user."""
     flow = Dataflow("generate")
-    simulated = op.input("simulate_people", flow, source)
-    # Simulated
+    events = op.input("simulate_people", flow, source)
+    # Simulated | Labelled
 
-    transactions = op.flat_map_batch("encode_transactions", simulated, _transactions)
+    transactions = op.flat_map_batch("encode_transactions", events, _transactions)
     # (user, JSON of the transaction without the truth)
     op.output("write_transactions", transactions, transactions_sink)
 
-    labels = op.flat_map_batch("encode_labels", simulated, _labels)
+    labels = op.flat_map_batch("encode_labels", events, _labels)
     # (user, JSON of transaction_id, fraud, scenario)
     op.output("write_labels", labels, labels_sink)
+
+    if feedback_sink is not None:
+        feedback = op.flat_map_batch("encode_feedback", events, _feedback)
+        # (user, JSON of a label)
+        op.output("write_feedback", feedback, feedback_sink)
     return flow
 
 
@@ -56,10 +78,12 @@ def flow() -> Dataflow:
         source = SimulationSource(
             seed=settings.generator_seed,
             rate=settings.generator_rate,
-            start=_start(settings.generator_start),
+            start=start_of(settings),
             population=settings.generator_population,
+            people=_people(settings),
             count=settings.generator_count,
             duration=settings.generator_duration,
+            label_delay=settings.generator_label_delay,
         )
     except UserError as error:
         lifecycle.fail(error)
@@ -68,40 +92,94 @@ def flow() -> Dataflow:
         source,
         ProducerSink(settings, settings.transactions_topic),
         ProducerSink(settings, settings.labels_topic),
+        None if settings.generator_label_delay is None else ProducerSink(settings, settings.feedback_topic),
     )
 
 
-def _start(text: str | None) -> datetime | None:
+def start_of(settings: Settings) -> datetime | None:
+    """The event time that `GENERATOR_START` names, UTC without an offset; None where it names none.
+
+    Raises:
+        UserError: it is not a time.
+    """
+    text = settings.generator_start
     if text is None:
         return None
     try:
-        return datetime.fromisoformat(text)
+        start = datetime.fromisoformat(text)
     except ValueError as error:
         msg = f"GENERATOR_START={text!r} is wrong: it takes an ISO 8601 time; mend it in the environment or in .env"
         raise UserError(msg) from error
+    return start if start.tzinfo else start.replace(tzinfo=UTC)
 
 
-def _transactions(batch: list[Simulated]) -> list[KeyedBytes]:
-    return [(txn.user.encode(), to_json(txn)) for txn in batch]
+def _people(settings: Settings) -> int | None:
+    if settings.generator_people is not None and settings.generator_population == "tutorial":
+        msg = (
+            f"GENERATOR_PEOPLE={settings.generator_people} goes with the realistic population only: the tutorial has "
+            "three users; leave it out, or set GENERATOR_POPULATION=realistic"
+        )
+        raise UserError(msg)
+    return settings.generator_people
 
 
-def _labels(batch: list[Simulated]) -> list[KeyedBytes]:
-    return [(txn.user.encode(), label_to_json(txn)) for txn in batch]
+def speed_of(rate: float, people: int | None) -> float:
+    """How many seconds of event time go by in one on the wall, where so many people make `rate` transactions in it."""
+    return 1.0 if people is None else rate / natural_rate(people)
+
+
+def longest(speed: float) -> float:
+    """How many seconds the simulation can go on without a set start: where event time outruns the clock, a day."""
+    return min(DAY, FARTHEST_BACK / speed) if speed > 1 else float("inf")
+
+
+def early_start(now: datetime, speed: float, duration: float) -> datetime:
+    """An event time to start at, so that event time is not ahead of the clock when `duration` seconds are over."""
+    if speed <= 1:
+        return now
+    return (now - timedelta(seconds=speed * min(duration, longest(speed)))).replace(minute=0, second=0, microsecond=0)
+
+
+def _transactions(batch: list[Event]) -> list[KeyedBytes]:
+    return [(event.user.encode(), to_json(event)) for event in batch if isinstance(event, Simulated)]
+
+
+def _labels(batch: list[Event]) -> list[KeyedBytes]:
+    return [(event.user.encode(), label_to_json(event)) for event in batch if isinstance(event, Simulated)]
+
+
+def _feedback(batch: list[Event]) -> list[KeyedBytes]:
+    return [feedback_on(event.txn, event.at) for event in batch if isinstance(event, Labelled)]
+
+
+def feedback_on(txn: Simulated, at: float) -> KeyedBytes:
+    """User and message of the feedback topic: the truth about a transaction, found out at that event time."""
+    labelled_at = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+    return txn.user.encode(), feedback_to_json(
+        txn.transaction_id, txn.user, txn.merchant, txn.timestamp, txn.fraud, labelled_at
+    )
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class SimulationSource(FixedPartitionedSource[Simulated, Position]):
+class SimulationSource(FixedPartitionedSource[Event, Position]):
     """The simulated stream at the pace of its event times, `rate` a second; one part, so each comes once.
 
     Ends after `count` transactions, or with the last one whose event time lies less than `duration` seconds after the
     start, or when `stopping` says so. A rate beyond what the machine can do ends `OVERTIME` after the duration, with
     fewer transactions. Without `start` (no offset means UTC) event time begins when the part is built.
 
-    The state is the start and how many were handed out; resuming simulates those again to skip them: about 20 s for a
-    million.
+    With `people` so many live at their natural pace, and event time goes as much faster than the clock as `rate`
+    asks of them (`speed_of`). Where that is faster, event time begins without `start` as long ago as lets it not get
+    ahead of the clock, and the duration is `longest` at most.
+
+    With `label_delay` each transaction's truth follows it as `Labelled`, so many seconds on the wall later; which is
+    more of event time where that goes faster. What is not due when the stream ends never comes.
+
+    The state is the start, how many were handed out, and how many were labelled; resuming simulates those again to
+    skip them: about 20 s for a million.
     """
 
     def __init__(
@@ -111,17 +189,24 @@ class SimulationSource(FixedPartitionedSource[Simulated, Position]):
         rate: float,
         start: datetime | None = None,
         population: str = "realistic",
+        people: int | None = None,
         count: int | None = None,
         duration: float | None = None,
+        label_delay: float | None = None,
         stopping: Callable[[], bool] = lifecycle.stopping,
         clock: Callable[[], datetime] = _now,
     ):
         self._seed = seed
-        self._rate = rate
+        self._speed = speed_of(rate, people)
+        self._rate = rate / self._speed  # of event time
         self._population = population
+        self._people = people
         self._start = start if start is None or start.tzinfo else start.replace(tzinfo=UTC)
         self._count = count
         self._duration = duration
+        if start is None and self._speed > 1:
+            self._duration = min(longest(self._speed) if duration is None else duration, longest(self._speed))
+        self._label_delay = label_delay
         self._stopping = stopping
         self._clock = clock
 
@@ -131,65 +216,106 @@ class SimulationSource(FixedPartitionedSource[Simulated, Position]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: Position | None) -> "_Simulation":
         """Begins at the start, or after the transactions that were handed out before."""
-        begin, made = self._start or self._clock(), 0
+        made, labelled = 0, 0
         if resume_state is not None:
-            begin, made = datetime.fromisoformat(resume_state[0]), resume_state[1]
+            text, made, labelled = resume_state
+            begin = datetime.fromisoformat(text)
+        else:
+            begin = self._start or early_start(self._clock(), self._speed, self._duration or 0.0)
         # Timestamps have milliseconds: a start between two would blur what lies within the duration.
         begin = begin.replace(microsecond=begin.microsecond // 1000 * 1000)
-        transactions = stream(self._seed, self._rate, begin, self._population)
+        transactions = stream(self._seed, self._rate, begin, self._population, self._people)
         if self._count is not None:
             transactions = islice(transactions, self._count)
         if self._duration is not None:
-            end = begin.timestamp() + self._duration
+            end = begin.timestamp() + self._duration * self._speed
             transactions = takewhile(lambda txn: txn.at < end, transactions)
-        return _Simulation(transactions, begin, made, self._duration, self._stopping, self._clock)
+        return _Simulation(
+            transactions,
+            begin,
+            (made, labelled),
+            self._duration,
+            self._speed,
+            self._label_delay,
+            self._stopping,
+            self._clock,
+        )
 
 
-class _Simulation(StatefulSourcePartition[Simulated, Position]):
+class _Simulation(StatefulSourcePartition[Event, Position]):
     def __init__(
         self,
         transactions: Iterator[Simulated],
         begin: datetime,
-        made: int,
+        handed_out: tuple[int, int],
         duration: float | None,
+        speed: float,
+        label_delay: float | None,
         stopping: Callable[[], bool],
         clock: Callable[[], datetime],
     ):
         self._transactions = transactions
         self._begin = begin
-        self._made = made
+        self._made, self._labelled = handed_out
+        self._speed = speed
+        self._label_after = None if label_delay is None else label_delay * speed  # seconds of event time
         self._stopping = stopping
         self._clock = clock
-        self._next = next(islice(transactions, made, None), None)
+        self._unlabelled: deque[Simulated] = deque()
+        if self._label_after is None:
+            self._labelled = self._made
+        for _ in islice(transactions, self._labelled):
+            pass
+        self._unlabelled.extend(islice(transactions, self._made - self._labelled))
+        self._next = next(transactions, None)
         # The wall-clock time that event time `begin` falls on. A resumed one goes on where it was: no rush to catch up.
-        self._shift = clock() - begin
-        if made and self._next is not None:
-            self._shift -= timedelta(seconds=self._next.at - begin.timestamp())
-        self._give_up = None if duration is None else begin + self._shift + timedelta(seconds=duration) + OVERTIME
+        self._began = clock()
+        if self._made and self._next is not None:
+            self._began -= timedelta(seconds=(self._next.at - begin.timestamp()) / speed)
+        self._give_up = None if duration is None else self._began + timedelta(seconds=duration) + OVERTIME
         self._woken = clock()
 
-    def next_batch(self) -> list[Simulated]:
-        """The transactions that are due by now, at most `MAX_BATCH`."""
+    def next_batch(self) -> list[Event]:
+        """The transactions and labels that are due by now, at most `MAX_BATCH`, in the order of their times."""
         now = self._woken = self._clock()
         if self._next is None or self._stopping() or (self._give_up is not None and now >= self._give_up):
             raise StopIteration
-        due = (now - self._shift).timestamp()
-        batch: list[Simulated] = []
-        while self._next is not None and self._next.at <= due and len(batch) < MAX_BATCH:
-            batch.append(self._next)
-            self._next = next(self._transactions, None)
-        self._made += len(batch)
+        # Microseconds, as the clock has them: what is due at a millisecond is due then, and not a rounding later.
+        due = round(self._begin.timestamp() + (now - self._began).total_seconds() * self._speed, 6)
+        batch: list[Event] = []
+        while self._next is not None and len(batch) < MAX_BATCH:
+            label_at = self._label_due()
+            if label_at <= min(self._next.at, due):
+                batch.append(Labelled(self._unlabelled.popleft(), label_at))
+                self._labelled += 1
+            elif self._next.at <= due:
+                batch.append(self._next)
+                self._made += 1
+                if self._label_after is None:
+                    self._labelled += 1
+                else:
+                    self._unlabelled.append(self._next)
+                self._next = next(self._transactions, None)
+            else:
+                break
         return batch
+
+    def _label_due(self) -> float:
+        """When the next label comes, in event time: infinite if none waits."""
+        if self._label_after is None or not self._unlabelled:
+            return float("inf")
+        return self._unlabelled[0].at + self._label_after
 
     def next_awake(self) -> datetime | None:
         """When the next one is due; a little later at high rates, sooner if that is far away; None to end."""
         if self._next is None:
             return None
-        due = datetime.fromtimestamp(self._next.at, UTC) + self._shift
+        seconds = min(self._next.at, self._label_due()) - self._begin.timestamp()
+        due = self._began + timedelta(seconds=seconds / self._speed)
         if due < self._woken:  # a full batch: there is more
             return None
         return min(max(due, self._woken + TICK), self._woken + STOP_CHECK)
 
     def snapshot(self) -> Position:
-        """The start, and how many were handed out."""
-        return self._begin.isoformat(), self._made
+        """The start, how many were handed out, and how many of them labelled."""
+        return self._begin.isoformat(), self._made, self._labelled

@@ -10,7 +10,7 @@ from prometheus_client import Counter
 
 from dataflow.file_watch import FileWatch, Stamps
 from dataflow.rule_lists import ListFiles, Pause, no_pause, stamp
-from dataflow.rules import Rule, RuleSet, load_rules
+from dataflow.rules import Action, Rule, RuleSet, load_rules
 from dataflow.settings import UserError
 
 _log = logging.getLogger("redflag.rules")
@@ -24,6 +24,8 @@ HITS = Counter(
     "Transactions on which a rule fired; of allow and deny lists, those on them",
     ["rule", "mode"],
 )
+
+DECISIONS = Counter("redflag_decisions_total", "Decisions, by the action that they ask for", ["action"])
 
 WORK_SECONDS = 0.001
 """A load beside a flow pauses as long after so much work."""
@@ -94,6 +96,7 @@ class LiveRules(FileWatch):
             self._used = (found, *self._files.asked.values())
         self._files.forget_others()
         rules.count = self._count
+        rules.count_actions = _count_actions
         return rules
 
     def _stamps(self) -> Stamps:
@@ -125,3 +128,10 @@ class _Hits:
         if counter is None:
             counter = self._counters[key] = HITS.labels(*key)
         counter.inc(times)
+
+
+_DECISIONS: dict[Action, Counter] = {action: DECISIONS.labels(action) for action in ("approve", "review", "block")}
+
+
+def _count_actions(action: Action, times: int) -> None:
+    _DECISIONS[action].inc(times)

@@ -54,6 +54,8 @@ _COLUMNS = {
     **{field.name: column for column, field in enumerate(FIELDS)},
     **{field.name: column - len(MODEL_FIELDS) for column, field in enumerate(MODEL_FIELDS)},
 }
+NUMBER_OF: dict[str, int] = {field.name: number for number, field in enumerate(ALL_FIELDS)}
+"""Where each field stands among all."""
 _KINDS: dict[str, Kind] = {field.name: field.kind for field in ALL_FIELDS}
 
 Effect = Literal["deny", "allow", "active", "shadow"]
@@ -73,7 +75,7 @@ class Rule(NamedTuple):
     weight: float
     effect: Effect | Literal["off"]
     cooldown: float  # seconds; 0 without one
-    action: Action = "review"  # of an alert that it makes
+    action: Action = "review"  # what an alert of it asks for; of an allow list "approve"
 
 
 class Outcome(NamedTuple):
@@ -85,7 +87,7 @@ class Outcome(NamedTuple):
     shadow_rules: list[str]
     doubt: float  # product of 1 - weight over the active rules that fired: the score is 1 - doubt * (1 - the model's)
     cooldowns: Cooldowns  # of an alert: id and seconds of each rule that made it; empty where none has a cooldown
-    action: Action = "approve"  # of an alert the strictest of the rules that made it
+    action: Action = "approve"  # of an alert the strictest of what made it, "review" or "block"
 
 
 class _Template(NamedTuple):
@@ -121,7 +123,8 @@ class RuleSet:
     """The rules of one file, compiled to a few functions.
 
     `version` is a digest of the file and of the lists that it names: the same version decides the same way. `count`,
-    where it is set, hears once a batch how often each rule fired.
+    where it is set, hears once a batch how often each rule fired; `count_actions` how many decisions asked for each
+    action.
     """
 
     def __init__(
@@ -140,6 +143,7 @@ class RuleSet:
         self.files = files  # of the lists
         self.lists = lists
         self.count: Callable[[Rule, int], None] | None = None
+        self.count_actions: Callable[[Action, int], None] | None = None
         live = [(rule, code) for rule, code in zip(rules, compiled, strict=True) if rule.effect != "off"]
         self._live = [rule for rule, _ in live]
         shown = {name for rule, _ in live for name in _reason_format(rule.reason)[1]}
@@ -160,6 +164,8 @@ class RuleSet:
         masks = self._match(table)
         outcomes = [self._quiet] * len(masks)
         if not any(masks):
+            if self.count_actions is not None and masks:
+                self.count_actions("approve", len(masks))
             return outcomes
         templates = self._templates
         hits: dict[int, int] = {}
@@ -181,6 +187,13 @@ class RuleSet:
             for mask, times in hits.items():
                 for rule in (templates.get(mask) or self._template(mask)).fired:
                     self.count(rule, times)
+        if self.count_actions is not None:
+            actions: dict[Action, int] = {"approve": len(masks) - sum(hits.values())}
+            for mask, times in hits.items():
+                action = (templates.get(mask) or self._template(mask)).outcome.action
+                actions[action] = actions.get(action, 0) + times
+            for action, times in actions.items():
+                self.count_actions(action, times)
         return outcomes
 
     def matches(self, rows: Sequence[Facts]) -> list[int]:
@@ -516,7 +529,7 @@ def _text(path: Path, what: str, table: dict[str, Any], key: str, default: str |
 
 def _list_rule(path: Path, lists: Mapping[str, _List], effect: Effect, table: dict[str, Any]) -> Rule:
     what = f"[[{effect}]]"
-    _known_keys(path, what, table, ("field", "list", "reason"))
+    _known_keys(path, what, table, ("field", "list", "reason", *(("action",) if effect == "deny" else ())))
     field, name = _text(path, what, table, "field"), _text(path, what, table, "list")
     if name not in lists:
         msg = f"{path}: {what}: there is no list {name!r}{suggestion(name, lists)}: name it under [lists]"
@@ -526,7 +539,9 @@ def _list_rule(path: Path, lists: Mapping[str, _List], effect: Effect, table: di
         msg = f"{path}: {what}: field = {field!r} is wrong: it takes {', '.join(texts)}"
         raise UserError(msg)
     reason = _text(path, what, table, "reason", f"{field} {{{field}}} on {name}")
-    return Rule(f"{effect}_{name}_{field}", f"{field} in lists.{name}", reason, float(effect == "deny"), effect, 0.0)
+    action: Action = _action(path, what, table, "block") if effect == "deny" else "approve"
+    when, weight = f"{field} in lists.{name}", float(effect == "deny")
+    return Rule(f"{effect}_{name}_{field}", when, reason, weight, effect, 0.0, action)
 
 
 def _rule(path: Path, number: int, table: dict[str, Any]) -> Rule:
@@ -554,12 +569,19 @@ def _rule(path: Path, number: int, table: dict[str, Any]) -> Rule:
     if seconds > MAX_COOLDOWN:
         msg = f"{path}: {what}: cooldown = {cooldown!r} is wrong: it takes at most {MAX_COOLDOWN / 86_400:g}d"
         raise UserError(msg)
-    action = table.get("action", "review")
-    if action not in ("review", "block"):
-        msg = f'{path}: {what}: action = {_brief(action)} is wrong: it takes "review" or "block"'
-        raise UserError(msg)
+    action = _action(path, what, table, "review")
     when, reason = _text(path, what, table, "when"), _text(path, what, table, "reason")
     return Rule(name, when, reason, float(weight), effect, seconds, action)
+
+
+def _action(path: Path, what: str, table: dict[str, Any], default: Action) -> Action:
+    action = table.get("action", default)
+    if action == "review":
+        return "review"
+    if action == "block":
+        return "block"
+    msg = f'{path}: {what}: action = {_brief(action)} is wrong: it takes "review" or "block"'
+    raise UserError(msg)
 
 
 def _brief(value: Any) -> str:

@@ -1,6 +1,7 @@
 """The command line of the rules: checks a file before it counts, and lists what a rule may read."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from itertools import islice
@@ -11,9 +12,23 @@ from rich.table import Table
 from rich.text import Text
 
 from dataflow.features import FIELDS, Facts
+from dataflow.operating_point import MODEL_FIELD_NAMES
 from dataflow.rule_language import FUNCTIONS
-from dataflow.rules import ALL_FIELDS, MODEL_FIELDS, RuleSet, examine
+from dataflow.rules import ALL_FIELDS, RuleSet, examine
 from dataflow.settings import Settings, UserError
+
+OF_MODEL = frozenset(MODEL_FIELD_NAMES)
+OF_FEEDBACK = frozenset(
+    (
+        *("confirmed_frauds", "days_since_fraud", "card_frauds", "days_since_card_fraud"),
+        *("merchant_labels_week", "merchant_labels_month"),
+        *("merchant_frauds_day", "merchant_frauds_week", "merchant_frauds_month"),
+        *("merchant_risk_day", "merchant_risk_week", "merchant_risk_month"),
+        *("merchant_compromised", "run_days", "run_frauds", "run_genuine", "genuine_since"),
+        *("days_since_merchant_fraud", "days_since_merchant_genuine"),
+    )
+)
+"""The facts that come of feedback: a sample has none, so that it says nothing of them."""
 
 SAMPLE = 20_000
 """Transactions of the simulation, or of a history, on which the conditions are tried."""
@@ -92,23 +107,24 @@ def show_check(path: Path, history: Path | None, model: Path | None, console: Co
     rows, source, scored = sample(rules, history, model)
     hits = rules.matches(rows)
     table = Table(title=f"{path}: {len(rules.rules)} rules, version {rules.version}", title_justify="left")
-    for column in ("rule", "mode", "weight", "cooldown", "meets it"):
-        table.add_column(column, justify="left" if column in ("rule", "mode") else "right")
-    model_fields = {field.name for field in MODEL_FIELDS}
+    for column in ("rule", "mode", "action", "weight", "cooldown", "meets it"):
+        table.add_column(column, justify="left" if column in ("rule", "mode", "action") else "right")
     for rule, count, reads in zip(rules.rules, hits, rules.reads, strict=True):
-        tried = rule.effect != "off" and (scored or not reads & model_fields)
+        tried = rule.effect != "off" and (scored or not reads & OF_MODEL) and not reads & OF_FEEDBACK
         share = f"{count / len(rows):.3%}" if tried and rows else "not tried"
         cooldown = f"{rule.cooldown:g} s" if rule.cooldown else ""
-        table.add_row(rule.id, rule.effect, f"{rule.weight:g}", cooldown, share)
+        table.add_row(rule.id, rule.effect, rule.action, f"{rule.weight:g}", cooldown, share)
         # That a list has no one of the sample on it says nothing.
         if tried and rule.effect in ("active", "shadow") and count in (0, len(rows)):
             which = "none" if count == 0 else "every one"
             print(f"redflag: warning: {path}: rule {rule.id!r}: {which} of {source} meets it", file=sys.stderr)
     console.print(table)
-    if not scored and any(reads & model_fields for reads in rules.reads):
-        console.print(
-            Text("There is no model to try the others with: `make train`, or name one with --model."), soft_wrap=True
-        )
+    if not scored and any(reads & OF_MODEL for reads in rules.reads):
+        said = "There is no model to try those with that read it: `make train`, or name one with --model."
+        console.print(Text(said), soft_wrap=True)
+    if any(reads & OF_FEEDBACK for reads in rules.reads):
+        said = "Those that read feedback are tried by `python -m training.backtest` with --labels-after: here is none."
+        console.print(Text(said), soft_wrap=True)
     console.print(Text(f"Tried on {source}. The file is right."), soft_wrap=True)
     return 0
 
@@ -127,12 +143,14 @@ def sample(rules: RuleSet, history: Path | None, model: Path | None) -> tuple[li
     known = [facts for _, facts in islice(replay(past), skip, SAMPLE + skip)]
     source = f"{len(known):,} transactions ({past.source})"
     path = model or Settings.load().model_file
-    reads_model = any(reads & {field.name for field in MODEL_FIELDS} for reads in rules.reads)
+    reads_model = any(reads & OF_MODEL for reads in rules.reads)
     if not known or not reads_model or (model is None and not path.exists()):
-        return [(*facts[: len(FIELDS)], False, 0.0) for facts in known], source, False
+        unscored = (False, 0.0, False, math.inf, False, math.inf)  # no model, and so no alert of it
+        return [(*facts[: len(FIELDS)], *unscored) for facts in known], source, False
     from dataflow.scoring import load_model
 
     loaded = load_model(path)
     risks, anomalies = loaded.score(loaded.rows(known))
-    rows = [(*f, a, r) for f, a, r in zip(known, anomalies.tolist(), risks.tolist(), strict=True)]
+    of_model = loaded.operating_point.columns(risks, anomalies).values()
+    rows = [(*facts, *judged) for facts, judged in zip(known, zip(*of_model, strict=True), strict=True)]
     return rows, source, True

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataflow.features import FIELDS, Facts
+from dataflow.fraud_factors import CommonValues
 from dataflow.operating_point import OperatingPoint
 from dataflow.profile import ANYONE, Population
 from dataflow.settings import UserError
@@ -71,6 +72,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, Any]
     created_at: str
     operating_point: OperatingPoint | None = None  # not bound by the fingerprint: it is moved without training
+    common_values: CommonValues | None = None  # for explanations; of models trained before there is none
 
 
 class Tree(NamedTuple):

@@ -21,6 +21,10 @@ _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _HOST_AND_PORT = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:,\[\]]+):(\d{1,5})")
 
 
+TUTORIAL_RULES = Path(__file__).parent / "rules-tutorial.toml"
+"""The tutorial's four checks alone: what works with basic profiles, too."""
+
+
 class UserError(Exception):
     """A mistake the user can mend: one line that says what, where, and what to do; of several mistakes, a line each."""
 
@@ -61,6 +65,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     generator_seed: int = 42
     generator_population: str = "realistic"
     generator_start: str | None = None
+    generator_people: int | None = None
+    generator_label_delay: float | None = None
+    generator_warm_up: float = 14.0
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, dotenv: Path | None = DOTENV) -> "Settings":
@@ -260,6 +267,19 @@ TABLE: Sequence[Setting] = (
         "thousands of people with habits, or three without",
     ),
     Setting("GENERATOR_START", "generator_start", TEXT, "event time of the first transaction, ISO 8601"),
+    Setting(
+        "GENERATOR_PEOPLE", "generator_people", whole(100),
+        "how many people live, each at a natural pace: event time goes as fast as the rate asks of them; "
+        "else as many as the rate takes, at the pace of the clock",
+    ),
+    Setting(
+        "GENERATOR_LABEL_DELAY", "generator_label_delay", number(0.0),
+        "feedback on each transaction, so long after it, by the clock on the wall; else none", "s",
+    ),
+    Setting(
+        "GENERATOR_WARM_UP", "generator_warm_up", number(0.0),
+        "of `make run`: how much of people's life fills the profiles before the first live transaction", "days",
+    ),
 )  # fmt: skip
 """All settings but `KAFKA_CONFIG_*`."""
 

@@ -1,9 +1,10 @@
 """What happens: honest transactions of a population, and labelled fraud among them. Pure, seeded, in event-time order.
 
 `history` makes days of it for training, at the rhythm in which people live; `stream` makes an endless one at a set
-rate. Both are the same machine: arrivals at points in time, each by a person who is awake and not on the way; what
-follows from one (a second purchase on the same tour, the frauds with a stolen card) waits in a heap until it is due.
-Memory is bounded by that heap: a few days of fraud and an hour of shopping.
+rate, if asked to of the very people of a history. Both are the same machine: arrivals at points in time, each by a
+person who is awake and not on the way; what follows from one (a second purchase on the same tour, the frauds with a
+stolen card) waits in a heap until it is due. Memory is bounded by that heap: a few days of fraud and an hour of
+shopping.
 """
 
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ __all__ = [
     "Simulated",
     "history",
     "label_to_json",
+    "natural_rate",
     "people_for",
     "stream",
     "to_json",
@@ -65,6 +67,11 @@ _BREACH_VISITS = 0.82  # what such a merchant sees of an average one's visits: n
 _WARM_UP = 3 * DAY  # frauds that began so long before the start are under way when it comes
 
 
+def natural_rate(people: int) -> float:
+    """How many transactions a second so many people make at a natural pace, day and night, on average."""
+    return people * PER_DAY / DAY
+
+
 def people_for(rate: float) -> int:
     """How many people make `rate` transactions a second at a natural pace, within `PEOPLE`."""
     return min(max(round(rate * DAY / PER_DAY), PEOPLE[0]), PEOPLE[1])
@@ -86,28 +93,36 @@ def history(
     stamp = _Stamp(start, f"history {population} {seed} {users}")
     if _is_tutorial(population):
         rng = Random(seed)
-        times = _poisson(rng, stamp.start, stamp.start + days * DAY, users * PER_DAY / DAY)
+        times = _poisson(rng, stamp.start, stamp.start + days * DAY, natural_rate(users))
         return (stamp(_tutorial(rng), at) for at in times)
     return _Life(seed, users, stamp).history(days)
 
 
-def stream(seed: int, rate: float, start: datetime, population: str = "realistic") -> Iterator[Simulated]:
+def stream(
+    seed: int, rate: float, start: datetime, population: str = "realistic", people: int | None = None
+) -> Iterator[Simulated]:
     """Endless transactions, `rate` a second of event time: the i-th lies between start + i / rate and the next.
 
     People are as many as make the rate at a natural pace (`people_for`). Beyond 500,000 people the pace rises, and
     the frauds' own clock with it. Transaction ids depend on seed, rate and start, so two runs into one topic differ.
 
+    With `people` it is the life of the very people of `history(seed, people, ...)`, from `start` on, at the pace that
+    the rate asks of them; at `natural_rate(people)` that is their own. What chance decides is drawn anew.
+
     Raises:
-        ValueError: the rate is not positive, or there is no such population.
+        ValueError: the rate or the number of people is not positive, or there is no such population.
     """
-    if rate <= 0:
-        msg = f"rate={rate} must be positive"
+    if rate <= 0 or (people is not None and people < 1):
+        msg = f"rate={rate} and people={people} must be positive"
         raise ValueError(msg)
     stamp = _Stamp(start, f"stream {population} {seed} {rate}")
     if _is_tutorial(population):
         rng = Random(seed)
         return (stamp(_tutorial(rng), at) for at in _paced(rng, stamp.start, rate))
-    return _Life(seed, people_for(rate), stamp, rate).stream(rate)
+    if people is None:
+        return _Life(seed, people_for(rate), stamp, rate).stream(rate)
+    # Chance of its own, so that nothing of what the history drew comes a second time.
+    return _Life(seed, people, stamp, rate, Random(f"{seed} {people} {stamp.start}")).stream(rate)
 
 
 def _is_tutorial(population: str) -> bool:
@@ -171,12 +186,12 @@ class _Life:
     `pace` is how many times faster than naturally people of a stream live; delays within a story shrink with it.
     """
 
-    def __init__(self, seed: int, users: int, stamp: _Stamp, rate: float | None = None):
+    def __init__(self, seed: int, users: int, stamp: _Stamp, rate: float | None = None, rng: Random | None = None):
         self.people = Population(seed, users)
-        self.rng = Random(seed)
+        self.rng = rng or Random(seed)
         self.till = Till(self.people, self.rng)
         self.stamp = stamp
-        natural = users * PER_DAY / DAY
+        natural = natural_rate(users)
         self.pace = max(1.0, rate / natural) if rate else 1.0
         self._seed = seed
         self._due: list[tuple[float, int, Simulated]] = []
@@ -199,7 +214,7 @@ class _Life:
     def history(self, days: float) -> Iterator[Simulated]:
         rng, due, stamp = self.rng, self._due, self.stamp
         end = stamp.start + days * DAY
-        first_stops = self.people.size * PER_DAY / DAY * (1 - FRAUD_SHARE) / _PER_TOUR
+        first_stops = natural_rate(self.people.size) * (1 - FRAUD_SHARE) / _PER_TOUR
         for at in _poisson(rng, stamp.start, end, first_stops * PEAK_ACTIVITY):
             while due and due[0][0] <= at:
                 when, _, txn = heappop(due)

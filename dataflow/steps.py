@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from dataflow.cooldown import SUPPRESSED, RecentAlerts, note
 from dataflow.decision import Decision, Verdict, combined, to_json
 from dataflow.enriched import Lesson, Payment
+from dataflow.explanation import Explainer, Explanation
 from dataflow.faults import Guard
 from dataflow.features import observe_basic, observe_merchant, observe_user
 from dataflow.feedback import Feedback, parse_feedback
@@ -118,6 +119,7 @@ class Steps:
         """`clock`: the wall clock, seconds since 1970; what was not dated by the broker itself is held against it."""
         self._model = model
         self._rules = rules
+        self._explainer = Explainer(model)
         self._population = model.population
         self._clock = clock
         self._lead = settings.max_event_lead_seconds
@@ -211,10 +213,18 @@ class Steps:
         """Checks the rules and decides; a changed rules file counts from one batch to the next."""
         rules = self._rules.current()
         rules_version, model_version = rules.version, self._model.version
+        outcomes = rules.evaluate(table)
+        alerts = [place for place, outcome in enumerate(outcomes) if outcome.fraudulent]
+        why: dict[int, list[Explanation]] = {}
+        if alerts:
+            of_alerts = [outcomes[place] for place in alerts]
+            explained = self._explainer.explain(table.part(alerts), of_alerts, rules)
+            why = dict(zip(alerts, explained, strict=True))
         decisions = []
-        for txn, risk, threshold, (fraudulent, reasons, fired, shadow, doubt, cooldowns, action) in zip(
-            table.txns, table.column(RISK), table.column(THRESHOLD), rules.evaluate(table), strict=True
+        for place, (txn, risk, threshold, outcome) in enumerate(
+            zip(table.txns, table.column(RISK), table.column(THRESHOLD), outcomes, strict=True)
         ):
+            fraudulent, reasons, fired, shadow, doubt, cooldowns, action = outcome
             verdict = Verdict(
                 fraudulent,
                 reasons,
@@ -226,7 +236,7 @@ class Steps:
                 action,
                 combined(1.0, risk),
                 threshold,
-                UNSET,
+                why[place] if fraudulent else UNSET,
                 txn.transaction_id if txn.id_is_ours else UNSET,  # type: ignore[arg-type]
             )
             decisions.append(Decision(txn, verdict, cooldowns))

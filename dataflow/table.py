@@ -52,6 +52,20 @@ class Table:
         with np.errstate(over="ignore"):
             return self._numbers[:, [_PLACES[name] for name in names]].astype(np.float32, order="C")
 
+    def numbers(self) -> NDArray[np.float64]:
+        """All facts that are no texts, shape (rows, facts), in the order of `features.NUMBERS`."""
+        return self._numbers
+
+    def part(self, places: Sequence[int]) -> "Table":
+        """These transactions by themselves, with what is known of them."""
+        part = Table(
+            [self.txns[place] for place in places],
+            [self._last_locations[place] for place in places],
+            [self._packed[place] for place in places],
+        )
+        part._columns = {name: [values[place] for place in places] for name, values in self._columns.items()}
+        return part
+
     def rows(self) -> list[Facts]:
         """Each transaction's facts as a row, in the order of `features.FIELDS`; without the model's."""
         return [row(*each) for each in zip(self.txns, self._last_locations, self._packed, strict=True)]

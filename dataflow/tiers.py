@@ -3,11 +3,15 @@
 Tier 1, `evidence`, needs no labels: the Isolation Forest, and graded rules that say how rare a value is. Tier 2,
 `feedback`, adds what confirmed frauds say of the merchant. Nothing in these two is fitted to labels: pieces of
 evidence are combined by noisy-OR, 1 - product of (1 - weight x evidence). Tier 3, `supervised`, is the mean of the
-probabilities of a random forest and of gradient boosting. All trees are nodes of one ONNX graph.
+probabilities of a random forest and of gradient boosting, calibrated on labels that these two did not learn from. All
+trees are nodes of one ONNX graph.
+
+A user with fewer than `ENOUGH_HISTORY` transactions looks strange beside a past of one or two. What needs history is
+therefore read as the population's normal for such a user, in all tiers: see `ColdStart`.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,14 +35,81 @@ from dataflow.scoring import (
 
 EVIDENCE, FEEDBACK, SUPERVISED = "evidence", "feedback", "supervised"
 
-GRADED = ("amount", "amount_z", "txn_per_hour", "speed")
-"""The facts whose rarity is evidence by itself, each with the weight `RARE_WEIGHT`."""
-COMPROMISED = "merchant_compromised"
-FOREST_WEIGHT, RARE_WEIGHT, COMPROMISED_WEIGHT = 0.9, 0.3, 0.97
-RISK_WEIGHT = 0.02
+GRADED = ("amount_z", "txn_per_hour")
+"""The facts whose rarity is evidence by itself, each with the weight `RARE_WEIGHT`.
+
+With the amount and the speed among them, and a weight of .3, this tier ordered worse than the forest by itself on the
+simulation (average precision .291 to .313) and on synccfd (.510 to .522); so it is .315 and .526.
+"""
+COMPROMISED, RUN_FRAUDS = "merchant_compromised", "run_frauds"
+FOREST_WEIGHT, RARE_WEIGHT, COMPROMISED_WEIGHT = 0.9, 0.1, 0.97
+RISK_WEIGHT = 0.2
 """Of the forest's raw risk: it orders those of whom nothing else can be said."""
+FEW_FRAUDS = 1.5
+"""A run of n frauds counts for n / (n + this): after one, 2 to 40 % of a merchant's next transactions are frauds.
+
+At full weight these stood above all else: on the simulation feedback made the order worse (.266 to .291 without it).
+"""
 RARE_FROM, RARE_TO = 1.5, 3.5
 """Powers of ten: a value is no evidence where 1 in 32 reach it in training, and full evidence where 1 in 3,000 do."""
+
+
+ENOUGH_HISTORY = 5.0
+"""Earlier transactions from which a user's own past counts."""
+AMOUNT_FACTS = ("amount_z", "amount_z_above", "amount_ratio")
+"""Those that measure an amount by the user's own: without enough history it is measured by all users' amounts."""
+NEED_HISTORY = (
+    *("amount_to_largest", "unusual_day", "unusual_fortnight", "km_from_centre", "centre_ratio", "burst"),
+    *("new_merchant", "new_device", "new_location"),
+)
+"""Those that say nothing without enough history: they are then what is normal among all."""
+
+
+class Normal(NamedTuple):
+    """What is normal among all, learned from the training window."""
+
+    facts: dict[str, float]  # of each of `NEED_HISTORY`: the median of the users with enough history
+    amount: float  # mean of the amounts, and their standard deviation, both without the largest in a thousand
+    spread: float
+
+
+class ColdStart:
+    """Puts the population's normal in the place of what a user's history is too short to say."""
+
+    def __init__(self, features: Sequence[str], normal: Normal):
+        columns = {name: column for column, name in enumerate(features)}
+        self._history, self._amount = columns["history"], columns["amount"]
+        self._medians = [(columns[name], normal.facts[name]) for name in NEED_HISTORY if name in columns]
+        self._by_amount = [(columns[name], name) for name in AMOUNT_FACTS if name in columns]
+        self._normal = normal
+
+    def __call__(self, rows: Rows) -> Rows:
+        """The rows, of shape (n, features), as the tiers read them; those with enough history are left as they are."""
+        cold = rows[:, self._history] < ENOUGH_HISTORY
+        if not cold.any():
+            return rows
+        rows = rows.copy()
+        for column, median in self._medians:
+            rows[cold, column] = median
+        amount = rows[cold, self._amount]
+        z = (amount - self._normal.amount) / self._normal.spread if self._normal.spread > 0.0 else 0.0 * amount
+        ratio = amount / self._normal.amount if self._normal.amount > 0.0 else 1.0 + 0.0 * amount
+        measured = {"amount_z": z, "amount_z_above": np.maximum(z, 0.0), "amount_ratio": ratio}
+        for column, name in self._by_amount:
+            rows[cold, column] = measured[name]
+        return rows
+
+
+class Calibration(NamedTuple):
+    """A piecewise linear map from raw scores to probabilities, rising throughout, so that it changes no ranking."""
+
+    scores: Floats  # (k,), ascending, from 0 to 1
+    probabilities: Floats  # (k,), ascending
+
+    def __call__(self, raw: Floats) -> Floats:
+        """Probabilities of raw scores, each of shape (n,)."""
+        calibrated: Floats = np.interp(raw, self.scores, self.probabilities)
+        return calibrated
 
 
 class Tail:
@@ -74,6 +145,7 @@ class TieredModel:
         self.version = metadata.fingerprint[:12]
         self.population = Population(*artifact["population"])
         self.rows = Columns(self.features)
+        self._cold_start = ColdStart(self.features, Normal(*artifact["normal"]))
         columns = {name: column for column, name in enumerate(self.features)}
         forest_columns = np.array([columns[name] for name in artifact["forest_features"]])
         trees = [remapped(tree, forest_columns) for tree in isolation_trees(artifact["forest"])]
@@ -83,6 +155,7 @@ class TieredModel:
         self._forest_tail = Tail(*artifact["forest_tail"])
         self._tails = [(columns[name], Tail(*artifact["tails"][name])) for name in GRADED]
         self._compromised = columns[COMPROMISED] if FEEDBACK in metadata.tiers else -1
+        self._run_frauds = columns[RUN_FRAUDS] if FEEDBACK in metadata.tiers else -1
         nodes = [tree_ensemble(trees, "rows", "depths")]
         self._outputs = ["depths"]
         self._supervised = SUPERVISED in metadata.tiers
@@ -96,6 +169,7 @@ class TieredModel:
             )
             self._votes = float(len(forest.estimators_))
             self._baseline = float(np.ravel(artifact["boosting"]._baseline_prediction)[0])
+            self._calibration = Calibration(*artifact["calibration"])
             self._outputs += ["votes", "odds"]
             self.importance = dict(
                 zip(artifact["supervised_features"], map(float, forest.feature_importances_), strict=True)
@@ -105,11 +179,12 @@ class TieredModel:
     def score(self, rows: Rows) -> tuple[Floats, Bools]:
         """Scores rows of shape (n, len(features)), float32, n >= 0; gives (risk, anomaly), each of shape (n,).
 
-        risk: 0 to 1, of the highest tier. anomaly: exactly the Isolation Forest's `predict(rows) == -1`. No value
-        raises, and a row's score does not depend on the batch that it is in.
+        risk: 0 to 1, of the highest tier. anomaly: exactly the Isolation Forest's `predict(rows) == -1`, on the rows
+        as `ColdStart` leaves them. No value raises, and a row's score does not depend on the batch that it is in.
         """
         if not len(rows):
             return np.empty(0), np.empty(0, np.bool_)
+        rows = self._cold_start(rows)
         found = self._run(self._outputs, {"rows": rows})
         isolation, anomaly = self._isolation.of(found[0][:, 0], rows)
         if self._supervised:
@@ -118,6 +193,7 @@ class TieredModel:
 
     def tiers(self, rows: Rows) -> dict[str, Floats]:
         """The risk of each tier by itself, to compare them; the forest's own under `isolation_forest`."""
+        rows = self._cold_start(rows)
         found = self._run(self._outputs, {"rows": rows})
         isolation, _ = self._isolation.of(found[0][:, 0], rows)
         risks = {"isolation_forest": isolation, EVIDENCE: self.graded(isolation, rows, feedback=False)}
@@ -139,7 +215,8 @@ class TieredModel:
         forest = artifact["forest"]
         columns = np.array([self.features.index(name) for name in artifact["forest_features"]])
         rows = rows_at_splits([remapped(tree, columns) for tree in isolation_trees(forest)], len(self.features))
-        _, anomaly = self.score(rows)
+        found = self._run(self._outputs, {"rows": rows})
+        _, anomaly = self._isolation.of(found[0][:, 0], rows)
         if not np.array_equal(anomaly, forest.predict(picked(rows, artifact["forest_features"])) == -1):
             return False
         if not self._supervised:
@@ -164,14 +241,15 @@ class TieredModel:
         for column, tail in self._tails:
             doubt *= 1.0 - RARE_WEIGHT * tail.evidence(rows[:, column])
         if feedback:
-            doubt *= 1.0 - COMPROMISED_WEIGHT * rows[:, self._compromised].astype(np.float64)
+            frauds = rows[:, self._run_frauds].astype(np.float64)
+            compromised = rows[:, self._compromised].astype(np.float64) * frauds / (frauds + FEW_FRAUDS)
+            doubt *= 1.0 - COMPROMISED_WEIGHT * compromised
         risk: Floats = 1.0 - doubt
         return risk
 
     def _supervised_risk(self, votes: NDArray[Any], odds: NDArray[Any]) -> Floats:
         boosted = 1.0 / (1.0 + np.exp(-(odds.astype(np.float64) + self._baseline)))
-        risk: Floats = (np.clip(votes.astype(np.float64) / self._votes, 0.0, 1.0) + boosted) / 2.0
-        return risk
+        return self._calibration((np.clip(votes.astype(np.float64) / self._votes, 0.0, 1.0) + boosted) / 2.0)
 
 
 def remapped(tree: Tree, columns: NDArray[Any]) -> Tree:
@@ -222,9 +300,9 @@ def boosting_trees(boosting: Any) -> list[Tree]:
 
 def needed(tiers: Sequence[str], forest: Sequence[str], supervised: Sequence[str]) -> list[str]:
     """The features that a model of these tiers reads, each once, in a fixed order."""
-    names = [*forest, *GRADED]
+    names = [*forest, *GRADED, "amount", "history"]
     if FEEDBACK in tiers:
-        names.append(COMPROMISED)
+        names += [COMPROMISED, RUN_FRAUDS]
     if SUPERVISED in tiers:
         names += supervised
     return list(dict.fromkeys(names))

@@ -20,6 +20,10 @@ RESERVED = (
     "suppressed",
     "ruleset_version",
     "model_version",
+    "action",
+    "model_score",
+    "alert_threshold",
+    "explanation",
 )
 """The fields of a decision: an input that carries one cannot smuggle in a verdict, ours replaces it."""
 

@@ -15,15 +15,16 @@ from dataflow.detect import build, check_fields
 from dataflow.features import BASIC, FIELDS, USER_FIELDS, observe_basic, row, user_facts
 from dataflow.live_rules import LiveRules
 from dataflow.profile import HOUR, RECENT, BasicProfile, UserProfile
+from dataflow.rules import load_rules
 from dataflow.scoring import load_model
-from dataflow.settings import Settings, UserError
+from dataflow.settings import TUTORIAL_RULES, Settings, UserError
 from dataflow.steps import Routed
 from tests.builders import DAY, NOON, message, raw, split, txn
 from tests.test_live_rules import Running
 from tests.test_rules import rule
 from training.train import main as train
 
-SETTINGS = Settings(profiles="basic")
+SETTINGS = Settings(profiles="basic", rules_file=TUTORIAL_RULES)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,15 @@ def test_what_reads_other_facts_is_refused_at_the_start() -> None:
         check_fields(SETTINGS, Path("model.pkl"), ["run_days", "amount", "amount_z", "model_score"])
     check_fields(SETTINGS, Path("model.pkl"), [*BASIC, "model_score", "model_anomaly"])
     check_fields(Settings(), Path("model.pkl"), [field.name for field in FIELDS])
+
+
+def test_the_tutorials_rules_are_taken_and_the_line_that_refuses_the_default_ones_names_them() -> None:
+    check_fields(SETTINGS, TUTORIAL_RULES, load_rules(TUTORIAL_RULES).fields)
+    default = Settings().rules_file
+    with pytest.raises(UserError) as refused:
+        check_fields(Settings(profiles="basic"), default, load_rules(default).fields)
+    assert str(refused.value).startswith(f"{default} reads amount_ratio, ")
+    assert str(refused.value).endswith(f", or use RULES_FILE={TUTORIAL_RULES}")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 The long run is `make chaos`.
 """
 
-import time
 from pathlib import Path
 
 import pytest
@@ -96,7 +95,8 @@ def test_a_snapshot_without_a_flush_is_caught(tmp_path: Path, model_file: Path, 
     with chaos(tmp_path, model_file, mutant, KAFKA_CONFIG_LINGER_MS="60000") as made:
         made.wait_ready()
         made.feeder.release(500, 0.2)
-        time.sleep(4)
+        made.feeder.pause()
+        made.wait("snapshots of all of it", made.read_to_the_end)
         made.cluster.kill_all()
         counts = made.finish(8 if mutant else STUCK_SECONDS)
     assert (counts.lost > 0) is (mutant is not None), counts

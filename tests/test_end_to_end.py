@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -200,7 +201,13 @@ def test_make_runs_program_shows_decisions_and_a_summary_that_adds_up(model_file
     env = {k: v for k, v in os.environ.items() if k != "KAFKA_BROKERS"}
     result = subprocess.run(
         [sys.executable, "-m", "dataflow.run", "--duration", "5"],
-        env={**env, "MODEL_FILE": str(model_file), "GENERATOR_RATE": "100", "GENERATOR_SEED": "3"},
+        env={
+            **env,
+            "MODEL_FILE": str(model_file),
+            "GENERATOR_RATE": "100",
+            "GENERATOR_SEED": "3",
+            "GENERATOR_WARM_UP": "0.5",
+        },
         capture_output=True,
         text=True,
         timeout=120,
@@ -217,7 +224,13 @@ def test_make_runs_program_shows_decisions_and_a_summary_that_adds_up(model_file
         sum(int(rows[f"to {topic}"]) for topic in ("fraud_alerts", "classified_transactions", "invalid_transactions"))
         == 500
     )
-    assert "ALERT" in result.stdout
+    assert re.search(
+        r"Profiles of 2,000 people filled with 0.5 days of their life: [23],\d\d\d transactions", result.stdout
+    )
+    assert "REVIEW" in result.stdout
+    frauds, caught, missed = (int(rows[name].split(",")[0]) for name in ("frauds", "caught", "missed"))
+    assert frauds == caught + missed > 0
+    assert caught + int(rows["false alarms"]) == int(rows["to fraud_alerts"])
     assert result.stderr == ""
 
 

@@ -27,6 +27,7 @@ SCENARIO_RECALL = {
     "spending_burst": 0.5,  # .70
     "stolen_card": 0.4,  # .49
 }
+ALERTS_AS_PROMISED = 0.25
 DAYS_TO_DETECT = 0.5  # measured: .02 at most
 
 
@@ -59,6 +60,14 @@ def test_no_tier_ranks_worse_than_it_did(metrics: dict[str, Any], tier: str) -> 
     figures = metrics["tiers"][tier]
     for name, floor in FLOORS[tier].items():
         assert figures[name]["mean"] >= floor, (tier, name, figures[name]["mean"])
+
+
+def test_each_week_brings_about_as_many_alerts_as_its_operating_point_promised(metrics: dict[str, Any]) -> None:
+    weeks = metrics["decisions"]["weeks"]
+    assert len(weeks) == 2
+    for week in weeks:
+        promised, came = week["promised"]["alerts_a_day"]["value"], week["came"]["alerts_a_day"]
+        assert came == pytest.approx(promised, rel=ALERTS_AS_PROMISED), week
 
 
 def test_the_alerts_a_day_at_one_percent_of_false_positives_stay_few(metrics: dict[str, Any]) -> None:

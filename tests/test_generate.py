@@ -20,8 +20,9 @@ from confluent_kafka import Consumer, TopicPartition
 
 from dataflow import generate
 from dataflow.broker import EmbeddedBroker
-from dataflow.generate import MAX_BATCH, SimulationSource, build
-from dataflow.simulation import Simulated, label_to_json, stream, to_json
+from dataflow.feedback import Feedback, parse_feedback
+from dataflow.generate import MAX_BATCH, Event, Labelled, SimulationSource, build, feedback_on
+from dataflow.simulation import Simulated, label_to_json, natural_rate, stream, to_json
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 LONG_AGO = datetime(2026, 1, 5, tzinfo=UTC)
@@ -46,7 +47,7 @@ class Clock:
 class Generator:
     """A part of the source with its clock, driven the way Bytewax does it."""
 
-    def __init__(self, resume: tuple[str, int] | None = None, clock: Clock | None = None, **more: Any):
+    def __init__(self, resume: tuple[str, int, int] | None = None, clock: Clock | None = None, **more: Any):
         self.clock = clock or Clock()
         self.asked_to_stop = False
         settings = {"seed": 42, "rate": 10.0, "clock": self.clock, "stopping": lambda: self.asked_to_stop} | more
@@ -54,12 +55,12 @@ class Generator:
         assert source.list_parts() == ["everybody"]
         self.part = source.build_part("simulate_people", "everybody", resume)
 
-    def after(self, seconds: float) -> list[Simulated]:
+    def after(self, seconds: float) -> list[Event]:
         self.clock.advance(seconds)
         return self.part.next_batch()
 
-    def until_it_ends(self, limit: int = 10_000) -> list[Simulated]:
-        found: list[Simulated] = []
+    def until_it_ends(self, limit: int = 10_000) -> list[Event]:
+        found: list[Event] = []
         for _ in range(limit):
             try:
                 found += self.part.next_batch()
@@ -70,7 +71,7 @@ class Generator:
         raise AssertionError(msg)
 
 
-def simulated(count: int, seed: int = 42, rate: float = 10.0, start: datetime = NOON, **more: str) -> list[Simulated]:
+def simulated(count: int, seed: int = 42, rate: float = 10.0, start: datetime = NOON, **more: Any) -> list[Simulated]:
     return list(islice(stream(seed, rate, start, **more), count))
 
 
@@ -104,7 +105,9 @@ def test_what_is_due_comes_and_no_more() -> None:
 
 
 def test_without_a_start_event_time_begins_now() -> None:
-    assert Generator().after(1.0)[0].timestamp.startswith("2026-11-23T12:00:00.")
+    first = Generator().after(1.0)[0]
+    assert isinstance(first, Simulated)
+    assert first.timestamp.startswith("2026-11-23T12:00:00.")
 
 
 def test_a_start_sets_event_time_and_not_the_pace() -> None:
@@ -218,6 +221,109 @@ def test_a_resumed_one_has_the_rest_of_the_duration() -> None:
     assert handed_out + after.until_it_ends() == simulated(30)
 
 
+# People who live faster than the clock.
+
+PEOPLE = 864  # who make 0.03 transactions a second by themselves
+
+
+def test_so_many_people_live_at_their_own_pace_and_event_time_goes_as_fast_as_the_rate_asks() -> None:
+    generator = Generator(rate=30.0, people=PEOPLE, start=LONG_AGO)
+    expected = simulated(60, rate=natural_rate(PEOPLE), start=LONG_AGO, people=PEOPLE)
+    assert generator.after(1.0) == expected[:30]
+    assert generator.after(1.0) == expected[30:]
+    assert expected[-1].at - LONG_AGO.timestamp() == pytest.approx(2000, abs=40)
+
+
+def test_faster_people_wake_it_when_the_next_one_is_due() -> None:
+    generator = Generator(rate=3.0, people=PEOPLE, start=LONG_AGO)
+    (first,) = simulated(1, rate=natural_rate(PEOPLE), start=LONG_AGO, people=PEOPLE)
+    wait = (first.at - LONG_AGO.timestamp()) / 100
+    assert generator.part.next_awake() == min(NOON + timedelta(seconds=wait), NOON + timedelta(seconds=0.25))
+
+
+@pytest.mark.parametrize("rate", [30.0, 3000.0])
+def test_event_time_that_outruns_the_clock_begins_so_early_that_it_is_never_ahead(rate: float) -> None:
+    generator = Generator(rate=rate, people=PEOPLE, duration=20.0)
+    events = generator.until_it_ends()
+    assert len(events) == rate * 20
+    assert all(isinstance(event, Simulated) and event.at <= NOON.timestamp() for event in events)
+
+
+def test_it_ends_before_event_time_comes_to_the_clock_though_nobody_said_how_long() -> None:
+    generator = Generator(rate=30.0, people=PEOPLE)
+    assert generator.after(86_400.0 - 1.0)
+    generator.clock.advance(3.0)
+    with pytest.raises(StopIteration):
+        generator.part.next_batch()
+
+
+def test_a_resumed_one_goes_on_at_the_faster_pace() -> None:
+    before = Generator(rate=30.0, people=PEOPLE, start=LONG_AGO)
+    before.after(1.0)
+    clock = Clock()
+    clock.advance(3600)
+    after = Generator(resume=before.part.snapshot(), clock=clock, rate=30.0, people=PEOPLE)
+    resumed = after.after(1.0)
+    assert 30 <= len(resumed) <= 32
+    assert resumed == simulated(62, rate=natural_rate(PEOPLE), start=LONG_AGO, people=PEOPLE)[30 : 30 + len(resumed)]
+
+
+# An analyst's feedback.
+
+
+def told(events: list[Event]) -> tuple[list[Simulated], list[Labelled]]:
+    return [e for e in events if isinstance(e, Simulated)], [e for e in events if isinstance(e, Labelled)]
+
+
+def test_each_transaction_is_labelled_once_so_long_after_it_as_the_delay_says() -> None:
+    generator = Generator(label_delay=2.0)
+    txns, labels = told(generator.after(2.0))
+    assert (len(txns), labels) == (20, [])
+    more, labels = told(generator.after(1.0))
+    assert labels == [Labelled(txn, txn.at + 2.0) for txn in txns[:10]]
+    assert txns + more == simulated(30)
+
+
+def test_labels_and_transactions_come_in_the_order_of_their_times() -> None:
+    events = Generator(rate=100.0, label_delay=0.5, count=300).until_it_ends()
+    times = [event.at for event in events]
+    assert times == sorted(times)
+    assert len(told(events)[1]) == pytest.approx(250, abs=2)
+
+
+def test_where_event_time_goes_faster_a_label_is_as_much_later_in_it() -> None:
+    generator = Generator(rate=3.0, people=PEOPLE, start=LONG_AGO, label_delay=2.0)
+    txns, labels = told(generator.after(4.0))
+    assert len(labels) == pytest.approx(6, abs=1)
+    assert labels == [Labelled(txn, txn.at + 200.0) for txn in txns[: len(labels)]]
+
+
+def test_it_wakes_for_a_label_too() -> None:
+    generator = Generator(rate=0.5, label_delay=0.1)
+    (txn,) = simulated(1, rate=0.5)
+    generator.after(txn.at - NOON.timestamp())
+    assert generator.part.next_awake() == datetime.fromtimestamp(round(txn.at + 0.1, 3), UTC)
+
+
+def test_without_a_delay_nothing_is_labelled() -> None:
+    assert told(Generator(count=50).until_it_ends())[1] == []
+
+
+def test_a_resumed_one_labels_what_it_has_not_labelled_yet() -> None:
+    before = Generator(label_delay=2.0, count=100)
+    handed_out = before.after(5.0)
+    after = Generator(resume=before.part.snapshot(), label_delay=2.0, count=100)
+    assert handed_out + after.until_it_ends() == Generator(label_delay=2.0, count=100).until_it_ends()
+
+
+def test_feedback_is_what_the_flow_takes_for_a_label() -> None:
+    (txn,) = simulated(1)
+    txn.fraud = True
+    user, value = feedback_on(txn, txn.at + 60.0)
+    label = parse_feedback(value, user, 0, 0, int((txn.at + 60.0) * 1000))
+    assert label == Feedback(txn.transaction_id, txn.user, txn.merchant, txn.at, True, txn.at + 60.0)
+
+
 # The graph.
 
 
@@ -242,6 +348,20 @@ def test_the_simulation_runs_through_the_graph_once_on_any_number_of_workers(run
     expected = simulated(2500, seed=1, rate=10_000.0, start=LONG_AGO, population=kind)
     assert [value for _, value in transactions] == [to_json(txn) for txn in expected]
     assert [value for _, value in labels] == [label_to_json(txn) for txn in expected]
+
+
+@workers
+def test_feedback_goes_to_a_topic_of_its_own(run: Run) -> None:
+    txns = simulated(20)
+    events: list[Event] = [*txns, *(Labelled(txn, txn.at + 60.0) for txn in txns)]
+    transactions: list[Item] = []
+    labels: list[Item] = []
+    feedback: list[Item] = []
+    source = TestingSource(events, batch_size=7)
+    run(build(source, TestingSink(transactions), TestingSink(labels), TestingSink(feedback)))
+    assert transactions == [(txn.user.encode(), to_json(txn)) for txn in txns]
+    assert labels == [(txn.user.encode(), label_to_json(txn)) for txn in txns]
+    assert feedback == [feedback_on(txn, txn.at + 60.0) for txn in txns]
 
 
 def test_the_steps_are_named_after_what_they_do() -> None:
@@ -337,6 +457,26 @@ def test_a_signal_ends_the_program_gracefully(tmp_path: Path) -> None:
         labels = read(brokers, "transaction_labels", len(transactions))
     told = {json.loads(value)["transaction_id"] for _, value in transactions}
     assert told == {json.loads(value)["transaction_id"] for _, value in labels}
+
+
+def test_the_program_writes_feedback_where_a_delay_is_set(tmp_path: Path) -> None:
+    with embedded() as brokers:
+        wishes = {**WISHES, "GENERATOR_RATE": "500", "GENERATOR_LABEL_DELAY": "0.5"}
+        process = start(tmp_path, brokers, **wishes)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+        feedback = read(brokers, "fraud_feedback", 200)
+    expected = [feedback_on(txn, txn.at + 0.5) for txn in simulated(500, seed=9, rate=500.0, start=LONG_AGO)]
+    assert len(feedback) >= 200
+    assert set(feedback) <= set(expected)
+
+
+def test_people_go_with_the_realistic_population_only(tmp_path: Path) -> None:
+    process = start(tmp_path, "127.0.0.1:1", GENERATOR_POPULATION="tutorial", GENERATOR_PEOPLE="500")
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert errors.startswith("redflag: GENERATOR_PEOPLE=500 goes with the realistic population only")
+    assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(

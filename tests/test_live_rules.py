@@ -429,6 +429,20 @@ def test_hits_are_metrics_by_rule_and_mode(running: Running) -> None:
     assert (after[0] - before[0], after[1] - before[1]) == (3, 1)
 
 
+def test_decisions_are_a_metric_by_action_and_go_on_under_a_changed_file(running: Running) -> None:
+    def counted() -> list[float]:
+        return [metric("decisions_total", action=action) for action in ("approve", "review", "block")]
+
+    rows = [row(amount=amount) for amount in (5.0, 6.0, 7.0, 500.0, 2000.0)]
+    before = counted()
+    running.rules.current().evaluate(rows)
+    assert [a - b for a, b in zip(counted(), before, strict=True)] == [3, 2, 0]
+    running.write(HIGH + rule("huge", "amount > 1000", action="block"))
+    running.look(2)
+    running.rules.current().evaluate(rows)
+    assert [a - b for a, b in zip(counted(), before, strict=True)] == [6, 3, 1]
+
+
 # ---------------------------------------------------------------------------------------------------------- in a flow
 
 
@@ -454,6 +468,22 @@ def flow_decisions(
     else:
         cluster_main(flow, [], 0, worker_count_per_proc=workers)
     return [json.loads(record.value or b"") | {"_offset": record.offset} for record in written(decisions)]
+
+
+def test_a_decision_carries_its_action_and_a_changed_file_changes_it(running: Running, model: Model) -> None:
+    amounts = (5.0, 500.0, 2000.0)
+
+    def values() -> Iterator[bytes]:
+        for n, amount in enumerate(amounts):
+            yield raw("ann", amount=amount, n=n, at=NOON + n * MINUTE)
+        running.write(HIGH + rule("huge", "amount > 1000", action="block"))
+        running.look(2)
+        for n, amount in enumerate(amounts):
+            yield raw("ben", amount=amount, n=3 + n, at=NOON + n * MINUTE)
+
+    found = sorted(flow_decisions(running, model, values(), batch=3), key=lambda d: d["n"])
+    assert [d["action"] for d in found] == ["approve", "review", "review", "approve", "review", "block"]
+    assert [d["fraudulent"] for d in found] == [False, True, True] * 2
 
 
 def test_a_user_put_on_the_deny_list_while_it_is_quiet_is_denied_at_the_next_payment(

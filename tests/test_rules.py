@@ -20,10 +20,12 @@ from dataflow.rules import (
     examine,
     load_rules,
 )
-from dataflow.settings import Settings, UserError
+from dataflow.settings import TUTORIAL_RULES, Settings, UserError
 from tests.builders import txn
 
 BUILT_IN = Settings().rules_file
+FOUR_CHECKS = ["high_amount", "location_change", "flagged_merchant", "ml_anomaly"]
+LISTED = "[lists]\nbad = ['x']\n"
 RULE = '[[rule]]\nid = "{}"\nwhen = "{}"\nreason = "{}"\n'
 
 
@@ -74,14 +76,9 @@ def only(rules: RuleSet, **values: Any) -> Outcome:
 # ----------------------------------------------------------------------------------------------------------- meaning
 
 
-def test_the_built_in_rules_are_the_four_checks_in_their_order() -> None:
-    rules = load_rules(BUILT_IN)
-    assert [r.id for r in rules.rules if r.effect == "active"] == [
-        "high_amount",
-        "location_change",
-        "flagged_merchant",
-        "ml_anomaly",
-    ]
+def test_the_tutorials_rules_are_the_four_checks_in_their_order() -> None:
+    rules = load_rules(TUTORIAL_RULES)
+    assert [r.id for r in rules.rules if r.effect == "active"] == FOUR_CHECKS
     outcome = only(
         rules,
         amount=400.01,
@@ -99,6 +96,63 @@ def test_the_built_in_rules_are_the_four_checks_in_their_order() -> None:
         "ML anomaly detection",
     ]
     assert only(rules, amount=400.0) == Outcome(False, [], [], [], 1.0, ())
+
+
+def test_the_built_in_rules_begin_with_the_tutorials_as_they_are() -> None:
+    built_in, tutorial = load_rules(BUILT_IN), load_rules(TUTORIAL_RULES)
+    assert built_in.rules[: len(tutorial.rules)] == tutorial.rules
+    assert len(built_in.rules) > len(tutorial.rules)
+
+
+def test_an_alert_asks_for_the_strictest_action_of_the_rules_that_made_it(load: Any) -> None:
+    rules = load(
+        rule("asks", "amount > 10"),
+        rule("says_so", "amount > 20", action="review"),
+        rule("stops", "amount > 30", action="block"),
+        rule("in_shadow", "amount > 5", action="block", mode="shadow"),
+        rule("off", "amount > 5", action="block", mode="off"),
+    )
+    found = rules.evaluate([row(amount=amount) for amount in (5.0, 6.0, 11.0, 21.0, 31.0)])
+    assert [(o.fraudulent, o.action) for o in found] == [
+        (False, "approve"),
+        (False, "approve"),
+        (True, "review"),
+        (True, "review"),
+        (True, "block"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "action"), [("", "block"), ('action = "block"', "block"), ('action = "review"', "review")]
+)
+def test_a_deny_list_blocks_unless_it_says_otherwise_and_an_allow_list_approves(
+    load: Any, said: str, action: str
+) -> None:
+    rules = load(
+        "[lists]\nbad = ['eve']\ngood = ['ann', 'eve']",
+        f"[[deny]]\nfield = 'user'\nlist = 'bad'\n{said}\n[[allow]]\nfield = 'user'\nlist = 'good'",
+        rule("asks", "amount > 10"),
+        rule("stops", "amount > 30", action="block"),
+    )
+    assert [r.action for r in rules.rules] == [action, "approve", "review", "block"]
+    assert only(rules, user="eve", amount=1.0).action == action  # the deny list wins over the allow list
+    assert only(rules, user="eve", amount=40.0).action == "block"
+    assert only(rules, user="ann", amount=40.0).action == "approve"
+    assert only(rules, user="bob", amount=20.0).action == "review"
+
+
+def test_decisions_are_counted_by_action_once_a_batch(load: Any) -> None:
+    rules = load(rule("asks", "amount > 10"), rule("also", "amount > 15"), rule("stops", "amount > 30", action="block"))
+    counted: list[tuple[str, int]] = []
+    rules.count_actions = lambda action, times: counted.append((action, times))
+    rules.evaluate([row(amount=amount) for amount in (1.0, 2.0, 11.0, 16.0, 31.0)])
+    assert sorted(counted) == [("approve", 2), ("block", 1), ("review", 2)]
+    counted.clear()
+    rules.evaluate([row(amount=1.0)] * 3)
+    assert counted == [("approve", 3)]
+    counted.clear()
+    rules.evaluate([])
+    assert counted == []
 
 
 def test_reasons_and_ids_stand_in_the_order_of_the_file(load: Any) -> None:
@@ -439,6 +493,12 @@ def test_the_version_is_a_digest_of_the_file_and_its_lists(load: Any) -> None:
         (f"[[rule]]\nid='a'\nwhen='true'\nreason='x'\nweight=1{'0' * 6000}", "not a TOML file"),
         (f"[[rule]]\nid='a'\nwhen='true'\nreason='x'\nmode={list(range(99))}", "..."),
         (rule("a", mode="on"), "mode = 'on' is wrong: it takes active, shadow, off"),
+        (rule("a", action="approve"), 'action = \'approve\' is wrong: it takes "review" or "block"'),
+        (rule("a", action="Block"), "rule 'a': action = 'Block' is wrong"),
+        (rule("a", action=["block"]), "rule 'a': action = ['block'] is wrong"),
+        (rule("a", aktion="block"), "rule 'a' has an unknown key 'aktion', did you mean 'action'?"),
+        (LISTED + "[[deny]]\nfield='user'\nlist='bad'\naction='stop'\n", "[[deny]]: action = 'stop' is wrong"),
+        (LISTED + "[[allow]]\nfield='user'\nlist='bad'\naction='block'\n", "[[allow]] has an unknown key 'action'"),
         (rule("a", cooldown="10"), "cooldown = '10' is wrong"),
         (rule("a", cooldown=600), "cooldown = 600 is wrong"),
         (rule("a", cooldown="31d"), "cooldown = '31d' is wrong: it takes at most 30d"),

@@ -81,7 +81,7 @@ def test_it_says_all_that_is_in_force_in_one_block(said: Any) -> None:
     rules = load_rules(SETTINGS.rules_file)
     assert said() == [
         "in force: brokers 127.0.0.1:9092",
-        f"in force: rules {rules.version} from {SETTINGS.rules_file}: 4 active, 1 allow, 1 deny",
+        f"in force: rules {rules.version} from {SETTINGS.rules_file}: 11 active, 1 allow, 1 deny",
         "in force: model 0123456789ab from fraud_model.pkl: isolation_forest, evidence; trained "
         "2026-03-01T12:00:00+00:00 on 5000 transactions of simulation, 2026-01-01 to 2026-02-01",
         "in force: operating point: alert from 0.25, block from 0.875 (--alerts-per-day 85); it promises "

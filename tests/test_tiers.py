@@ -175,6 +175,9 @@ class Recorder:
         self._model = model
         self.version = model.version
         self.population = model.population
+        self.metadata = model.metadata
+        self.features = model.features
+        self.operating_point = model.operating_point
         self.facts: list[tuple] = []
         self.rows = self
 

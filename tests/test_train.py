@@ -313,10 +313,10 @@ def test_what_it_prints_fits_80_columns(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def simulated(path: Path, days: float, turned_from: float = np.inf) -> Path:
-    """300 users of the simulation; labels of what lies after `turned_from`, in days, are the wrong way round."""
+    """200 users of the simulation; labels of what lies after `turned_from`, in days, are the wrong way round."""
     names = ("transaction_id", "timestamp", "user", "merchant", "amount", "location", "device", "txn_type")
     names = (*names, "latitude", "longitude", "category")
-    rows = list(simulate(11, 300, days))
+    rows = list(simulate(11, 200, days))
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow((*names, "fraud"))
@@ -328,9 +328,9 @@ def simulated(path: Path, days: float, turned_from: float = np.inf) -> Path:
 
 @pytest.fixture(scope="module")
 def budgeted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of four weeks, for 30 alerts a day."""
+    """A model of four weeks, for 20 alerts a day."""
     folder = tmp_path_factory.mktemp("budgeted")
-    return trained(folder, "--history", str(simulated(folder / "past.csv", 28)), "--alerts-per-day", "30")
+    return trained(folder, "--history", str(simulated(folder / "past.csv", 28)), "--alerts-per-day", "20")
 
 
 def test_as_many_alerts_as_promised_come_on_a_later_part_of_the_simulation(budgeted: Path, tmp_path: Path) -> None:
@@ -338,8 +338,8 @@ def test_as_many_alerts_as_promised_come_on_a_later_part_of_the_simulation(budge
     assert model.metadata.tiers[-1] == "supervised"
     point = model.operating_point
     assert point.expected is not None
-    assert point.chosen_by == "--alerts-per-day 30"
-    assert point.expected.alerts_a_day.value == pytest.approx(30, rel=0.02)
+    assert point.chosen_by == "--alerts-per-day 20"
+    assert point.expected.alerts_a_day.value == pytest.approx(20, rel=0.02)
     past = read_history(simulated(tmp_path / "longer.csv", 35))
     facts = list(replay(past, model.population, after(7 * DAY)))
     end = facts[-1][0].transaction.at
@@ -347,7 +347,7 @@ def test_as_many_alerts_as_promised_come_on_a_later_part_of_the_simulation(budge
     risk, anomaly = model.score(model.rows([known for _, known in later]))
     of_rules = rule_alerts(load_rules(Settings().rules_file), [known for _, known in later])
     came = point.alerts(risk, anomaly) | np.array(of_rules)
-    assert came.sum() / 7 == pytest.approx(30, rel=0.2)
+    assert came.sum() / 7 == pytest.approx(20, rel=0.2)
     fraud = np.array([each.fraud for each, _ in later], np.bool_)
     for promised, found in (
         (point.expected.precision, fraud[came].mean()),
@@ -359,7 +359,7 @@ def test_as_many_alerts_as_promised_come_on_a_later_part_of_the_simulation(budge
 
 def test_labels_that_come_after_the_end_move_neither_model_nor_operating_point(budgeted: Path, tmp_path: Path) -> None:
     path = simulated(tmp_path / "past.csv", 28, turned_from=21.1)
-    point = load_model(trained(tmp_path, "--history", str(path), "--alerts-per-day", "30")).operating_point
+    point = load_model(trained(tmp_path, "--history", str(path), "--alerts-per-day", "20")).operating_point
     before = load_model(budgeted).operating_point
     assert point.alert == before.alert
     assert [each.threshold for each in point.curve] == [each.threshold for each in before.curve]

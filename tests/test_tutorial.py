@@ -19,7 +19,7 @@ from bytewax.testing import TestingSink, TestingSource, run_main
 from dataflow.detect import build
 from dataflow.live_rules import LiveRules
 from dataflow.scoring import load_model
-from dataflow.settings import Settings
+from dataflow.settings import TUTORIAL_RULES, Settings
 from dataflow.simulation import stream, to_json
 from dataflow.steps import Routed, written
 from tests.builders import message
@@ -67,7 +67,7 @@ def test_the_decisions_are_those_of_the_tutorials_checks(tmp_path: Path, rate: f
     values = [to_json(txn) for txn in islice(stream(seed=7, rate=rate, start=START, population="tutorial"), COUNT)]
 
     decisions: list[Routed] = []
-    settings = Settings(profiles=profiles)
+    settings = Settings(profiles=profiles, rules_file=TUTORIAL_RULES)
     rules = LiveRules(settings.rules_file, check_every=1.0)
     source = TestingSource([message(value, offset=n) for n, value in enumerate(values)], 100)
     run_main(build(source, TestingSink(decisions), load_model(path), rules, settings))

@@ -14,19 +14,19 @@ from dataflow.profile import Population
 from dataflow.rules import RuleSet
 from dataflow.scoring import Bools, Columns, Floats, Indices, Metadata, Rows, Window
 from dataflow.settings import UserError
-from dataflow.tiers import COMPROMISED, GRADED, SUPERVISED, TieredModel
+from dataflow.tiers import SUPERVISED, TieredModel, needed
 from training.evaluate_options import Options
 from training.history import DAY, History, LabelTime, Past, replay
 from training.measures import Measures, measure
 from training.operating_points import FEWEST_TO_CARRY_OVER, Note, Scored, carried_over, choose, rule_alerts
-from training.tiers import FOREST_FEATURES, SUPERVISED_FEATURES, TooFewLabelsError, fit
+from training.tiers import FOREST_FEATURES, SUPERVISED_FEATURES, TooFewLabelsError, all_tiers, fit
 
 BATCH = 4096
 CARDS_DAYS = 7
 """The handbook's training window: cards defrauded in it, as far as known, are not tested, however long we train."""
 CHOSEN_SHARE, CHOSEN_DAYS = 0.25, 7
 """The operating point is chosen on the last quarter of a training window, or more: so many days should have labels."""
-FEATURES = list(dict.fromkeys([*FOREST_FEATURES, *GRADED, COMPROMISED, *SUPERVISED_FEATURES]))
+FEATURES = needed(all_tiers(SUPERVISED), FOREST_FEATURES, SUPERVISED_FEATURES)
 
 
 class Replayed(NamedTuple):

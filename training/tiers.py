@@ -2,14 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dataflow.profile import Population
-from dataflow.scoring import ISOLATION_FOREST, Bools, Rows
-from dataflow.tiers import GRADED, SUPERVISED, Tail
+from dataflow.scoring import ISOLATION_FOREST, Bools, Floats, Rows
+from dataflow.tiers import ENOUGH_HISTORY, GRADED, NEED_HISTORY, SUPERVISED, Calibration, ColdStart, Normal, Tail
 from training.history import Past
 
 TREES, MAX_SAMPLES = 200, 1024
@@ -38,6 +37,13 @@ GENUINE_KEPT = 60_000
 """Genuine transactions that the supervised models learn from; they are weighted for those left out."""
 FEWEST_FRAUDS = 50
 """Known frauds below which no supervised model is fitted."""
+CALIBRATED_ON = 0.25
+"""The share of the known labels, the last in time, that a model is calibrated on which learned from the others."""
+ENOUGH_FOR_ISOTONIC, ENOUGH_FOR_PLATT = 100, 10
+"""Frauds among these from which a curve of any rising shape is fitted, and one of two parameters."""
+
+UNCALIBRATED = Calibration(np.array([0.0, 1.0]), np.array([0.0, 1.0]))
+"""Scores as they are."""
 
 
 class TooFewLabelsError(Exception):
@@ -81,22 +87,22 @@ def fit(
 ) -> dict[str, Any]:
     """The artifact of a model: its forest, the tails of the graded facts, and the supervised models where named.
 
-    rows: (n, len(names)), finite; fraud and labelled: (n,), what was known of each when the model is trained.
+    rows: (n, len(names)), finite, in the order of time; fraud and labelled: (n,), what was known of each when the model
+    is trained.
 
     Raises:
         TooFewLabelsError: the supervised tier is named, but too few frauds, or nothing else, are known.
     """
-    from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest, RandomForestClassifier
+    from sklearn.ensemble import IsolationForest
 
     column = {name: number for number, name in enumerate(names)}
-
-    def picked(wanted: Sequence[str], where: NDArray[Any] | slice = slice(None)) -> Rows:
-        return rows[where][:, [column[name] for name in wanted]]
-
+    normal = normal_facts(rows, names)
+    rows = ColdStart(names, normal)(rows)
+    learned = rows[:, [column[name] for name in FOREST_FEATURES]]
     forest = IsolationForest(
         n_estimators=TREES, max_samples=min(MAX_SAMPLES, len(rows)), contamination=contamination, random_state=seed
-    ).fit(picked(FOREST_FEATURES))
-    own = Tail.of(-forest.score_samples(picked(FOREST_FEATURES)))
+    ).fit(learned)
+    own = Tail.of(-forest.score_samples(learned))
     tails = {name: Tail.of(rows[:, column[name]]) for name in GRADED}
     artifact: dict[str, Any] = {
         "forest": forest,
@@ -104,34 +110,134 @@ def fit(
         "forest_tail": (own.largest, own.count),
         "tails": {name: (tail.largest, tail.count) for name, tail in tails.items()},
         "population": tuple(population),
+        "normal": tuple(normal),
     }
     if SUPERVISED not in tiers:
         return artifact
-    frauds, genuine = np.flatnonzero(fraud & labelled), np.flatnonzero(~fraud & labelled)
-    if len(frauds) < FEWEST_FRAUDS or not len(genuine):
-        msg = f"{len(frauds)} frauds among {int(labelled.sum())} labels known in time, {FEWEST_FRAUDS} are needed"
+    known = np.flatnonzero(labelled)
+    frauds = int(fraud[known].sum())
+    if frauds < FEWEST_FRAUDS or frauds == len(known):
+        msg = f"{frauds} frauds among {len(known)} labels known in time, {FEWEST_FRAUDS} are needed"
         raise TooFewLabelsError(msg)
-    random = np.random.default_rng(seed)
-    kept = genuine if len(genuine) <= GENUINE_KEPT else random.choice(genuine, GENUINE_KEPT, replace=False)
-    chosen = np.sort(np.concatenate([frauds, kept]))
-    weights = np.where(fraud[chosen], 1.0, len(genuine) / len(kept))
-    learn, truth = picked(SUPERVISED_FEATURES, chosen), fraud[chosen].astype(np.int64)
+    facts = rows[:, [column[name] for name in SUPERVISED_FEATURES]]
+    earlier, later = np.split(known, [int(len(known) * (1 - CALIBRATED_ON))])
+    if 0 < fraud[earlier].sum() < len(earlier):
+        raw = Supervised.fit(facts[earlier], fraud[earlier], seed, jobs).raw(facts[later])
+        artifact["calibration"] = tuple(calibrate(raw, fraud[later]))
+    else:
+        artifact["calibration"] = tuple(UNCALIBRATED)
+    fitted = Supervised.fit(facts[known], fraud[known], seed, jobs)
     artifact["supervised_features"] = list(SUPERVISED_FEATURES)
-    artifact["random_forest"] = RandomForestClassifier(
-        80, min_samples_leaf=4, max_features=0.35, random_state=seed, n_jobs=jobs
-    ).fit(learn, truth, sample_weight=weights)
-    artifact["random_forest"].n_jobs = 1
-    artifact["boosting"] = HistGradientBoostingClassifier(
-        max_iter=150,
-        learning_rate=0.05,
-        max_leaf_nodes=12,
-        min_samples_leaf=30,
-        l2_regularization=5,
-        max_features=0.5,
-        early_stopping=False,
-        random_state=seed,
-    ).fit(learn, truth, sample_weight=weights)
+    artifact["random_forest"], artifact["boosting"] = fitted
     return artifact
+
+
+def normal_facts(rows: Rows, names: Sequence[str]) -> Normal:
+    """What is normal among all, of rows of shape (n, len(names)): medians of the users with enough history."""
+    column = {name: number for number, name in enumerate(names)}
+    warm = rows[rows[:, column["history"]] >= ENOUGH_HISTORY]
+    of = warm if len(warm) else rows
+    medians = {name: float(np.median(of[:, column[name]])) for name in NEED_HISTORY if name in column}
+    amounts = rows[:, column["amount"]].astype(np.float64)
+    amounts = amounts[amounts <= np.quantile(amounts, 0.999)]
+    return Normal(medians, float(amounts.mean()), float(amounts.std()))
+
+
+class Supervised(NamedTuple):
+    """The two models that learn from labels."""
+
+    forest: Any  # a fitted RandomForestClassifier
+    boosting: Any  # a fitted HistGradientBoostingClassifier
+
+    @classmethod
+    def fit(cls, facts: Rows, fraud: Bools, seed: int, jobs: int) -> "Supervised":
+        """Fits both to all frauds and at most `GENUINE_KEPT` others, which are weighted for those left out."""
+        from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+        from threadpoolctl import threadpool_limits
+
+        frauds, genuine = np.flatnonzero(fraud), np.flatnonzero(~fraud)
+        random = np.random.default_rng(seed)
+        kept = genuine if len(genuine) <= GENUINE_KEPT else random.choice(genuine, GENUINE_KEPT, replace=False)
+        chosen = np.sort(np.concatenate([frauds, kept]))
+        weights = np.where(fraud[chosen], 1.0, len(genuine) / max(len(kept), 1))
+        learn, truth = facts[chosen], fraud[chosen].astype(np.int64)
+        forest = RandomForestClassifier(80, min_samples_leaf=4, max_features=0.35, random_state=seed, n_jobs=jobs).fit(
+            learn, truth, sample_weight=weights
+        )
+        forest.n_jobs = 1
+        boosting = HistGradientBoostingClassifier(
+            max_iter=150,
+            learning_rate=0.05,
+            max_leaf_nodes=12,
+            min_samples_leaf=30,
+            l2_regularization=5,
+            max_features=0.5,
+            early_stopping=False,
+            random_state=seed,
+        )
+        # On a machine with other work, threads that wait for each other by spinning made this five times slower; and
+        # sums over threads differ in their last digits.
+        with threadpool_limits(1, user_api="openmp"):
+            boosting.fit(learn, truth, sample_weight=weights)
+        return cls(forest, boosting)
+
+    def raw(self, facts: Rows) -> Floats:
+        """The mean of both models' probabilities, before it is calibrated."""
+        mean: Floats = (self.forest.predict_proba(facts)[:, 1] + self.boosting.predict_proba(facts)[:, 1]) / 2.0
+        return mean
+
+
+def calibrate(raw: Floats, fraud: Bools) -> Calibration:
+    """The map from raw scores, 0 to 1, to probabilities that fits labels best; both of shape (n,).
+
+    With enough frauds centred isotonic regression (Oron and Flournoy, "Centered Isotonic Regression", 2017): isotonic
+    regression's steps become points in the middle of each step's scores, with lines between them, so that scores which
+    differ stay different. With fewer, Platt's logistic regression on the log odds of the score ("Probabilistic Outputs
+    for Support Vector Machines", 1999); with hardly any, the scores as they are.
+    """
+    frauds = int(fraud.sum())
+    if min(frauds, len(fraud) - frauds) < ENOUGH_FOR_PLATT:
+        return UNCALIBRATED
+    if frauds < ENOUGH_FOR_ISOTONIC:
+        return _platt(raw, fraud)
+    from sklearn.isotonic import IsotonicRegression
+
+    order = np.argsort(raw, kind="stable")
+    score, truth = raw[order].astype(np.float64), fraud[order].astype(np.float64)
+    steps = IsotonicRegression(y_min=0.0, y_max=1.0).fit(score, truth).predict(score)
+    begins = np.flatnonzero(np.append(True, np.diff(steps) > 0))
+    count = np.diff(np.append(begins, len(steps)))
+    centre = np.add.reduceat(score, begins) / count
+    # Laplace's rule keeps a step without frauds above 0, and one of nothing else below 1.
+    share = (np.add.reduceat(truth, begins) + 0.5 * frauds / len(fraud)) / (count + 0.5)
+    return _rising(centre, share)
+
+
+def _platt(raw: Floats, fraud: Bools) -> Calibration:
+    from sklearn.linear_model import LogisticRegression
+
+    def log_odds(score: Floats) -> Floats:
+        bounded = np.clip(score, 1e-6, 1 - 1e-6)
+        odds: Floats = np.log(bounded / (1 - bounded))
+        return odds
+
+    model = LogisticRegression(C=1e6).fit(log_odds(raw)[:, None], fraud)
+    slope = float(model.coef_[0, 0])
+    if slope <= 0.0:
+        return UNCALIBRATED
+    # Denser where the scores of most transactions are: near 0.
+    score = np.unique(np.concatenate([np.geomspace(1e-5, 0.1, 60), np.linspace(0.1, 0.999, 60)]))
+    return _rising(score, 1.0 / (1.0 + np.exp(-(slope * log_odds(score) + float(model.intercept_[0])))))
+
+
+def _rising(score: Floats, probability: Floats) -> Calibration:
+    """The points, without those that do not rise above the one before, from (0, 0) to (1, 1)."""
+    kept = [(0.0, 0.0)]
+    for x, y in zip(score.tolist(), probability.tolist(), strict=True):
+        if x > kept[-1][0] + 1e-9 and kept[-1][1] + 1e-9 < y and x < 1.0 - 1e-9 and y < 1.0 - 1e-9:
+            kept.append((x, y))
+    scores, probabilities = zip(*kept, (1.0, 1.0), strict=True)
+    return Calibration(np.array(scores), np.array(probabilities))
 
 
 def all_tiers(last: str) -> list[str]:

@@ -44,6 +44,7 @@ from training.fitting import (
     scored,
     scores,
 )
+from training.fraud_factors import common_values
 from training.history import DAY, History, Past, find_label_column, read_history
 from training.operating_point_report import draw, table, told
 from training.operating_points import (
@@ -160,7 +161,8 @@ def train(history: History, options: Options, console: Console) -> Trained:
             },
             "later_data": {"not_measured": later} if isinstance(later, str) else later.figures,
         }
-        metadata = msgspec.structs.replace(metadata, metrics=metrics, operating_point=point)
+        values = common_values(replayed.rows, metadata.features, replayed.fraud, known)
+        metadata = msgspec.structs.replace(metadata, metrics=metrics, operating_point=point, common_values=values)
         with _step(progress, "write"):
             write(options.out, buffer.getvalue(), metadata, picture(whole, point, options))
     return Trained(metadata, [*notes_on(options, rules), *choice_notes])

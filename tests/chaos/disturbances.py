@@ -142,8 +142,8 @@ class Chaos:
     def _end(self, topic: str, partition: int) -> int:
         return int(self._asking.get_watermark_offsets(TopicPartition(topic, partition), timeout=5)[1])
 
-    def _read_to_the_end(self) -> bool:
-        """Whether the last snapshots stand at the ends of both topics: then all that was fed is decided."""
+    def read_to_the_end(self) -> bool:
+        """Whether a start would go on from the ends of both topics: then all that was fed is decided."""
         positions: dict[tuple[str, int], int] = {}
         for key, state in states(self._state / "recovery", "read_messages").items():
             for topic, position in state["positions"].items():
@@ -383,7 +383,7 @@ class Chaos:
         while True:
             time.sleep(1.5)
             self._stop()
-            if self._read_to_the_end():
+            if self.read_to_the_end():
                 break
             self.cluster.go_on()
             self.wait_ready()
@@ -484,8 +484,10 @@ class Chaos:
         given = [*self._earlier, *read_all(self.settings, [INPUT], 300)]
         counts.transactions, counts.labels = len(given), self.feeder.labelled
         self.say(f"fed {counts.transactions}; waiting for the last decisions")
+        already = len(self.cluster.ended)
         self.cluster.go_on()
-        self.wait_ready()
+        # One that is broken on purpose may refuse to start, each time anew: it is compared nevertheless.
+        self.wait("a start", lambda: self.cluster.ready() or len(self.cluster.ended) >= already + 2 * self.cluster.size)
         last, since = -1, time.monotonic()
         while last < counts.transactions:
             now = self.written()
@@ -502,7 +504,7 @@ class Chaos:
             time.sleep(pause)
             self._stop()
             # What a killed execution wrote is all there before the one after it has read as far: it needs 2 s.
-            if counts.stuck or self._read_to_the_end():
+            if counts.stuck or self.read_to_the_end():
                 break
             if time.monotonic() - since > max(patience, STUCK_SECONDS):
                 counts.stuck += 1
