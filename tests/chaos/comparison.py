@@ -29,7 +29,8 @@ POINTER_BYTES = 1_000  # of what is too large for them
 
 # Only what the user's own history says, or what a merchant of one user's says, so that every byte of a decision is
 # determined by the input. The shadow rules are there to show the state: a decision tells on which side of each of them
-# its user stands.
+# its user stands. What changes meanwhile, a limit and a threshold, never joins in an alert of the rule with a cooldown:
+# of which alert that one is a repeat must not depend on them.
 RULES = """\
 [[rule]]
 id = "high_amount"
@@ -54,7 +55,7 @@ mode = "active"
 
 [[rule]]
 id = "ml_anomaly"
-when = "model_alert"
+when = "model_alert and device != 'pos'"
 reason = "ML anomaly detection"
 weight = 0.0
 mode = "active"
