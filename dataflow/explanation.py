@@ -43,7 +43,7 @@ class Explanation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One reason for an alert: a feature that is unusual, or a rule that fired."""
 
     feature: str  # the feature, or of its group the one that names it; of a rule "rule:ID"
-    value: float | str | bool | None  # None where it is not known, or infinite
+    value: float | str | bool | None  # None where it is not known
     usual: float | str | bool | None  # this user's or merchant's normal; None where there is none
     effect: float  # by how much the score falls if this feature alone were usual, or without this rule
     text: str  # a plain sentence
@@ -218,10 +218,8 @@ def _rounded(effect: float) -> float:
 
 
 def _plain(value: Any) -> float | str | bool | None:
-    """A value as JSON can hold it: no infinite number."""
-    if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
-    return value  # type: ignore[no-any-return]
+    """A value with six digits behind the point; what is infinite or not a number is null in the JSON."""
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def _shown(value: float | str | bool) -> str:

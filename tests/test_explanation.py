@@ -62,10 +62,10 @@ def plain_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def supervised(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
-    """A model of three tiers, at an operating point of the best hundredth of what it was trained on."""
+    """A model of all tiers; with its operating point about the riskiest hundredth of all transactions are alerts."""
     path = tmp_path_factory.mktemp("model") / "supervised.pkl"
     assert (
-        train(["--tiers", "supervised", "--label-delay", "3d", "--users", "400", "--days", "21", "--out", str(path)])
+        train(["--tiers", "supervised", "--label-delay", "3d", "--users", "400", "--days", "28", "--out", str(path)])
         == 0
     )
     model = load_model(path)
@@ -588,18 +588,18 @@ def test_of_ten_alerts_of_each_scenario_nine_say_first_what_it_did(supervised: S
     spool = io.BytesIO()
     unseen = read_history(None, seed=9, users=400, days=28, start=START)
     backtest(FromFile(unseen, DELAY), Settings().rules_file, supervised, Settings(), spool)
-    first: dict[str, list[dict[str, Any]]] = {scenario: [] for scenario in DID}
+    alerts: dict[str, list[dict[str, Any]]] = {scenario: [] for scenario in SCENARIOS}
     for out in map(json.loads, spool.getvalue().splitlines()):
-        scenario = kind[out["transaction_id"]]
-        if scenario in first and len(first[scenario]) < 10:
-            first[scenario].append(out["explanation"][0])
-    assert set(DID) == set(SCENARIOS)
-    for scenario, entries in first.items():
-        assert len(entries) == 10, scenario
-        # Farther from home than a city is wide, or it is no other place.
-        named = [
-            e
-            for e in entries
-            if e["feature"] in DID[scenario] and (e["feature"] != "km_from_centre" or e["value"] > 50)
-        ]
-        assert len(named) >= 9, (scenario, [entry["text"] for entry in entries if entry not in named])
+        if (scenario := kind[out["transaction_id"]]) in alerts:
+            alerts[scenario].append(out["explanation"][0])
+    assert set(DID) == set(alerts)
+    for scenario, entries in alerts.items():
+        assert len(entries) >= 10, scenario
+        ten = entries[:: len(entries) // 10][:10]  # from the first days to the last
+        missed = [entry["text"] for entry in ten if not names(scenario, entry)]
+        assert len(missed) <= 1, (scenario, missed)
+
+
+def names(scenario: str, entry: dict[str, Any]) -> bool:
+    """Whether an entry says what the scenario did; a place within a city's width is no other place."""
+    return entry["feature"] in DID[scenario] and (entry["feature"] != "km_from_centre" or entry["value"] > 50.0)

@@ -126,7 +126,17 @@ def test_its_batch_mates_are_decided_as_if_it_had_not_been(
         assert [r.offset for r in by_offset(decisions)] == [r.offset for r in by_offset(expected)]
         monkeypatch.undo()
         as_if_sound, _ = run([*sound, poison, *rest], model, rules)
-        assert by_offset(decisions) == [r for r in by_offset(as_if_sound) if r.offset != 5]
+        others = [r for r in by_offset(as_if_sound) if r.offset != 5]
+        if where == "the merchant's profile":  # which has one transaction less to tell of in an explanation
+            assert verdicts(decisions) == verdicts(others)
+        else:
+            assert by_offset(decisions) == others
+
+
+def verdicts(records: list[Record]) -> list[dict[str, Any]]:
+    """The decisions without their explanations."""
+    decided = [msgspec.json.decode(record.value or b"") for record in by_offset(records)]
+    return [{name: value for name, value in each.items() if name != "explanation"} for each in decided]
 
 
 def by_offset(records: list[Record]) -> list[Record]:
