@@ -1,5 +1,6 @@
 """From a history to a fitted model, and how good it is: on the flow's own facts, with labels as they come."""
 
+import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import islice
@@ -132,7 +133,15 @@ def fit(replayed: Replayed, options: Options, among_all: Population, moment: flo
     known = replayed.known_by(moment, options.label_delay)
     try:
         return fit_tiers(
-            options.tiers, rows, features, replayed.fraud, known, among_all, options.seed, options.contamination
+            options.tiers,
+            rows,
+            features,
+            replayed.fraud,
+            known,
+            among_all,
+            options.seed,
+            options.contamination,
+            jobs=os.cpu_count() or 1,
         )
     except TooFewLabelsError as error:
         advice = (
