@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from training.measures import FIRST, POINTS, calibration_errors, curves, reliability
+from training.measures import FIRST, POINTS, calibration_errors, curves, isotonic_deviation, reliability
 
 
 def test_the_first_alerts_each_have_a_point_and_the_others_are_thinned_on_a_log_scale() -> None:
@@ -64,3 +64,13 @@ def test_the_bins_are_tenths_of_the_scale_or_of_the_transactions() -> None:
     errors = calibration_errors(risk, fraud)
     assert errors["calibration_error"] == pytest.approx(0.8 * abs(0.045 - 0.125) + 0.2 * 0.025)
     assert errors["calibration_error_equal_counts"] == pytest.approx((0.28 + 0.92 + 0.05) / 10)
+
+
+def test_precision_that_rises_with_the_score_deviates_from_no_isotonic_regression() -> None:
+    random = np.random.default_rng(6)
+    risk = random.random(20_000)
+    rising = random.random(20_000) < risk**8
+    assert isotonic_deviation(risk, rising) < 0.01
+    # The riskiest hundred are genuine after all, as with a piece of evidence that says too much.
+    dip = rising & (risk < np.sort(risk)[-100])
+    assert isotonic_deviation(risk, dip) > 0.1

@@ -45,6 +45,7 @@ def measure(risk: Floats, fraud: Bools, at: Floats, users: "np.ndarray[Any, Any]
         "fraud_share": float(fraud.mean()),
         "transactions": float(len(fraud)),
         **calibration_errors(risk, fraud),
+        "isotonic_deviation": isotonic_deviation(risk, fraud),
     }
     for wanted in FALSE_POSITIVE_RATES:
         figures[f"recall_at_{wanted:g}"] = float(np.interp(wanted, rate, recall))
@@ -67,6 +68,23 @@ def measure(risk: Floats, fraud: Bools, at: Floats, users: "np.ndarray[Any, Any]
             "days_to_detect": wait,
         }
     return Measures(figures, by_scenario, *curves(risk, fraud), reliability(risk, fraud, equal_counts=False))
+
+
+def isotonic_deviation(risk: Floats, fraud: Bools, bins: int = 12) -> float:
+    """How far precision is from rising with the score, 0 to 1; risk and fraud of shape (n,).
+
+    The transactions in the order of their scores in `bins` groups, evenly spaced on a log scale from the riskiest 50
+    down: the mean distance of the groups' shares of frauds from their isotonic regression. 0 where each group holds a
+    larger share than all below it.
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    order = np.argsort(-risk, kind="stable")
+    ends = np.unique(np.geomspace(min(50, len(risk)), len(risk), bins).astype(np.int64))
+    sizes = np.diff(ends, prepend=0)
+    shares = np.add.reduceat(fraud[order].astype(np.float64), ends - sizes) / sizes
+    falling = IsotonicRegression(increasing=False).fit_transform(np.arange(len(ends)), shares, sample_weight=sizes)
+    return float(np.abs(shares - falling).mean())
 
 
 def card_precision(risk: Floats, fraud: Bools, at: Floats, users: "np.ndarray[Any, Any]", top: int) -> float:

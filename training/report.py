@@ -28,7 +28,7 @@ def write_report(path: Path, metrics: dict[str, Any], runs: Sequence[Run]) -> No
     """Writes the page: the tiers side by side, curves, calibration, scenarios, what matters, each run."""
     measures = runs[0][0]
     figures = (
-        *("average_precision", "roc_auc", "card_precision_100"),
+        *("average_precision", "roc_auc", "card_precision_100", "isotonic_deviation"),
         *("recall_at_0.001", "recall_at_0.005", "recall_at_0.01", "recall_at_0.05"),
         *("alerts_a_day", "users_caught", "days_to_detect"),
     )
@@ -43,7 +43,8 @@ def write_report(path: Path, metrics: dict[str, Any], runs: Sequence[Run]) -> No
             ("figure", *metrics["tiers"]),
             [(name, *(_spread(tier[name]) for tier in metrics["tiers"].values())) for name in figures],
         ),
-        "<p>card_precision_100 is the handbook's card precision top 100; recall_at_x is at a false positive rate of x; "
+        "<p>card_precision_100 is the handbook's card precision top 100; isotonic_deviation says how far precision is "
+        "from rising with the score; recall_at_x is at a false positive rate of x; "
         "alerts a day, users caught and days to detect are at 1 % false positives.</p>",
         *_decisions(metrics["decisions"]),
         "<h2>Precision and recall; ROC</h2>",
