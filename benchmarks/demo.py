@@ -23,8 +23,8 @@ START = "2026-03-02T00:00:00+00:00"
 """Event time at which the live part begins: with it a seed always gives the same transactions."""
 
 
-def live(seed: int, seconds: float, rate: float, faster: float) -> Result:
-    """One run: `seconds` at `rate` transactions a second, in a `faster`th of the time.
+def live(seed: int, seconds: float, rate: float, faster: float, label_delay: float) -> Result:
+    """One run: `seconds` at `rate` transactions a second, labels so late, all in a `faster`th of the time.
 
     Raises:
         UserError: it could not run.
@@ -32,7 +32,7 @@ def live(seed: int, seconds: float, rate: float, faster: float) -> Result:
     wishes = {
         "GENERATOR_SEED": str(seed),
         "GENERATOR_RATE": str(rate * faster),
-        "GENERATOR_LABEL_DELAY": str(LABEL_DELAY / faster),
+        "GENERATOR_LABEL_DELAY": str(label_delay / faster),
         "GENERATOR_START": START,
     }
     environ = os.environ | wishes
@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of each run; default %(default)s")
     parser.add_argument("--rate", type=float, default=RATE, help="transactions a second; default %(default)s")
     parser.add_argument("--faster", type=float, default=10.0, help="how much faster it is run; default %(default)s")
+    parser.add_argument("--label-delay", type=float, default=LABEL_DELAY, help="seconds; default %(default)s")
     options = parser.parse_args()
     event_log.set_up()
     print(
@@ -73,7 +74,7 @@ def main() -> None:
     results = []
     try:
         for seed in options.seeds:
-            result = live(seed, options.seconds, options.rate, options.faster)
+            result = live(seed, options.seconds, options.rate, options.faster, options.label_delay)
             print(line(str(seed), result.figures), flush=True)
             results.append(result)
     except UserError as error:
