@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from dataflow import event_log, lifecycle
-from dataflow.figures import Figures
+from dataflow.figures import Count, Figures, Scenario
 from dataflow.run import LABEL_DELAY, RATE, Result, run
 from dataflow.settings import Settings, UserError
 
@@ -52,6 +52,10 @@ def _money_caught(figures: Figures) -> float:
     return figures.caught.money / figures.frauds.money if figures.frauds.money else float("nan")
 
 
+def _counts(scenarios: Sequence[Scenario]) -> tuple[list[Count], list[Count]]:
+    return [each.frauds for each in scenarios], [each.caught for each in scenarios]
+
+
 def spread(values: Sequence[float]) -> str:
     """Mean and standard deviation of some runs."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
@@ -83,6 +87,10 @@ def main() -> None:
     figures = [result.figures for result in results]
     print(f"precision {spread([each.precision for each in figures])}")
     print(f"recall    {spread([each.recall for each in figures])}")
+    for name in sorted({name for each in figures for name in each.by_scenario}):
+        of_all = [each.by_scenario[name] for each in figures if name in each.by_scenario]
+        frauds, caught = (sum(count.number for count in counts) for counts in _counts(of_all))
+        print(f"{name:<22}{caught:>5} of {frauds:>4} caught")
     print(f"start     {spread([result.start_seconds for result in results])} s until the first live transaction")
     incomplete = [seed for seed, result in zip(options.seeds, results, strict=True) if not result.complete]
     if incomplete:
