@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from dataflow import event_log, lifecycle
-from dataflow.figures import Figures
+from dataflow.figures import Count, Figures, Scenario
 from dataflow.run import LABEL_DELAY, RATE, Result, run
 from dataflow.settings import Settings, UserError
 
@@ -23,8 +23,8 @@ START = "2026-03-02T00:00:00+00:00"
 """Event time at which the live part begins: with it a seed always gives the same transactions."""
 
 
-def live(seed: int, seconds: float, rate: float, faster: float) -> Result:
-    """One run: `seconds` at `rate` transactions a second, in a `faster`th of the time.
+def live(seed: int, seconds: float, rate: float, faster: float, label_delay: float) -> Result:
+    """One run: `seconds` at `rate` transactions a second, labels so late, all in a `faster`th of the time.
 
     Raises:
         UserError: it could not run.
@@ -32,7 +32,7 @@ def live(seed: int, seconds: float, rate: float, faster: float) -> Result:
     wishes = {
         "GENERATOR_SEED": str(seed),
         "GENERATOR_RATE": str(rate * faster),
-        "GENERATOR_LABEL_DELAY": str(LABEL_DELAY / faster),
+        "GENERATOR_LABEL_DELAY": str(label_delay / faster),
         "GENERATOR_START": START,
     }
     environ = os.environ | wishes
@@ -52,6 +52,10 @@ def _money_caught(figures: Figures) -> float:
     return figures.caught.money / figures.frauds.money if figures.frauds.money else float("nan")
 
 
+def _counts(scenarios: Sequence[Scenario]) -> tuple[list[Count], list[Count]]:
+    return [each.frauds for each in scenarios], [each.caught for each in scenarios]
+
+
 def spread(values: Sequence[float]) -> str:
     """Mean and standard deviation of some runs."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
@@ -65,6 +69,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of each run; default %(default)s")
     parser.add_argument("--rate", type=float, default=RATE, help="transactions a second; default %(default)s")
     parser.add_argument("--faster", type=float, default=10.0, help="how much faster it is run; default %(default)s")
+    parser.add_argument("--label-delay", type=float, default=LABEL_DELAY, help="seconds; default %(default)s")
     options = parser.parse_args()
     event_log.set_up()
     print(
@@ -73,7 +78,7 @@ def main() -> None:
     results = []
     try:
         for seed in options.seeds:
-            result = live(seed, options.seconds, options.rate, options.faster)
+            result = live(seed, options.seconds, options.rate, options.faster, options.label_delay)
             print(line(str(seed), result.figures), flush=True)
             results.append(result)
     except UserError as error:
@@ -82,6 +87,10 @@ def main() -> None:
     figures = [result.figures for result in results]
     print(f"precision {spread([each.precision for each in figures])}")
     print(f"recall    {spread([each.recall for each in figures])}")
+    for name in sorted({name for each in figures for name in each.by_scenario}):
+        of_all = [each.by_scenario[name] for each in figures if name in each.by_scenario]
+        frauds, caught = (sum(count.number for count in counts) for counts in _counts(of_all))
+        print(f"{name:<22}{caught:>5} of {frauds:>4} caught")
     print(f"start     {spread([result.start_seconds for result in results])} s until the first live transaction")
     incomplete = [seed for seed, result in zip(options.seeds, results, strict=True) if not result.complete]
     if incomplete:
