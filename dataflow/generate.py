@@ -19,7 +19,7 @@ from dataflow import lifecycle, metrics_server
 from dataflow.connectors.plain_sink import ProducerSink
 from dataflow.feedback import feedback_to_json
 from dataflow.settings import Settings, UserError
-from dataflow.simulation import Simulated, label_to_json, natural_rate, stream, to_json
+from dataflow.simulation import Simulated, label_to_json, life_after, natural_rate, stream, to_json
 
 MAX_BATCH = 1000  # transactions handed to the flow at once, and labels
 TICK = timedelta(milliseconds=5)  # between batches at a high rate: fewer, larger ones cost less
@@ -81,6 +81,7 @@ def flow() -> Dataflow:
             start=start_of(settings),
             population=settings.generator_population,
             people=_people(settings),
+            lived_days=settings.generator_warm_up,
             count=settings.generator_count,
             duration=settings.generator_duration,
             label_delay=settings.generator_label_delay,
@@ -134,10 +135,14 @@ def longest(speed: float) -> float:
 
 
 def early_start(now: datetime, speed: float, duration: float) -> datetime:
-    """An event time to start at, so that event time is not ahead of the clock when `duration` seconds are over."""
+    """An event time to start at, so that event time is not ahead of the clock when `duration` seconds are over.
+
+    A tenth and a day earlier than that: chance may bring fewer transactions, and the night does.
+    """
     if speed <= 1:
         return now
-    return (now - timedelta(seconds=speed * min(duration, longest(speed)))).replace(minute=0, second=0, microsecond=0)
+    lived = timedelta(seconds=1.1 * speed * min(duration, longest(speed)), days=1)
+    return (now - lived).replace(minute=0, second=0, microsecond=0)
 
 
 def _transactions(batch: list[Event]) -> list[KeyedBytes]:
@@ -171,15 +176,16 @@ class SimulationSource(FixedPartitionedSource[Event, Position]):
     start, or when `stopping` says so. A rate beyond what the machine can do ends `OVERTIME` after the duration, with
     fewer transactions. Without `start` (no offset means UTC) event time begins when the part is built.
 
-    With `people` so many live at their natural pace, and event time goes as much faster than the clock as `rate`
-    asks of them (`speed_of`). Where that is faster, event time begins without `start` as long ago as lets it not get
-    ahead of the clock, and the duration is `longest` at most.
+    With `people` so many live at their natural pace, by day and by night, as people do who have lived for `lived_days`
+    already, and of their transactions `rate` a second are handed out: event time goes as much faster than the clock as
+    that asks for (on average `speed_of`). Where that is faster, event time begins without `start` as long ago as lets
+    it not get ahead of the clock, and the duration is `longest` at most.
 
-    With `label_delay` each transaction's truth follows it as `Labelled`, so many seconds on the wall later; which is
-    more of event time where that goes faster. What is not due when the stream ends never comes.
+    With `label_delay` each transaction's truth follows it as `Labelled`, so many seconds on the wall later; with
+    `people` its event time is that of the next transaction. What is not due when the stream ends never comes.
 
-    The state is the start, how many were handed out, and how many were labelled; resuming simulates those again to
-    skip them: about 20 s for a million.
+    The state is the start, how many were handed out, and how many were labelled; resuming simulates those again, and
+    the days lived before, to skip them: about 20 s for a million.
     """
 
     def __init__(
@@ -190,6 +196,7 @@ class SimulationSource(FixedPartitionedSource[Event, Position]):
         start: datetime | None = None,
         population: str = "realistic",
         people: int | None = None,
+        lived_days: float = 0.0,
         count: int | None = None,
         duration: float | None = None,
         label_delay: float | None = None,
@@ -198,9 +205,10 @@ class SimulationSource(FixedPartitionedSource[Event, Position]):
     ):
         self._seed = seed
         self._speed = speed_of(rate, people)
-        self._rate = rate / self._speed  # of event time
+        self._rate = rate
         self._population = population
         self._people = people
+        self._lived_days = lived_days
         self._start = start if start is None or start.tzinfo else start.replace(tzinfo=UTC)
         self._count = count
         self._duration = duration
@@ -224,18 +232,24 @@ class SimulationSource(FixedPartitionedSource[Event, Position]):
             begin = self._start or early_start(self._clock(), self._speed, self._duration or 0.0)
         # Timestamps have milliseconds: a start between two would blur what lies within the duration.
         begin = begin.replace(microsecond=begin.microsecond // 1000 * 1000)
-        transactions = stream(self._seed, self._rate, begin, self._population, self._people)
+        if self._people is None:
+            transactions = stream(self._seed, self._rate, begin, self._population)
+        else:
+            transactions = life_after(self._seed, self._people, self._lived_days, begin)
         if self._count is not None:
             transactions = islice(transactions, self._count)
         if self._duration is not None:
-            end = begin.timestamp() + self._duration * self._speed
-            transactions = takewhile(lambda txn: txn.at < end, transactions)
+            if self._people is None:
+                end = begin.timestamp() + self._duration
+                transactions = takewhile(lambda txn: txn.at < end, transactions)
+            else:
+                transactions = islice(transactions, round(self._duration * self._rate))
         return _Simulation(
             transactions,
             begin,
             (made, labelled),
             self._duration,
-            self._speed,
+            self._rate if self._people is not None else None,
             self._label_delay,
             self._stopping,
             self._clock,
@@ -249,7 +263,7 @@ class _Simulation(StatefulSourcePartition[Event, Position]):
         begin: datetime,
         handed_out: tuple[int, int],
         duration: float | None,
-        speed: float,
+        rate: float | None,
         label_delay: float | None,
         stopping: Callable[[], bool],
         clock: Callable[[], datetime],
@@ -257,12 +271,12 @@ class _Simulation(StatefulSourcePartition[Event, Position]):
         self._transactions = transactions
         self._begin = begin
         self._made, self._labelled = handed_out
-        self._speed = speed
-        self._label_after = None if label_delay is None else label_delay * speed  # seconds of event time
+        self._rate = rate  # by which transactions are due one after the other; None: by their event times
+        self._label_delay = label_delay
         self._stopping = stopping
         self._clock = clock
         self._unlabelled: deque[Simulated] = deque()
-        if self._label_after is None:
+        if label_delay is None:
             self._labelled = self._made
         for _ in islice(transactions, self._labelled):
             pass
@@ -271,7 +285,7 @@ class _Simulation(StatefulSourcePartition[Event, Position]):
         # The wall-clock time that event time `begin` falls on. A resumed one goes on where it was: no rush to catch up.
         self._began = clock()
         if self._made and self._next is not None:
-            self._began -= timedelta(seconds=(self._next.at - begin.timestamp()) / speed)
+            self._began -= timedelta(seconds=self._due(self._next, self._made))
         self._give_up = None if duration is None else self._began + timedelta(seconds=duration) + OVERTIME
         self._woken = clock()
 
@@ -280,18 +294,17 @@ class _Simulation(StatefulSourcePartition[Event, Position]):
         now = self._woken = self._clock()
         if self._next is None or self._stopping() or (self._give_up is not None and now >= self._give_up):
             raise StopIteration
-        # Microseconds, as the clock has them: what is due at a millisecond is due then, and not a rounding later.
-        due = round(self._begin.timestamp() + (now - self._began).total_seconds() * self._speed, 6)
+        elapsed = (now - self._began).total_seconds()
         batch: list[Event] = []
         while self._next is not None and len(batch) < MAX_BATCH:
-            label_at = self._label_due()
-            if label_at <= min(self._next.at, due):
-                batch.append(Labelled(self._unlabelled.popleft(), label_at))
+            due, label_due = self._due(self._next, self._made), self._label_due()
+            if label_due <= min(due, elapsed):
+                batch.append(self._label(self._unlabelled.popleft(), self._next))
                 self._labelled += 1
-            elif self._next.at <= due:
+            elif due <= elapsed:
                 batch.append(self._next)
                 self._made += 1
-                if self._label_after is None:
+                if self._label_delay is None:
                     self._labelled += 1
                 else:
                     self._unlabelled.append(self._next)
@@ -300,18 +313,28 @@ class _Simulation(StatefulSourcePartition[Event, Position]):
                 break
         return batch
 
+    def _due(self, txn: Simulated, number: int) -> float:
+        """When a transaction is due, in seconds on the wall after the beginning; `number` is its own, from 0."""
+        if self._rate is not None:
+            return number / self._rate
+        # Microseconds, as the clock has them: what is due at a millisecond is due then, and not a rounding later.
+        return round(txn.at - self._begin.timestamp(), 6)
+
     def _label_due(self) -> float:
-        """When the next label comes, in event time: infinite if none waits."""
-        if self._label_after is None or not self._unlabelled:
+        """When the next label is due, likewise: infinite if none waits."""
+        if self._label_delay is None or not self._unlabelled:
             return float("inf")
-        return self._unlabelled[0].at + self._label_after
+        return round(self._due(self._unlabelled[0], self._labelled) + self._label_delay, 6)
+
+    def _label(self, txn: Simulated, following: Simulated) -> Labelled:
+        """The truth about a transaction, found out before the `following` one."""
+        return Labelled(txn, txn.at + (self._label_delay or 0.0) if self._rate is None else following.at)
 
     def next_awake(self) -> datetime | None:
         """When the next one is due; a little later at high rates, sooner if that is far away; None to end."""
         if self._next is None:
             return None
-        seconds = min(self._next.at, self._label_due()) - self._begin.timestamp()
-        due = self._began + timedelta(seconds=seconds / self._speed)
+        due = self._began + timedelta(seconds=min(self._due(self._next, self._made), self._label_due()))
         if due < self._woken:  # a full batch: there is more
             return None
         return min(max(due, self._woken + TICK), self._woken + STOP_CHECK)

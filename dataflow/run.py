@@ -198,6 +198,7 @@ def _start_generator(stack: ChildProcesses, settings: Settings, own_kafka: bool)
         "GENERATOR_RATE": settings.generator_rate,
         "GENERATOR_DURATION": settings.generator_duration,
         "GENERATOR_PEOPLE": settings.generator_people,
+        "GENERATOR_WARM_UP": settings.generator_warm_up,
         "GENERATOR_START": settings.generator_start,
         "GENERATOR_LABEL_DELAY": settings.generator_label_delay,
     }

@@ -278,7 +278,7 @@ TABLE: Sequence[Setting] = (
     ),
     Setting(
         "GENERATOR_WARM_UP", "generator_warm_up", number(0.0),
-        "of `make run`: how much of people's life fills the profiles before the first live transaction", "days",
+        "how long GENERATOR_PEOPLE have lived at the start; in `make run` this fills the profiles", "days",
     ),
 )  # fmt: skip
 """All settings but `KAFKA_CONFIG_*`."""

@@ -1,16 +1,17 @@
 """What happens: honest transactions of a population, and labelled fraud among them. Pure, seeded, in event-time order.
 
 `history` makes days of it for training, at the rhythm in which people live; `stream` makes an endless one at a set
-rate, if asked to of the very people of a history. Both are the same machine: arrivals at points in time, each by a
+rate, `life_after` what the people of a history do next. All are the same machine: arrivals at points in time, each by a
 person who is awake and not on the way; what follows from one (a second purchase on the same tour, the frauds with a
 stolen card) waits in a heap until it is due. Memory is bounded by that heap: a few days of fraud and an hour of
 shopping.
 """
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from heapq import heappop, heappush
-from math import log
+from itertools import dropwhile
+from math import inf, log
 from random import Random
 
 from dataflow.fraud import COMPROMISED, SCENARIOS, STORIES, Scene, Story
@@ -35,6 +36,7 @@ __all__ = [
     "Simulated",
     "history",
     "label_to_json",
+    "life_after",
     "natural_rate",
     "people_for",
     "stream",
@@ -98,31 +100,39 @@ def history(
     return _Life(seed, users, stamp).history(days)
 
 
-def stream(
-    seed: int, rate: float, start: datetime, population: str = "realistic", people: int | None = None
-) -> Iterator[Simulated]:
+def life_after(seed: int, users: int, days: float, end: datetime) -> Iterator[Simulated]:
+    """How the life of `history(seed, users, days, start)`, which ended at `end`, goes on, without end.
+
+    The same people, habits and rhythm of day and night; frauds that are under way then go on, too.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    if users < 1 or days < 0:
+        msg = f"users={users} must be positive, and days={days} not negative"
+        raise ValueError(msg)
+    start = end - timedelta(days=days)
+    begin = (end if end.tzinfo else end.replace(tzinfo=UTC)).timestamp()
+    return dropwhile(lambda txn: txn.at < begin, history(seed, users, inf, start))
+
+
+def stream(seed: int, rate: float, start: datetime, population: str = "realistic") -> Iterator[Simulated]:
     """Endless transactions, `rate` a second of event time: the i-th lies between start + i / rate and the next.
 
     People are as many as make the rate at a natural pace (`people_for`). Beyond 500,000 people the pace rises, and
     the frauds' own clock with it. Transaction ids depend on seed, rate and start, so two runs into one topic differ.
 
-    With `people` it is the life of the very people of `history(seed, people, ...)`, from `start` on, at the pace that
-    the rate asks of them; at `natural_rate(people)` that is their own. What chance decides is drawn anew.
-
     Raises:
-        ValueError: the rate or the number of people is not positive, or there is no such population.
+        ValueError: the rate is not positive, or there is no such population.
     """
-    if rate <= 0 or (people is not None and people < 1):
-        msg = f"rate={rate} and people={people} must be positive"
+    if rate <= 0:
+        msg = f"rate={rate} must be positive"
         raise ValueError(msg)
     stamp = _Stamp(start, f"stream {population} {seed} {rate}")
     if _is_tutorial(population):
         rng = Random(seed)
         return (stamp(_tutorial(rng), at) for at in _paced(rng, stamp.start, rate))
-    if people is None:
-        return _Life(seed, people_for(rate), stamp, rate).stream(rate)
-    # Chance of its own, so that nothing of what the history drew comes a second time.
-    return _Life(seed, people, stamp, rate, Random(f"{seed} {people} {stamp.start}")).stream(rate)
+    return _Life(seed, people_for(rate), stamp, rate).stream(rate)
 
 
 def _is_tutorial(population: str) -> bool:
@@ -186,9 +196,9 @@ class _Life:
     `pace` is how many times faster than naturally people of a stream live; delays within a story shrink with it.
     """
 
-    def __init__(self, seed: int, users: int, stamp: _Stamp, rate: float | None = None, rng: Random | None = None):
+    def __init__(self, seed: int, users: int, stamp: _Stamp, rate: float | None = None):
         self.people = Population(seed, users)
-        self.rng = rng or Random(seed)
+        self.rng = Random(seed)
         self.till = Till(self.people, self.rng)
         self.stamp = stamp
         natural = natural_rate(users)

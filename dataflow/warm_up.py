@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 60.0
 
 
 class Life(NamedTuple):
-    """What people did before the live part: the same people as in `simulation.stream` with this seed and number."""
+    """What people did before the live part: `simulation.life_after` goes on with it."""
 
     seed: int
     people: int

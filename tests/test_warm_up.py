@@ -14,7 +14,7 @@ from dataflow import warm_up as module
 from dataflow.broker import EmbeddedBroker
 from dataflow.generate import DAY
 from dataflow.settings import Settings, UserError
-from dataflow.simulation import history, natural_rate, stream
+from dataflow.simulation import history, life_after
 from dataflow.warm_up import Life, messages, warm_up
 
 END = datetime(2026, 3, 2, tzinfo=UTC)
@@ -60,7 +60,7 @@ def read(settings: Settings, topic: str) -> list[Message]:
 def test_the_life_ends_where_the_live_part_begins_and_goes_on_with_the_same_people() -> None:
     assert END.timestamp() - 2 * DAY <= TRANSACTIONS[0].at < TRANSACTIONS[-1].at < END.timestamp()
     assert len(TRANSACTIONS) == pytest.approx(LIFE.expected, rel=0.15)
-    live = list(islice(stream(7, natural_rate(200), END, people=200), 600))
+    live = list(islice(life_after(7, 200, 2, END), 600))
     assert live[0].at >= END.timestamp()
     cards = {(txn.user, txn.device) for txn in TRANSACTIONS if txn.device.startswith("card-") and not txn.fraud}
     of_live = {(txn.user, txn.device) for txn in live if txn.device.startswith("card-") and not txn.fraud}
