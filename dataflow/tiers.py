@@ -2,9 +2,9 @@
 
 Tier 1, `evidence`, needs no labels: the Isolation Forest, and graded rules that say how rare a value is. Tier 2,
 `feedback`, adds what confirmed frauds say of the merchant. Nothing in these two is fitted to labels: pieces of
-evidence are combined by noisy-OR, 1 - product of (1 - weight x evidence). Tier 3, `supervised`, is the mean of the
-probabilities of a random forest and of gradient boosting, calibrated on labels that these two did not learn from. All
-trees are nodes of one ONNX graph.
+evidence are combined by noisy-OR, 1 - product of (1 - weight x evidence). Tier 3, `supervised`, is the
+probability of gradient boosting, calibrated on labels that it did not learn from. All trees are nodes of one ONNX
+graph.
 
 A user with fewer than `ENOUGH_HISTORY` transactions looks strange beside a past of one or two. What needs history is
 therefore read as the population's normal for such a user, in all tiers: see `ColdStart`.
@@ -159,21 +159,16 @@ class TieredModel:
         nodes = [tree_ensemble(trees, "rows", "depths")]
         self._outputs = ["depths"]
         self._supervised = SUPERVISED in metadata.tiers
-        self.importance: dict[str, float] = {}  # of each fact to the random forest
+        self.importance: dict[str, float] = {}  # of each fact to the supervised tier: its share of the splits' gain
         if self._supervised:
             supervised = np.array([columns[name] for name in artifact["supervised_features"]])
-            forest = artifact["random_forest"]
-            nodes.append(tree_ensemble([remapped(t, supervised) for t in forest_trees(forest)], "rows", "votes"))
-            nodes.append(
-                tree_ensemble([remapped(t, supervised) for t in boosting_trees(artifact["boosting"])], "rows", "odds")
-            )
-            self._votes = float(len(forest.estimators_))
-            self._baseline = float(np.ravel(artifact["boosting"]._baseline_prediction)[0])
+            boosting = artifact["boosting"]
+            nodes.append(tree_ensemble([remapped(t, supervised) for t in boosting_trees(boosting)], "rows", "odds"))
+            self._baseline = float(np.ravel(boosting._baseline_prediction)[0])
             self._calibration = Calibration(*artifact["calibration"])
-            self._outputs += ["votes", "odds"]
-            self.importance = dict(
-                zip(artifact["supervised_features"], map(float, forest.feature_importances_), strict=True)
-            )
+            self._outputs.append("odds")
+            gains = gain_shares(boosting, len(supervised))
+            self.importance = dict(zip(artifact["supervised_features"], gains.tolist(), strict=True))
         self._run = run_trees(nodes, len(self.features), self._outputs, most_split(trees))
 
     def score(self, rows: Rows) -> tuple[Floats, Bools]:
@@ -188,7 +183,7 @@ class TieredModel:
         found = self._run(self._outputs, {"rows": rows})
         isolation, anomaly = self._isolation.of(found[0][:, 0], rows)
         if self._supervised:
-            return self._supervised_risk(found[1][:, 0], found[2][:, 0]), anomaly
+            return self._calibration(self._probability(found[1][:, 0])), anomaly
         return self.graded(isolation, rows, feedback=self._compromised >= 0), anomaly
 
     def tiers(self, rows: Rows) -> dict[str, Floats]:
@@ -200,7 +195,7 @@ class TieredModel:
         if self._compromised >= 0:
             risks[FEEDBACK] = self.graded(isolation, rows, feedback=True)
         if self._supervised:
-            risks[SUPERVISED] = self._supervised_risk(found[1][:, 0], found[2][:, 0])
+            risks[SUPERVISED] = self._calibration(self._probability(found[1][:, 0]))
         return risks
 
     def agrees(self, artifact: dict[str, Any]) -> bool:
@@ -223,17 +218,10 @@ class TieredModel:
             return True
         names = artifact["supervised_features"]
         columns = np.array([self.features.index(name) for name in names])
-        for key, trees in (("random_forest", forest_trees), ("boosting", boosting_trees)):
-            model = artifact[key]
-            rows = rows_at_splits([remapped(tree, columns) for tree in trees(model)], len(self.features))
-            found = self._run(self._outputs, {"rows": rows})
-            if key == "random_forest":
-                ours = found[1][:, 0] / self._votes
-            else:
-                ours = 1.0 / (1.0 + np.exp(-(found[2][:, 0].astype(np.float64) + self._baseline)))
-            if not close(ours, model.predict_proba(picked(rows, names))[:, 1]):
-                return False
-        return True
+        model = artifact["boosting"]
+        rows = rows_at_splits([remapped(tree, columns) for tree in boosting_trees(model)], len(self.features))
+        found = self._run(self._outputs, {"rows": rows})
+        return close(self._probability(found[1][:, 0]), model.predict_proba(picked(rows, names))[:, 1])
 
     def graded(self, isolation: Floats, rows: Rows, feedback: bool) -> Floats:
         """Noisy-OR of the evidence: of the forest, of rarity, and with `feedback` of the merchant's frauds."""
@@ -247,36 +235,15 @@ class TieredModel:
         risk: Floats = 1.0 - doubt
         return risk
 
-    def _supervised_risk(self, votes: NDArray[Any], odds: NDArray[Any]) -> Floats:
-        boosted = 1.0 / (1.0 + np.exp(-(odds.astype(np.float64) + self._baseline)))
-        return self._calibration((np.clip(votes.astype(np.float64) / self._votes, 0.0, 1.0) + boosted) / 2.0)
+    def _probability(self, odds: NDArray[Any]) -> Floats:
+        """What the boosting itself says, before it is calibrated, by what its trees add up to."""
+        probability: Floats = 1.0 / (1.0 + np.exp(-(odds.astype(np.float64) + self._baseline)))
+        return probability
 
 
 def remapped(tree: Tree, columns: NDArray[Any]) -> Tree:
     """The tree with its features as columns of the whole row."""
     return tree._replace(feature=columns[np.where(tree.left < 0, 0, tree.feature)])
-
-
-def forest_trees(forest: Any) -> list[Tree]:
-    """The trees of a fitted `RandomForestClassifier` of two classes; a leaf's value is its share of frauds."""
-    if list(forest.classes_) != [0, 1]:
-        msg = f"a random forest of the classes {list(forest.classes_)}, not of 0 and 1"
-        raise ValueError(msg)
-    trees = []
-    for estimator in forest.estimators_:
-        tree = estimator.tree_
-        votes = tree.value[:, 0, :]
-        trees.append(
-            Tree(
-                feature=np.where(tree.children_left < 0, 0, tree.feature),
-                threshold=tree.threshold,
-                left=tree.children_left,
-                right=tree.children_right,
-                nan_left=tree.missing_go_to_left.astype(np.bool_),
-                value=votes[:, 1] / votes.sum(axis=1),
-            )
-        )
-    return trees
 
 
 def boosting_trees(boosting: Any) -> list[Tree]:
@@ -306,3 +273,14 @@ def needed(tiers: Sequence[str], forest: Sequence[str], supervised: Sequence[str
     if SUPERVISED in tiers:
         names += supervised
     return list(dict.fromkeys(names))
+
+
+def gain_shares(boosting: Any, features: int) -> Floats:
+    """Of all that the splits of a fitted `HistGradientBoostingClassifier` gained, the share of each feature."""
+    gains = np.zeros(features)
+    for (predictor,) in boosting._predictors:
+        inner = predictor.nodes[predictor.nodes["is_leaf"] == 0]
+        np.add.at(gains, inner["feature_idx"], inner["gain"])
+    total = gains.sum()
+    shares: Floats = gains / total if total > 0.0 else gains
+    return shares

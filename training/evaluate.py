@@ -147,7 +147,7 @@ def by_scenario(measures: list[Measures]) -> dict[str, dict[str, float]]:
 
 
 def importance(model: TieredModel) -> dict[str, float]:
-    """How much each fact matters to the random forest of the supervised tier; empty without one."""
+    """How much each fact matters to the supervised tier, its share of the splits' gain; empty without one."""
     return dict(sorted(model.importance.items(), key=lambda item: -item[1]))
 
 

@@ -181,7 +181,7 @@ def fitted(
     past = (replayed.at >= start) & (replayed.at < moment)
     in_time = replayed.labelled & (replayed.label_at <= moment)
     rows = np.ascontiguousarray(replayed.rows[past])
-    artifact = fit(options.tiers, rows, FEATURES, replayed.fraud[past], in_time[past], among_all, seed, 0.01, jobs=2)
+    artifact = fit(options.tiers, rows, FEATURES, replayed.fraud[past], in_time[past], among_all, seed, 0.01)
     return TieredModel(_metadata(options, seed, moment), artifact)
 
 

@@ -1,6 +1,5 @@
 """From a history to a fitted model, and how good it is: on the flow's own facts, with labels as they come."""
 
-import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import islice
@@ -141,7 +140,6 @@ def fit(replayed: Replayed, options: Options, among_all: Population, moment: flo
             among_all,
             options.seed,
             options.contamination,
-            jobs=os.cpu_count() or 1,
         )
     except TooFewLabelsError as error:
         advice = (
