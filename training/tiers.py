@@ -96,6 +96,9 @@ def fit(
     """
     from sklearn.ensemble import IsolationForest
 
+    if not len(rows):
+        msg = "there is no transaction to learn from"
+        raise ValueError(msg)
     column = {name: number for number, name in enumerate(names)}
     normal = normal_facts(rows, names)
     rows = ColdStart(names, normal)(rows)
