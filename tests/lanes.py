@@ -1,6 +1,7 @@
 """The flow's own steps up to the merchant's profile, called one event after the other."""
 
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any, cast
 
 from dataflow.live_rules import LiveRules
@@ -12,10 +13,12 @@ from dataflow.table import Table
 
 
 class Model:
-    """As much of a model as the profiles' steps read."""
+    """As much of a model as the profiles' steps read, and whoever would explain its alerts."""
 
     population = ANYONE
     version = "none"
+    features = ("amount",)
+    metadata = SimpleNamespace(common_values=None)
 
 
 class Lanes:

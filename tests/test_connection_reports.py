@@ -72,6 +72,13 @@ def reports_of(clock: Clock, **config: str) -> ConnectionReports:
             "KAFKA_CONFIG_SECURITY_PROTOCOL (it is SSL)",
         ),
         ("plaintext", CLOSED_AT_ONCE, "as if it expected TLS", "KAFKA_CONFIG_SECURITY_PROTOCOL (it is PLAINTEXT)"),
+        (
+            "SSL",
+            "Send failed: error:80000020:system library::Broken pipe: tls_retry_write_records failure "
+            "(after 9ms in state UP)",
+            "as if it expected a user and a password",
+            "KAFKA_CONFIG_SASL_MECHANISM",
+        ),
         ("SSL", CLOSED_LATER, "as if it expected a user and a password", "KAFKA_CONFIG_SECURITY_PROTOCOL (it is SSL)"),
         (
             "plaintext",

@@ -110,7 +110,8 @@ class ConnectionReports:
             return Problem(f"does not agree on TLS ({text})", "KAFKA_CONFIG_SSL_*")
         if "Failed to resolve" in text and "Temporary failure" not in text:
             return Problem("has a name that is not known", "KAFKA_BROKERS")
-        if "Disconnected" in text:
+        # Who is writing when the broker closes hears of a broken pipe, or of a reset, rather than of a disconnection.
+        if "Disconnected" in text or "Broken pipe" in text or "Connection reset" in text:
             # A broker with TLS closes at the first bytes that are none; one that wants SASL, at the first real request.
             if state == "APIVERSION_QUERY" and "SSL" not in self._protocol:
                 return Problem("closes the connection at once, as if it expected TLS", port)
