@@ -61,10 +61,13 @@ class Group(NamedTuple):
 
 
 def groups_of(features: Sequence[str]) -> list[Group]:
-    """The groups of a model's features; what is in none of `GROUPS` is one by itself."""
+    """The groups of a model's features; what is in none of `GROUPS` is one by itself.
+
+    But for the length of the user's history: it is no reason for an alert, it says which others count.
+    """
     found = [group for group in GROUPS if not set(group.features).isdisjoint(features)]
     grouped = {name for group in found for name in group.features}
-    return [*found, *(_alone(name) for name in features if name not in grouped)]
+    return [*found, *(_alone(name) for name in features if name not in grouped and name != "history")]
 
 
 # ------------------------------------------------------------------------------------------------- numbers as words

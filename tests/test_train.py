@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,7 +19,6 @@ from dataflow.rules import load_rules
 from dataflow.scoring import Columns, load_model
 from dataflow.settings import Settings
 from dataflow.simulation import history as simulate
-from training import train
 from training.fitting import bounded
 from training.history import after, read_history, replay
 from training.operating_points import rule_alerts
@@ -197,7 +197,7 @@ def test_a_full_disk_leaves_the_model_that_was_there(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(train.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert "No space left" in refusal(capsys, "--force", "--out", str(out), *SMALL, "--seed", "9")
     assert {each: each.read_bytes() for each in tmp_path.iterdir()} == before
 
