@@ -568,17 +568,17 @@ PACE = {"txn_per_hour", "txn_per_day", "seconds_since_last"}
 MERCHANT = {"merchant_frauds_week", "merchant_frauds_month", "days_since_merchant_fraud"}
 DID = {
     # Goods of one to three times the usual, from the thief's device and place or the owner's, 1 in 20 at a shady shop.
-    "stolen_card": {*AMOUNT, *ELSEWHERE, "new_device", "rule:flagged_merchant", "rule:impossible_travel"},
+    "stolen_card": {*AMOUNT, *ELSEWHERE, "new_device", "rule:flagged_merchant"},
     # Tiny payments within minutes at one web shop, mostly from afar, from a new device; then one or two large ones.
     "card_testing": {*AMOUNT, *ELSEWHERE, *PACE, "new_device", "new_merchant", "rule:card_testing"},
     # A new device, often an address abroad, sends one to four times the usual away, again and again.
-    "account_takeover": {*AMOUNT, *ELSEWHERE, "new_device", "rule:new_device_transfer", "rule:account_emptied"},
+    "account_takeover": {*AMOUNT, *ELSEWHERE, "new_device"},
     # A copy of the card pays in another country, minutes after the owner paid here.
-    "impossible_travel": {*ELSEWHERE, "rule:impossible_travel"},
+    "impossible_travel": ELSEWHERE,
     # Ordinary payments at a merchant that was breached: only feedback tells.
-    "compromised_merchant": {*MERCHANT, "rule:merchant_under_attack"},
+    "compromised_merchant": MERCHANT,
     # Five to ten purchases within the hour, a little above the usual.
-    "spending_burst": {*PACE, "unusual_day", "rule:burst"},
+    "spending_burst": {*PACE, "unusual_day"},
 }
 
 
