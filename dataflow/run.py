@@ -29,7 +29,7 @@ from dataflow.connectors import kafka_source
 from dataflow.figures import Figures
 from dataflow.generate import DAY, early_start, longest, speed_of, start_of
 from dataflow.run_screen import alert_line, live_line, summary
-from dataflow.settings import Settings, UserError
+from dataflow.settings import TUTORIAL_RULES, Settings, UserError
 from dataflow.start_report import METRICS_ON
 from dataflow.tally import Tally
 from dataflow.warm_up import Life, warm_up
@@ -43,7 +43,6 @@ PEOPLE = 2_000  # unless GENERATOR_PEOPLE is set: their two weeks are decided in
 LABEL_DELAY = 10.0  # seconds unless GENERATOR_LABEL_DELAY is set
 PAST_LABEL_DELAY = 7 * DAY  # of the warm-up, in event time: what models are trained with unless told otherwise
 SHOWN_EVERY = 5.0  # seconds between two lines of progress where there is no terminal
-TUTORIAL_RULES = Path(__file__).parent / "rules-tutorial.toml"
 
 
 class Result(NamedTuple):

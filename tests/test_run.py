@@ -8,8 +8,8 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from dataflow.rules import load_rules
-from dataflow.run import PAST_LABEL_DELAY, TUTORIAL_RULES, past_of, train_tutorial_model, with_defaults
-from dataflow.settings import Settings, UserError
+from dataflow.run import PAST_LABEL_DELAY, past_of, train_tutorial_model, with_defaults
+from dataflow.settings import TUTORIAL_RULES, Settings, UserError
 from dataflow.simulation import natural_rate
 
 

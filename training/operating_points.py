@@ -17,6 +17,7 @@ from dataflow.operating_point import CurvePoint, Interval, OperatingPoint
 from dataflow.rules import RuleSet
 from dataflow.scoring import Bools, Floats, Indices
 from dataflow.settings import UserError
+from training.arguments import number
 
 DAY = 86_400.0
 BLOCK_PRECISION = 0.9
@@ -122,7 +123,7 @@ def read_choice(given: argparse.Namespace) -> Choice:
 
 
 def _above_zero(text: str) -> float:
-    value = _number(text)
+    value = number(text)
     if not 0 < value < math.inf:
         msg = f"{text!r} is no number above 0"
         raise argparse.ArgumentTypeError(msg)
@@ -130,18 +131,11 @@ def _above_zero(text: str) -> float:
 
 
 def _share(text: str) -> float:
-    value = _number(text)
+    value = number(text)
     if not 0 < value <= 1:
         msg = f"{text!r} is no share above 0 and up to 1"
         raise argparse.ArgumentTypeError(msg)
     return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 _NO_MODEL = (False, 0.0, False, 1.0, False, math.inf)
