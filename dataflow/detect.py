@@ -34,7 +34,7 @@ from dataflow.features import BASIC
 from dataflow.keyed import stateful_map
 from dataflow.live_model import LiveModel
 from dataflow.live_rules import LiveRules
-from dataflow.rules import MODEL_FIELDS
+from dataflow.operating_point import MODEL_FIELD_NAMES
 from dataflow.scoring import Scorer, load_model
 from dataflow.settings import TUTORIAL_RULES, Settings, UserError
 from dataflow.start_report import StartReport
@@ -162,9 +162,7 @@ def check_fields(settings: Settings, reader: Path, fields: Iterable[str]) -> Non
     Raises:
         UserError: they do not.
     """
-    lacking = (
-        sorted(set(fields) - BASIC - {field.name for field in MODEL_FIELDS}) if settings.profiles != "full" else []
-    )
+    lacking = sorted(set(fields) - BASIC - set(MODEL_FIELD_NAMES)) if settings.profiles != "full" else []
     if lacking:
         without = f"RULES_FILE={TUTORIAL_RULES}" if reader == settings.rules_file else "a model without it"
         msg = (

@@ -17,7 +17,8 @@ from prometheus_client import Counter
 
 from dataflow.feature_groups import Alert, Group, groups_of, number
 from dataflow.fraud_factors import CommonValues
-from dataflow.rules import MODEL_FIELDS, NUMBER_OF, Outcome, Rule, RuleSet
+from dataflow.operating_point import MODEL_FIELD_NAMES
+from dataflow.rules import NUMBER_OF, Outcome, Rule, RuleSet
 from dataflow.scoring import Floats, Rows, Scorer
 from dataflow.table import Table
 
@@ -34,7 +35,7 @@ UNEXPLAINED = Counter(
     ["error"],
 )
 
-_MODEL = frozenset(field.name for field in MODEL_FIELDS)
+_MODEL = frozenset(MODEL_FIELD_NAMES)
 
 log = logging.getLogger("redflag.explanation")
 

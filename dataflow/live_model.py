@@ -15,7 +15,7 @@ from prometheus_client import Counter, Gauge
 from dataflow.file_watch import FileWatch, Stamps
 from dataflow.operating_point import OperatingPoint
 from dataflow.rule_lists import stamp
-from dataflow.scoring import Metadata, Scorer, beside, read_metadata
+from dataflow.scoring import Scorer, beside, read_metadata
 from dataflow.settings import UserError
 
 _log = logging.getLogger("redflag.model")
@@ -65,7 +65,7 @@ class LiveModel(FileWatch):
 
     def _read(self) -> OperatingPoint:
         found, own = read_metadata(self._path), self._model.metadata
-        if identity(found) != identity(own):
+        if found.identity != own.identity:
             msg = (
                 f"{self._json} describes model {found.fingerprint[:12]}, and {self._model.version} is in service: a "
                 "restart takes the other model"
@@ -81,8 +81,3 @@ class LiveModel(FileWatch):
         point = self._model.operating_point
         ALERT_THRESHOLD.set(point.alert)
         BLOCK_THRESHOLD.set(math.inf if point.block is None else point.block)
-
-
-def identity(metadata: Metadata) -> tuple[str, str]:
-    """What tells two models apart, whatever their operating points."""
-    return metadata.fingerprint, metadata.sha256

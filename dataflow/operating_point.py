@@ -11,18 +11,23 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from dataflow.features import Field
+
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-MODEL_FIELD_NAMES = (
-    "model_anomaly",
-    "model_score",
-    "model_alert",
-    "alert_threshold",
-    "model_block",
-    "block_threshold",
+MODEL_FIELDS = (
+    Field("model_anomaly", "flag", "the Isolation Forest calls it an outlier, as its predict == -1 does"),
+    Field("model_score", "number", "the model's risk, 0 to 1"),
+    Field("model_alert", "flag", "the risk reaches the model's operating point: it raises an alert"),
+    Field("alert_threshold", "number", "that operating point, a risk from 0 to 1"),
+    Field("model_block", "flag", "the risk reaches the point from which the model would block"),
+    Field("block_threshold", "number", "that point; infinite where the model has none"),
 )
-"""What `OperatingPoint.columns` makes, in this order."""
+"""What the scoring step appends to the facts: `OperatingPoint.columns` makes it, in this order."""
+MODEL_FIELD_NAMES = tuple(field.name for field in MODEL_FIELDS)
+NO_MODEL = (False, 0.0, False, 1.0, False, math.inf)
+"""The same where no model says anything: a risk of 0, and so no alert."""
 
 
 class Interval(msgspec.Struct, frozen=True):

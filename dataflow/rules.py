@@ -16,22 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from dataflow.features import FIELDS, Facts, Field
+from dataflow.features import FIELDS, Facts
+from dataflow.operating_point import MODEL_FIELDS
 from dataflow.rule_language import NAMESPACE, Compiled, Kind, RuleError, compile_condition, suggestion
 from dataflow.rule_lists import ListFiles, Pause, no_pause, read_regular
 from dataflow.settings import UserError
 from dataflow.table import Table
 from dataflow.text_form import caseless, comparable
-
-MODEL_FIELDS = (
-    Field("model_anomaly", "flag", "the Isolation Forest calls it an outlier, as its predict == -1 does"),
-    Field("model_score", "number", "the model's risk, 0 to 1"),
-    Field("model_alert", "flag", "the risk reaches the model's operating point: it raises an alert"),
-    Field("alert_threshold", "number", "that operating point, a risk from 0 to 1"),
-    Field("model_block", "flag", "the risk reaches the point from which the model would block"),
-    Field("block_threshold", "number", "that point; infinite where the model has none"),
-)
-"""What the scoring step appends to the facts."""
 
 ALL_FIELDS = (*FIELDS, *MODEL_FIELDS)
 """What a rule may read: the columns of the rows that are evaluated."""

@@ -1,7 +1,6 @@
 """The command line of the rules: checks a file before it counts, and lists what a rule may read."""
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from itertools import islice
@@ -12,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dataflow.features import FIELDS, Facts
-from dataflow.operating_point import MODEL_FIELD_NAMES
+from dataflow.operating_point import MODEL_FIELD_NAMES, NO_MODEL
 from dataflow.rule_language import FUNCTIONS
 from dataflow.rules import ALL_FIELDS, RuleSet, examine
 from dataflow.settings import Settings, UserError
@@ -145,8 +144,7 @@ def sample(rules: RuleSet, history: Path | None, model: Path | None) -> tuple[li
     path = model or Settings.load().model_file
     reads_model = any(reads & OF_MODEL for reads in rules.reads)
     if not known or not reads_model or (model is None and not path.exists()):
-        unscored = (False, 0.0, False, math.inf, False, math.inf)  # no model, and so no alert of it
-        return [(*facts[: len(FIELDS)], *unscored) for facts in known], source, False
+        return [(*facts[: len(FIELDS)], *NO_MODEL) for facts in known], source, False
     from dataflow.scoring import load_model
 
     loaded = load_model(path)

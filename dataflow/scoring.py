@@ -74,6 +74,11 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     operating_point: OperatingPoint | None = None  # not bound by the fingerprint: it is moved without training
     common_values: CommonValues | None = None  # for explanations; of models trained before there is none
 
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What tells two models apart, whatever their operating points."""
+        return self.fingerprint, self.sha256
+
 
 class Tree(NamedTuple):
     """A decision tree as arrays, one element a node, node 0 the root.
@@ -242,6 +247,9 @@ def load_model(path: Path) -> Scorer:
 def _tiered(path: Path, metadata: Metadata, artifact: Any) -> Scorer:
     from dataflow.tiers import TieredModel
 
+    if "normal" not in artifact:  # what is read for users without history
+        msg = f"{path} holds tiers of an earlier release, which read newcomers in another way: {_AGAIN}"
+        raise UserError(msg)
     model = TieredModel(metadata, artifact)
     if not model.agrees(artifact):
         msg = f"{path}: compiled, it scores otherwise than in scikit-learn, so it is of no use: {_AGAIN}"

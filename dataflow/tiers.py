@@ -39,7 +39,7 @@ GRADED = ("amount_z", "txn_per_hour")
 """The facts whose rarity is evidence by itself, each with the weight `RARE_WEIGHT`.
 
 With the amount and the speed among them, and a weight of .3, this tier ordered worse than the forest by itself on the
-simulation (average precision .291 to .313) and on synccfd (.510 to .522); so it is .315 and .526.
+simulation (average precision .291 to .313) and on synccfd (.510 to .522); as it is, .315 and .526.
 """
 COMPROMISED, RUN_FRAUDS = "merchant_compromised", "run_frauds"
 FOREST_WEIGHT, RARE_WEIGHT, COMPROMISED_WEIGHT = 0.9, 0.1, 0.97

@@ -1,5 +1,6 @@
 """The tiers of a model: compiled they are scikit-learn's, and the live flow and training see the same facts."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from dataflow.live_rules import LiveRules
 from dataflow.parsing import parse
 from dataflow.profile import Population
 from dataflow.rules import load_rules
-from dataflow.scoring import load_model
+from dataflow.scoring import fingerprint, load_model
 from dataflow.settings import Settings, UserError
 from dataflow.simulation import history, to_json
 from dataflow.steps import Routed, written
@@ -260,3 +261,16 @@ class Recorder:
 
     def score(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self._model.score(rows)
+
+
+def test_tiers_of_an_earlier_release_are_refused_in_one_line(model_file: Path, tmp_path: Path) -> None:
+    artifact = joblib.load(model_file)
+    del artifact["normal"]
+    path = tmp_path / "old.pkl"
+    joblib.dump(artifact, path)
+    meta = json.loads(model_file.with_suffix(".json").read_text())
+    meta["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    meta["fingerprint"] = fingerprint(meta["tiers"], meta["features"], meta["sha256"])
+    path.with_suffix(".json").write_text(json.dumps(meta))
+    with pytest.raises(UserError, match=r"old\.pkl holds tiers of an earlier release.*train again"):
+        load_model(path)

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from dataflow.features import Facts
-from dataflow.operating_point import CurvePoint, Interval, OperatingPoint
+from dataflow.operating_point import NO_MODEL, CurvePoint, Interval, OperatingPoint
 from dataflow.rules import RuleSet
 from dataflow.scoring import Bools, Floats, Indices
 from dataflow.settings import UserError
@@ -138,13 +138,9 @@ def _share(text: str) -> float:
     return value
 
 
-_NO_MODEL = (False, 0.0, False, 1.0, False, math.inf)
-"""The fields of the model, in the order of `rules.MODEL_FIELDS`, where it says nothing."""
-
-
 def rule_alerts(rules: RuleSet, facts: Sequence[Facts]) -> list[bool]:
     """On which transactions the rules alone raise an alert: as if the model never did."""
-    return [outcome.fraudulent for outcome in rules.evaluate([(*each, *_NO_MODEL) for each in facts])]
+    return [outcome.fraudulent for outcome in rules.evaluate([(*each, *NO_MODEL) for each in facts])]
 
 
 def reads_model(rules: RuleSet) -> bool:

@@ -100,7 +100,7 @@ def write(model: Path, own: Metadata, point: OperatingPoint) -> None:
         UserError: the JSON is no longer that of the model `own`, or cannot be written.
     """
     found = read_metadata(model)
-    if (found.fingerprint, found.sha256) != (own.fingerprint, own.sha256):
+    if found.identity != own.identity:
         msg = f"{model} was replaced by another model meanwhile, so nothing was written: start again"
         raise UserError(msg)
     path = beside(model).resolve()  # a link stays one

@@ -86,7 +86,7 @@ def fit(
     seed: int,
     contamination: float | str,
 ) -> dict[str, Any]:
-    """The artifact of a model: its forest, the tails of the graded facts, and the supervised models where named.
+    """The artifact of a model: its forest, the tails of the graded facts, and the supervised tier where named.
 
     rows: (n, len(names)), finite, in the order of time; fraud and labelled: (n,), what was known of each when the model
     is trained.
