@@ -19,6 +19,9 @@ _PLACES = {name: place for place, name in enumerate(NUMBERS)}
 _MEANINGS = {field.name: field.doc for field in FIELDS}
 
 
+NO_REASONS = frozenset(("history", "usual_amount", "merchant_mean_amount"))
+"""Features that say what a user or merchant is like, and so what the others mean: by themselves no reason."""
+
 LONG_SILENCE = 5.0
 """Usual times between two transactions: a longer one is unusual, too."""
 
@@ -63,11 +66,11 @@ class Group(NamedTuple):
 def groups_of(features: Sequence[str]) -> list[Group]:
     """The groups of a model's features; what is in none of `GROUPS` is one by itself.
 
-    But for the length of the user's history: it is no reason for an alert, it says which others count.
+    But for `NO_REASONS`.
     """
     found = [group for group in GROUPS if not set(group.features).isdisjoint(features)]
     grouped = {name for group in found for name in group.features}
-    return [*found, *(_alone(name) for name in features if name not in grouped and name != "history")]
+    return [*found, *(_alone(name) for name in features if name not in grouped | NO_REASONS)]
 
 
 # ------------------------------------------------------------------------------------------------- numbers as words
@@ -365,8 +368,6 @@ def _alone(name: str) -> Group:
         value, typical = alert[name], alert.typical.get(name)
         if name in FLAGS:
             return Said(name, value != 0.0, False, f"{name}: {_MEANINGS[name]}", (name,))
-        if name == "history":
-            return Said(name, value, None, f"{counted(value, 'earlier transaction')} of this user known", (name,))
         common = f", where half of all have {brief(typical)} or less" if typical is not None else ""
         return Said(name, value, None, f"{name} is {brief(value)}{common}", (name,))
 

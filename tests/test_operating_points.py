@@ -250,7 +250,7 @@ def parse(*arguments: str) -> argparse.Namespace:
 @pytest.mark.parametrize(
     ("arguments", "choice"),
     [
-        ((), Choice("alert_rate", 0.0125)),
+        ((), Choice("alert_rate", 0.0135)),
         (("--alerts-per-day", "85"), Choice("alerts_per_day", 85)),
         (("--alert-rate", "0.002", "--block-precision", "0.95"), Choice("alert_rate", 0.002, 0.95)),
         (("--precision", ".8"), Choice("precision", 0.8)),

@@ -532,7 +532,7 @@ def test_the_help_names_the_defaults_that_apply(
     for words in (
         "default supervised where the history has labels enough to learn from, else feedback; but isolation_forest "
         "with --features, --trees or --population tutorial",
-        "where the model raises an alert; default --alert-rate 0.0125",
+        "where the model raises an alert; default --alert-rate 0.0135",
         "default 0.9 where labels allow it",
         f"of isolation_forest alone; default {TREES}; with other tiers it is always {TIER_TREES}",
         "of isolation_forest alone; default amount,txn_per_hour; other tiers have their own",

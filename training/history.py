@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -21,7 +21,7 @@ from dataflow.feedback import Feedback
 from dataflow.parsing import event_time
 from dataflow.profile import ANYONE, Lessons, MerchantProfile, Population, UserProfile
 from dataflow.settings import UserError
-from dataflow.simulation import DEFAULT_START, history
+from dataflow.simulation import DEFAULT_START, history, natural_rate
 from dataflow.transaction import UNKNOWN, Transaction
 
 DAY = 86_400.0
@@ -30,6 +30,9 @@ CHUNK = 100_000
 
 BLOCK = 1_000
 """Rows of a chunk on disk that are read back at a time."""
+
+KEPT = 1_000_000
+"""Simulated transactions that are kept for the next iteration, 0.8 GB; of more, each iteration makes them anew."""
 
 REQUIRED = ("timestamp", "user", "merchant", "amount")
 UNKNOWN_WITHOUT = ("location", "device", "txn_type")
@@ -199,14 +202,12 @@ def _simulated(seed: int, users: int, days: float, start: datetime, population: 
     begin = (start if start.tzinfo else start.replace(tzinfo=UTC)).timestamp()
     now = begin
 
-    def rows() -> Iterator[Past]:
-        nonlocal now
+    def lived() -> Iterator[Past]:
         for each in history(seed, users, days, start, population):
-            now = each.at
             txn = Transaction(
                 transaction_id=each.transaction_id,
                 timestamp=each.timestamp,
-                at=now,
+                at=each.at,
                 user=each.user,
                 merchant=each.merchant,
                 amount=each.amount,
@@ -219,8 +220,32 @@ def _simulated(seed: int, users: int, days: float, start: datetime, population: 
             )
             yield Past(txn, each.fraud, each.scenario if each.fraud else "")
 
+    again = _kept(lived()) if natural_rate(users) * days * DAY <= KEPT else lived
+
+    def rows() -> Iterator[Past]:
+        nonlocal now
+        for each in again():
+            now = each.transaction.at
+            yield each
+
     source = f"simulation: {population}, {users:,} users, {days:g} days, seed {seed}"
     return History(source, rows, lambda: (now - begin) / (days * DAY))
+
+
+def _kept(made: Iterator[Past]) -> Callable[[], Iterator[Past]]:
+    """What is iterated as often as it is asked for, and made once: each of it when it is first reached."""
+    kept: list[Past] = []
+
+    def rows() -> Iterator[Past]:
+        for place in count():
+            if place == len(kept):
+                following = next(made, None)
+                if following is None:
+                    return
+                kept.append(following)
+            yield kept[place]
+
+    return rows
 
 
 class _Table(Protocol):

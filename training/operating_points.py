@@ -41,8 +41,8 @@ class Choice(NamedTuple):
     """What an operating point is chosen by."""
 
     kind: Kind = "alert_rate"
-    value: float = 0.0125
-    """The default, one in 80: where about one in 100 is a fraud, it leaves room for the alerts of rough rules."""
+    value: float = 0.0135
+    """The default, one in 74: where about one in 100 is a fraud, it leaves room for the alerts of rough rules."""
     block_precision: float | None = None  # 0 to 1; None: `BLOCK_PRECISION`, where the labels allow it
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ Note = Callable[[str], None]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say how an operating point is chosen."""
-    group = parser.add_argument_group("operating point", "where the model raises an alert; default --alert-rate 0.0125")
+    group = parser.add_argument_group("operating point", "where the model raises an alert; default --alert-rate 0.0135")
     one = group.add_mutually_exclusive_group()
     one.add_argument(
         "--alerts-per-day", type=_above_zero, metavar="N", help="budget: alerts a day, those of the rules counted too"

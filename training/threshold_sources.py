@@ -21,7 +21,7 @@ from training.fitting import BATCH
 from training.history import DAY, History, after, find_label_column, read_history, replay
 from training.operating_points import Note, Scored, need_labels, part, rule_alerts
 from training.threshold_options import Options
-from training.train_options import LABEL_DELAY, SUPERVISED_DAYS, TUTORIAL_DAYS, TUTORIAL_USERS, USERS
+from training.train_options import LABEL_DELAY, simulated_size
 
 WARM_UP = 0.5
 """The share of a history, the first in time, that fills the profiles, so that what is measured is decided as live."""
@@ -116,12 +116,12 @@ def _history(metadata: Metadata, options: Options) -> History:
     if population is None:
         tutorial = metadata.window.source.startswith(f"{SIMULATION}tutorial")
         population = "tutorial" if tutorial else POPULATIONS[0]
-    tutorial = population == "tutorial"
+    users, days = simulated_size(metadata.tiers[-1], tutorial=population == "tutorial")
     history = read_history(
         None,
         seed=(metadata.seed + 1) % 2**32 if options.seed is None else options.seed,
-        users=options.users or (TUTORIAL_USERS if tutorial else USERS),
-        days=options.days or (TUTORIAL_DAYS if tutorial else SUPERVISED_DAYS),
+        users=options.users or users,
+        days=options.days or days,
         population=population,
     )
     if SUPERVISED in metadata.tiers and options.seed == metadata.seed:
