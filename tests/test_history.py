@@ -1,8 +1,11 @@
 """Histories: in event-time order, by the contract's limits, and a bad one told by its line."""
 
 import gzip
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +15,8 @@ from builders import HOUR, NOON, iso, txn
 from dataflow.features import FIELDS, facts
 from dataflow.profile import MerchantProfile, UserProfile
 from dataflow.settings import UserError
+from dataflow.simulation import Simulated
+from dataflow.simulation import history as simulate
 from training import history
 from training.history import Past, after, find_label_column, read_history, replay
 
@@ -118,6 +123,28 @@ def test_a_file_out_of_order_is_sorted_and_equal_times_keep_their_order(
     path = csv(tmp_path, *(row(i, NOON + at) for i, at in enumerate(times)))
     order = sorted(range(1_000), key=lambda i: times[i])
     assert ids(path) == [f"t{i}" for i in order]
+
+
+def test_a_simulated_history_is_the_same_each_time_and_made_but_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def counted(*arguments: Any) -> Iterator[Simulated]:
+        for each in simulate(*arguments):
+            made.append(1)
+            yield each
+
+    monkeypatch.setattr("training.history.history", counted)
+    past = read_history(None, seed=3, users=20, days=5)
+    first = list(islice(past, 50))  # the rest is made when it is first asked for
+    assert (len(first), len(made)) == (50, 50)
+    whole = list(past)
+    assert whole[:50] == first
+    assert list(past) == whole
+    assert len(made) == len(whole) > 200
+    assert past.progress == pytest.approx(1, abs=0.1)
+    monkeypatch.setattr("training.history.KEPT", 1)
+    assert list(read_history(None, seed=3, users=20, days=5)) == whole
+    assert len(made) == 2 * len(whole)
 
 
 def test_a_history_can_be_read_again_and_tells_its_progress(tmp_path: Path) -> None:
