@@ -19,8 +19,8 @@ _PLACES = {name: place for place, name in enumerate(NUMBERS)}
 _MEANINGS = {field.name: field.doc for field in FIELDS}
 
 
-NO_REASONS = frozenset(("history", "usual_amount", "merchant_mean_amount"))
-"""Features that say what a user or merchant is like, and so what the others mean: by themselves no reason."""
+NO_REASONS = frozenset(("history", "usual_amount"))
+"""Features that say what a user is like, and so what the others mean: by themselves no reason."""
 
 LONG_SILENCE = 5.0
 """Usual times between two transactions: a longer one is unusual, too."""

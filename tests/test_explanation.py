@@ -577,8 +577,8 @@ DID = {
     "impossible_travel": ELSEWHERE,
     # Ordinary payments at a merchant that was breached: only feedback tells.
     "compromised_merchant": MERCHANT,
-    # Five to ten purchases within the hour, a little above the usual.
-    "spending_burst": {*PACE, "unusual_day"},
+    # Five to ten purchases within the hour, a little above the usual, from one shop of the town to the next.
+    "spending_burst": {*PACE, "unusual_day", "speed"},
 }
 
 

@@ -29,13 +29,14 @@ SUPERVISED_FEATURES = (
     *("amount", "amount_z", "amount_ratio", "amount_to_largest", "usual_amount"),
     *("txn_per_hour", "amount_per_hour", "mean_amount_hour", "txn_per_day", "amount_per_day", "burst"),
     *("seconds_since_last", "unusual_day", "unusual_fortnight"),
-    *("km_from_centre", "centre_ratio", "km_since_last", "speed"),
+    *("km_from_centre", "centre_ratio", "speed"),
     *("new_merchant", "new_device", "new_location", "card_frauds", "days_since_card_fraud"),
-    *("merchant_per_day", "merchant_mean_amount", "merchant_amount_ratio", "merchant_unusual"),
+    *("merchant_per_day", "merchant_amount_ratio", "merchant_unusual"),
     *("merchant_labels_week", "merchant_labels_month", "merchant_frauds_week", "merchant_frauds_month"),
     *("merchant_risk_week", "merchant_risk_month", "merchant_compromised", "run_days", "run_frauds", "run_genuine"),
     *("genuine_since", "days_since_merchant_fraud", "days_since_merchant_genuine"),
 )
+"""Not the merchant's mean amount: it tells merchants from one another, and so which were breached in training."""
 TAIL_ROWS = 50_000
 """Rows by which the rarity of the forest's scores is told: the tail's last step is 1 in 3,000."""
 GENUINE_KEPT = 200_000
