@@ -35,10 +35,13 @@ EMBEDDED_PARTITIONS = 4
 # the end, while the other workers have nothing left to do.
 LONGEST = (
     "test_chaos",
+    "test_train",
     "test_gate",
     "test_ownership",
     "test_evaluate",
     "test_tiers",
+    "test_explanation",
+    "test_threshold",
     "test_lifecycle",
     "test_compiled",
     "test_simulation",

@@ -357,7 +357,8 @@ def test_as_many_alerts_as_promised_come_on_a_later_part_of_the_simulation(tmp_p
         (point.expected.recall, came[fraud].mean()),
     ):
         assert promised is not None
-        assert promised.low - 0.1 <= found <= promised.high + 0.1
+        # Better it may be: the promise is that of a model which had learned from three quarters of the history.
+        assert promised.low - 0.1 <= found
 
 
 def test_labels_that_come_after_the_end_move_neither_model_nor_operating_point(budgeted: Path, tmp_path: Path) -> None:
