@@ -103,7 +103,7 @@ def test_the_summary_says_how_many_frauds_and_how_much_money_were_caught_and_los
     assert shown["precision"] == shown["recall"] == "0.50"
     assert shown["stolen_card"] == "1 of 2 caught, 1,234.50 of 1,300.00"
     assert shown["alerts to block"] == shown["alerts to review"] == "1"
-    assert shown["alerts: High amount"] == "2"
+    assert shown["alerts of rule high_amount"] == "2"
     assert "labels refused" not in shown
 
 
