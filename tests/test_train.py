@@ -335,7 +335,7 @@ def budgeted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_as_many_alerts_as_promised_come_on_a_later_part_of_the_simulation(tmp_path: Path) -> None:
     """Of 600 people: among fewer a single merchant that is breached, or no more, moves the week."""
-    seed, users, days = 7, 600, 35
+    seed, users, days = 7, 600, 49
     life = ("--seed", str(seed), "--users", str(users), "--days", str(days))
     model = load_model(trained(tmp_path, *life, "--alerts-per-day", "30"))
     assert model.metadata.tiers[-1] == "supervised"
@@ -350,15 +350,14 @@ def test_as_many_alerts_as_promised_come_on_a_later_part_of_the_simulation(tmp_p
     risk, anomaly = model.score(model.rows([known for _, known in later]))
     of_rules = rule_alerts(load_rules(Settings().rules_file), [known for _, known in later])
     came = point.alerts(risk, anomaly) | np.array(of_rules)
-    assert came.sum() / 7 == pytest.approx(30, rel=0.35)
+    assert came.sum() / 7 == pytest.approx(30, rel=0.2)
     fraud = np.array([each.fraud for each, _ in later], np.bool_)
     for promised, found in (
         (point.expected.precision, fraud[came].mean()),
         (point.expected.recall, came[fraud].mean()),
     ):
         assert promised is not None
-        # Better it may be: the promise is that of a model which had learned from three quarters of the history.
-        assert promised.low - 0.1 <= found
+        assert promised.low - 0.1 <= found <= promised.high + 0.1
 
 
 def test_labels_that_come_after_the_end_move_neither_model_nor_operating_point(budgeted: Path, tmp_path: Path) -> None:

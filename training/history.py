@@ -32,7 +32,7 @@ BLOCK = 1_000
 """Rows of a chunk on disk that are read back at a time."""
 
 KEPT = 1_000_000
-"""Simulated transactions that are kept for the next iteration, 0.8 GB; of more, each iteration makes them anew."""
+"""Simulated transactions that are kept for the next iteration, 0.7 GB; of more, each iteration makes them anew."""
 
 REQUIRED = ("timestamp", "user", "merchant", "amount")
 UNKNOWN_WITHOUT = ("location", "device", "txn_type")

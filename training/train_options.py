@@ -19,7 +19,7 @@ from training.tiers import all_tiers
 FEATURES = ("amount", "txn_per_hour")
 USERS, DAYS, SEED = 2_000, 14.0, 42  # of the simulated history: 84,000 transactions
 # Of one to learn from labels, which come a week late. 2,000 users over 28 days gave .56 average precision on people
-# that it did not know, these .63; and their ten compromised merchants were too few to choose an operating point by.
+# that it did not know, these .61; and their ten compromised merchants were too few to choose an operating point by.
 SUPERVISED_USERS, SUPERVISED_DAYS = 3_000, 49.0
 LABEL_DELAY = 7 * DAY
 TREES = 100  # of a forest alone
