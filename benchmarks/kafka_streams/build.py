@@ -21,9 +21,8 @@ STORE = "users"  # as Main.java names it
 
 def version() -> str:
     """The version of Kafka Streams that `pom.xml` pins."""
-    found = re.search(r"<kafka\.version>([^<]+)<", POM.read_text())
-    assert found, "pom.xml names no kafka.version"
-    return found[1]
+    found: list[str] = re.findall(r"<kafka\.version>([^<]+)<", POM.read_text())
+    return found[0]
 
 
 def directory() -> Path:
@@ -59,7 +58,9 @@ def build() -> Path:
         raise KafkaUnavailableError(lacking)
     if directory().is_dir():
         return directory()
-    return run_maven(POM, directory(), f"build Kafka Streams {version()}", lambda into: ["compile", f"-Dbuild.to={into}"])
+    return run_maven(
+        POM, directory(), f"build Kafka Streams {version()}", lambda into: ["compile", f"-Dbuild.to={into}"]
+    )
 
 
 def start(job: Job, threads: int) -> None:

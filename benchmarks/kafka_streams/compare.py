@@ -99,13 +99,17 @@ def differences(ours: Decided, theirs: Decided) -> Iterable[str]:
     """A line for each transaction that is not decided the same."""
     for name in sorted(ours.decisions.keys() | theirs.decisions.keys()):
         mine, other = ours.decisions.get(name), theirs.decisions.get(name)
-        if mine is None or other is None:
-            yield f"{name}: ours {mine}, theirs {other}"
-        elif mine[:3] != other[:3] or abs(mine.score - other.score) > 1.5 * SCORE_DIGIT:
+        if not _same(mine, other):
             yield f"{name}: ours {mine}, theirs {other}"
     for message in ours.invalid.keys() | theirs.invalid.keys():
         if ours.invalid[message] != theirs.invalid[message]:
             yield f"invalid, ours {ours.invalid[message]} times, theirs {theirs.invalid[message]} times: {message!r}"
+
+
+def _same(mine: Decision | None, other: Decision | None) -> bool:
+    if mine is None or other is None:
+        return mine is other
+    return mine[:3] == other[:3] and abs(mine.score - other.score) < 1.5 * SCORE_DIGIT
 
 
 def main() -> None:
