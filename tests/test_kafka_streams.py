@@ -29,7 +29,7 @@ Message = tuple[bytes, Any]  # the value None is a tombstone
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "two.pkl"
     plain = ["--features", "amount,txn_per_hour", "--tiers", "isolation_forest"]
-    assert train([*plain, "--users", "100", "--out", str(path)]) == 0
+    assert train([*plain, "--users", "100", "--days", "14", "--out", str(path)]) == 0
     return path
 
 
