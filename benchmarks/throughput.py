@@ -214,7 +214,7 @@ def show(results: list[dict[str, Any]]) -> None:
         ratios = [f"{each[name]:.3g}" if name in each else "" for name in columns]
         cpu = f"{each['cpu_seconds_per_million']:.1f}"
         table.add_row(each["title"], f"{each['per_second']:,.0f}", spread, cpu, *ratios)
-    Console(width=180).print(table)
+    Console(width=220).print(table)
 
 
 def main() -> None:
