@@ -114,8 +114,8 @@ def java() -> str:
     return found
 
 
-def jars_dir() -> Path:
-    """Where the jars are kept between runs: one directory for each version of `kafka-pom.xml`, outside the tree.
+def cache_dir() -> Path:
+    """Where what Maven makes is kept between runs, outside the tree.
 
     Raises:
         KafkaUnavailableError: no such place is known.
@@ -125,7 +125,16 @@ def jars_dir() -> Path:
     except RuntimeError:
         msg = "there is no home directory to keep Apache Kafka's jars in: set XDG_CACHE_HOME"
         raise KafkaUnavailableError(msg) from None
-    return cache / "redflag" / f"kafka-{kafka_version()}-{hashlib.sha256(POM.read_bytes()).hexdigest()[:8]}"
+    return cache / "redflag"
+
+
+def jars_dir() -> Path:
+    """Where the broker's jars are kept: one directory for each version of `kafka-pom.xml`.
+
+    Raises:
+        KafkaUnavailableError: no such place is known.
+    """
+    return cache_dir() / f"kafka-{kafka_version()}-{hashlib.sha256(POM.read_bytes()).hexdigest()[:8]}"
 
 
 def check_available() -> bool:
@@ -147,55 +156,63 @@ def check_available() -> bool:
 
 
 def fetch_jars() -> Path:
-    """The directory of jars, fetched with Maven if it is not there yet.
-
-    Processes that come at the same time fetch once: one holds the lock, the others wait. The directory takes its
-    name only when it is complete.
+    """The directory of the broker's jars, fetched with Maven if it is not there yet.
 
     Raises:
         KafkaUnavailableError: something is missing, or Maven failed; the message has its last lines.
     """
     if check_available():
         return jars_dir()
-    jars = jars_dir()
+    goal = ["org.apache.maven.plugins:maven-dependency-plugin:copy-dependencies", "-DincludeScope=runtime"]
+    fetching = f"fetch Apache Kafka {kafka_version()}"
+    return run_maven(POM, jars_dir(), fetching, lambda into: [*goal, f"-DoutputDirectory={into}"])
+
+
+def run_maven(pom: Path, directory: Path, doing: str, goals: Callable[[Path], list[str]]) -> Path:
+    """The directory that Maven fills once; `goals` says with which goals and options it fills the one it is given.
+
+    Processes that come at the same time run it once: one holds the lock, the others wait. The directory takes its
+    name only when it is complete.
+
+    Raises:
+        KafkaUnavailableError: Maven failed, or there is no place; `doing` is what the line says it could not do.
+    """
     try:
-        jars.parent.mkdir(parents=True, exist_ok=True)
-        lock = Path(f"{jars}.lock").open("w")  # noqa: SIM115, the with below closes it
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        lock = Path(f"{directory}.lock").open("w")  # noqa: SIM115, the with below closes it
     except OSError as err:
-        msg = f"Apache Kafka's jars cannot be kept in {jars.parent} ({err.strerror}): set XDG_CACHE_HOME"
+        msg = f"Apache Kafka's jars cannot be kept in {directory.parent} ({err.strerror}): set XDG_CACHE_HOME"
         raise KafkaUnavailableError(msg) from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if jars.is_dir():
-            return jars
-        # A fetch that was killed has left its directory; nobody else can be at work while we hold the lock.
-        for left in jars.parent.glob(f"{jars.name}.part-*"):
+        if directory.is_dir():
+            return directory
+        # A run that was killed has left its directory; nobody else can be at work while we hold the lock.
+        for left in directory.parent.glob(f"{directory.name}.part-*"):
             shutil.rmtree(left)
-        part = Path(tempfile.mkdtemp(prefix=f"{jars.name}.part-", dir=jars.parent))
+        part = Path(tempfile.mkdtemp(prefix=f"{directory.name}.part-", dir=directory.parent))
         try:
             # --strict-checksums: a jar that does not match its published checksum is an error, not a warning.
-            goal = ["org.apache.maven.plugins:maven-dependency-plugin:copy-dependencies"]
-            goal += ["-DincludeScope=runtime", f"-DoutputDirectory={part}"]
-            command = ["mvn", "--batch-mode", "--quiet", "--strict-checksums", "--file", str(POM), *goal]
+            command = ["mvn", "--batch-mode", "--quiet", "--strict-checksums", "--file", str(pom), *goals(part)]
             try:
                 done = subprocess.run(
                     command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                     text=True, timeout=FETCH_TIMEOUT_S,
                 )  # fmt: skip
             except subprocess.TimeoutExpired:
-                msg = f"Maven did not fetch Apache Kafka {kafka_version()} within {FETCH_TIMEOUT_S} s"
+                msg = f"Maven did not {doing} within {FETCH_TIMEOUT_S} s"
                 raise KafkaUnavailableError(msg) from None
             if done.returncode:
                 said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
                 first = next((line for line in said.splitlines() if "ERROR" in line), said.strip())
                 first = first.removeprefix("[ERROR] ").partition(" -> [Help")[0]
-                msg = f"Maven could not fetch Apache Kafka {kafka_version()}: {first}"
+                msg = f"Maven could not {doing}: {first}"
                 raise KafkaUnavailableError(msg)
             part.chmod(0o755)
-            part.rename(jars)
+            part.rename(directory)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-    return jars
+    return directory
 
 
 class KafkaServer:
