@@ -129,7 +129,7 @@ def test_the_near_certain_ones_block(rule: str, action: str) -> None:
 
 
 def test_the_page_about_rules_names_each_rule_with_its_action_and_each_field_of_the_model() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "rules.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "rules.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
     shown = {cells[0]: cells[2] for cells in rows if len(cells) == 4}
     for rule in RULES.rules:
@@ -140,7 +140,7 @@ def test_the_page_about_rules_names_each_rule_with_its_action_and_each_field_of_
 
 
 def test_the_examples_of_that_page_are_right(tmp_path: Path) -> None:
-    page = (Path(__file__).parent.parent / "docs" / "rules.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "rules.md").read_text()
     examples = [block.partition("```")[0] for block in page.split("```toml\n")[1:]]
     path = tmp_path / "rules.toml"
     path.write_text("[lists]\ntransfers = ['wire']\nwatched_merchants = ['x']\n" + "\n".join(examples))
