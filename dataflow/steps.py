@@ -222,7 +222,8 @@ class Steps:
             explained = self._explainer.explain(table.part(alerts), of_alerts, rules)
             why = dict(zip(alerts, explained, strict=True))
         decisions = []
-        risks, thresholds = (np.asarray(table.column(name)).tolist() for name in (RISK, THRESHOLD))
+        risks = np.asarray(table.column(RISK)).tolist()
+        thresholds = np.asarray(table.column(THRESHOLD)).tolist()
         for place, (txn, risk, threshold, result) in enumerate(
             zip(table.txns, risks, thresholds, results, strict=True)
         ):
