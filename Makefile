@@ -28,7 +28,7 @@ $(VENV)/.run: $(VENV)/.python requirements.txt
 	@touch $@
 
 # Pointless where there is no C compiler, and says so; the flow then runs interpreted.
-$(VENV)/.compiled: $(VENV)/.run requirements-build.txt pyproject.toml $(wildcard dataflow/*.py)
+$(VENV)/.compiled: $(VENV)/.run requirements-build.txt pyproject.toml $(wildcard dataflow/*.py dataflow/rules/*.py)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-build.txt
 	@$(BIN)/python -m dataflow.compile
 	@touch $@

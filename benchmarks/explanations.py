@@ -15,8 +15,8 @@ from rich.table import Table as Shown
 from benchmarks.stage import transactions
 from dataflow.explanation import Explainer
 from dataflow.lifecycle import calm_collector
-from dataflow.live_rules import LiveRules
 from dataflow.operating_point import OperatingPoint
+from dataflow.rules import LiveRules
 from dataflow.scoring import load_model
 from dataflow.settings import Settings
 from dataflow.steps import Profiled, Steps, key_by_merchant
@@ -53,8 +53,8 @@ def main() -> None:
     table = steps.score(known)
     model.operating_point = OperatingPoint(alert=float(np.quantile(table.column("model_score"), 0.99)))
     rules, explainer = live.current(), Explainer(model)
-    outcomes = rules.evaluate(steps.score(known))
-    places = [place for place, outcome in enumerate(outcomes) if outcome.fraudulent]
+    results = rules.evaluate(steps.score(known))
+    places = [place for place, result in enumerate(results) if result.fraudulent]
     calm_collector()
     shown = Shown("alerts in a batch", "µs an alert")
     table = steps.score(known)
@@ -64,7 +64,7 @@ def main() -> None:
         for _ in range(ROUNDS):
             before = time.process_time()
             for batch in batches:
-                explainer.explain(table.part(batch), [outcomes[place] for place in batch], rules)
+                explainer.explain(table.part(batch), [results[place] for place in batch], rules)
             taken.append((time.process_time() - before) / len(places) * 1e6)
         shown.add_row(str(size), f"{min(taken):.0f}")
     Console().print(shown)

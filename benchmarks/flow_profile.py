@@ -23,8 +23,8 @@ from rich.table import Table
 from benchmarks.stage import PARTITIONS, TWO_FEATURES, train, transactions
 from dataflow.detect import build
 from dataflow.lifecycle import calm_collector
-from dataflow.live_rules import LiveRules
 from dataflow.record import Record, partition_key, source_key
+from dataflow.rules import LiveRules
 from dataflow.scoring import load_model
 from dataflow.settings import TUTORIAL_RULES, Settings
 from dataflow.steps import Steps, is_fraudulent, key_by_merchant, key_by_user

@@ -19,7 +19,8 @@ BUILDS = PACKAGE / ".compiled"
 def folder() -> Path:
     """Where the code of the sources as they stand is, or would be."""
     # All of them: besides those that are compiled, what decides how, and those whose types are compiled into them.
-    digest = sha256(b"\0".join(path.read_bytes() for path in sorted(PACKAGE.glob("*.py"))))
+    sources = sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("rules/*.py")])
+    digest = sha256(b"\0".join(path.read_bytes() for path in sources))
     return BUILDS / digest.hexdigest()[:16]
 
 

@@ -31,15 +31,15 @@ class Decision(msgspec.Struct, gc=False, frozen=True):
 
     transaction: Transaction
     verdict: Verdict
-    cooldowns: tuple[tuple[str, float], ...] = ()  # of the rules that made the alert, see `rules.Outcome`; not written
+    cooldowns: tuple[tuple[str, float], ...] = ()  # of the rules that made the alert, see `RuleResult`; not written
 
 
-def combined(doubt: float, risk: float) -> float:
+def combined(p_genuine: float, risk: float) -> float:
     """The score, six digits: noisy-OR, as each rule that fired, and the model, is a reason of its own to doubt it.
 
-    `doubt`: of the rules, see `rules.Outcome`; `risk`: the model's, 0 to 1. `round` would take 0.2 µs more.
+    `p_genuine`: what the rules leave, see `RuleResult`; `risk`: the model's, 0 to 1. `round` would take 0.2 µs more.
     """
-    return int((1.0 - doubt * (1.0 - risk)) * 1e6 + 0.5) / 1e6
+    return int((1.0 - p_genuine * (1.0 - risk)) * 1e6 + 0.5) / 1e6
 
 
 _encode = msgspec.json.Encoder().encode

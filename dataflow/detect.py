@@ -33,8 +33,8 @@ from dataflow.faults import Guard
 from dataflow.features import BASIC
 from dataflow.keyed import stateful_map
 from dataflow.live_model import LiveModel
-from dataflow.live_rules import LiveRules
 from dataflow.operating_point import MODEL_FIELD_NAMES
+from dataflow.rules import LiveRules
 from dataflow.scoring import Scorer, load_model
 from dataflow.settings import TUTORIAL_RULES, Settings, UserError
 from dataflow.start_report import StartReport

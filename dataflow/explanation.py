@@ -18,7 +18,7 @@ from prometheus_client import Counter
 from dataflow.feature_groups import Alert, Group, groups_of, number
 from dataflow.fraud_factors import CommonValues
 from dataflow.operating_point import MODEL_FIELD_NAMES
-from dataflow.rules import NUMBER_OF, Outcome, Rule, RuleSet
+from dataflow.rules import NUMBER_OF, Rule, RuleResult, RuleSet, value_of
 from dataflow.scoring import Floats, Rows, Scorer
 from dataflow.table import Table
 
@@ -73,24 +73,24 @@ class Explainer:
         self._by_id: dict[str, tuple[Rule, list[str]]] = {}
         self._said = -math.inf
 
-    def explain(self, alerts: Table, outcomes: Sequence[Outcome], rules: RuleSet) -> list[list[Explanation]]:
+    def explain(self, alerts: Table, results: Sequence[RuleResult], rules: RuleSet) -> list[list[Explanation]]:
         """The explanation of each of these alerts, at least one entry; never raises.
 
-        `alerts` has the model's columns, too; `outcomes` are what `rules` say of them.
+        `alerts` has the model's columns, too; `results` are what `rules` say of them.
         """
         try:
-            return self._explain(alerts, outcomes, rules)
+            return self._explain(alerts, results, rules)
         except Exception:
-            return [self._explain_one(alerts, place, outcome, rules) for place, outcome in enumerate(outcomes)]
+            return [self._explain_one(alerts, place, result, rules) for place, result in enumerate(results)]
 
-    def _explain_one(self, alerts: Table, place: int, outcome: Outcome, rules: RuleSet) -> list[Explanation]:
+    def _explain_one(self, alerts: Table, place: int, result: RuleResult, rules: RuleSet) -> list[Explanation]:
         """By itself, so that no other suffers from one that fails: that one tells its rules' reasons alone."""
         try:
-            (explanation,) = self._explain(alerts.part([place]), [outcome], rules)
+            (explanation,) = self._explain(alerts.part([place]), [result], rules)
         except Exception as error:
             self._failed(error)
-            ids = outcome.rules or ["unknown"]
-            reasons = outcome.reasons or ["an alert"]
+            ids = result.rules or ["unknown"]
+            reasons = result.reasons or ["an alert"]
             return [
                 Explanation(f"rule:{name}", True, None, 0.0, reason) for name, reason in zip(ids, reasons, strict=False)
             ][:MOST]
@@ -105,14 +105,14 @@ class Explainer:
             # Without the error's text: it may hold what stands in the transaction.
             log.error("an alert could not be explained (%s): it says which rules fired, and is decided as ever", kind)
 
-    def _explain(self, alerts: Table, outcomes: Sequence[Outcome], rules: RuleSet) -> list[list[Explanation]]:
+    def _explain(self, alerts: Table, results: Sequence[RuleResult], rules: RuleSet) -> list[list[Explanation]]:
         if rules is not self._rules:
             self._by_id = {
                 rule.id: (rule, sorted(reads, key=NUMBER_OF.__getitem__))
                 for rule, reads in zip(rules.rules, rules.reads, strict=True)
             }
             self._rules = rules
-        risks: list[float] = alerts.column("model_score")
+        risks: list[float] = np.asarray(alerts.column("model_score")).tolist()
         rows = alerts.floats(self._features)
         last_locations = alerts.column("last_location")
         known = [
@@ -121,9 +121,9 @@ class Explainer:
         ]
         effects = self._effects(rows, known, np.array(risks))
         explained = []
-        for place, outcome in enumerate(outcomes):
+        for place, result in enumerate(results):
             model = self._of_model(known[place], rows[place], effects[place], risks[place])
-            of_rules, by_model = self._of_rules(alerts, place, outcome, risks[place], rows[place])
+            of_rules, by_model = self._of_rules(alerts, place, result, risks[place], rows[place])
             if by_model:
                 # Sorting is stable: of the same effect, rules come first.
                 entries = sorted([*of_rules, *model], key=_by_effect)
@@ -175,23 +175,23 @@ class Explainer:
         return None if factor is None else round(factor, 2)
 
     def _of_rules(
-        self, alerts: Table, place: int, outcome: Outcome, risk: float, row: Rows
+        self, alerts: Table, place: int, result: RuleResult, risk: float, row: Rows
     ) -> tuple[list[Explanation], bool]:
         """The rules that made the alert, and whether one of them is the model's: that one the model's entries explain.
 
-        A rule's effect is how much of the score, 1 - doubt * (1 - risk), hangs on it: doubt is the product of 1 -
-        weight over all of them.
+        A rule's effect is how much of the score, 1 - p_genuine * (1 - risk), hangs on it: p_genuine is the product of
+        1 - weight over all of them.
         """
-        fired = [self._by_id[name] for name in outcome.rules]
+        fired = [self._by_id[name] for name in result.rules]
         made = [each for each in fired if each[0].effect != "allow"]  # a deny list wins over an allow list
         entries, by_model = [], False
-        for (rule, reads), reason in zip(made, outcome.reasons, strict=True):
+        for (rule, reads), reason in zip(made, result.reasons, strict=True):
             if reads and _MODEL.issuperset(reads):
                 by_model = True
                 continue
             others = math.prod(1.0 - other.weight for other, _ in made if other is not rule)
-            effect = (others - outcome.doubt) * (1.0 - risk)
-            values = [alerts.column(name)[place] for name in reads]
+            effect = (others - result.p_genuine) * (1.0 - risk)
+            values = [value_of(alerts, name, place) for name in reads]
             shown = ", ".join(f"{name} {_shown(value)}" for name, value in zip(reads, values, strict=True))
             alone = values[0] if len(values) == 1 else shown or True
             said = isinstance(alone, str) and alone in reason

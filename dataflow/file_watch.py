@@ -1,18 +1,33 @@
 """Files that a running flow takes up when they change: looked at by the clock, once they have stood still."""
 
+import os
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
-
-from dataflow.rule_lists import Stamp
 
 LOOKS = 4
 """Looks within the time that a changed file must have stood still: it is taken at most one look later than that."""
 
+Stamp = tuple[int, int, int]
+"""What tells a changed file: time of change in ns, size, and its number on the file system."""
 Stamps = tuple[Stamp | None, ...]
+
+
+def stamp(path: Path) -> Stamp | None:
+    """What tells whether a file has changed; None where there is none."""
+    try:
+        return stamp_of(path.stat())
+    except (OSError, ValueError):
+        return None
+
+
+def stamp_of(found: os.stat_result) -> Stamp:
+    """The same of a file that was looked at."""
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 class FileWatch(ABC):

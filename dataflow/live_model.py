@@ -12,9 +12,8 @@ from pathlib import Path
 
 from prometheus_client import Counter, Gauge
 
-from dataflow.file_watch import FileWatch, Stamps
+from dataflow.file_watch import FileWatch, Stamps, stamp
 from dataflow.operating_point import OperatingPoint
-from dataflow.rule_lists import stamp
 from dataflow.scoring import Scorer, beside, read_metadata
 from dataflow.settings import UserError
 

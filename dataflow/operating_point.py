@@ -5,7 +5,6 @@ training anew (`python -m training.threshold`), and a running flow takes it up b
 """
 
 import math
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -101,17 +100,17 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True):
         measured = f", measured on {self.measured_on}" if self.measured_on else ""
         return f"{line}; it promises {', '.join(figures)}{measured}"
 
-    def columns(self, risk: Floats, anomaly: Bools) -> dict[str, list[Any]]:
+    def columns(self, risk: Floats, anomaly: Bools) -> dict[str, Floats | Bools]:
         """The model's fields, as rules read them, in the order of `MODEL_FIELD_NAMES`; each of n values."""
         count = len(risk)
         block = math.inf if self.block is None else self.block
-        columns: tuple[list[Any], ...] = (
-            anomaly.tolist(),
-            risk.tolist(),
-            self.alerts(risk, anomaly).tolist(),
-            [self.alert] * count,
-            self.blocks(risk).tolist(),
-            [block] * count,
+        columns = (
+            anomaly,
+            risk,
+            self.alerts(risk, anomaly),
+            np.full(count, self.alert),
+            self.blocks(risk),
+            np.full(count, block),
         )
         return dict(zip(MODEL_FIELD_NAMES, columns, strict=True))
 

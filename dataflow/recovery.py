@@ -17,8 +17,9 @@ from typing import IO, Any, NamedTuple
 
 from bytewax.recovery import init_db_dir
 
-from dataflow import cooldown, lifecycle, profile
+from dataflow import lifecycle, profile
 from dataflow.execution import Execution
+from dataflow.rules import cooldown
 from dataflow.settings import Settings, UserError
 
 MANIFEST = "redflag.json"

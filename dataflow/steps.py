@@ -5,21 +5,22 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from dataflow.cooldown import SUPPRESSED, RecentAlerts, note
 from dataflow.decision import Decision, Verdict, combined, to_json
 from dataflow.enriched import Lesson, Payment
 from dataflow.explanation import Explainer, Explanation
 from dataflow.faults import Guard
 from dataflow.features import observe_basic, observe_merchant, observe_user
 from dataflow.feedback import Feedback, parse_feedback
-from dataflow.live_rules import LiveRules
 from dataflow.parsing import parse
 from dataflow.profile import BasicProfile, Lessons, MerchantProfile, UserProfile
 from dataflow.record import ERROR, FIELD, STEP, Header, Record, producer_headers, source_key
+from dataflow.rules import LiveRules
+from dataflow.rules.cooldown import SUPPRESSED, RecentAlerts, record_alert
 from dataflow.scoring import Scorer
 from dataflow.settings import Settings
 from dataflow.table import Table
@@ -76,7 +77,7 @@ def key_alerts_by_user(decisions: list[Decision]) -> Iterable[tuple[str, Decisio
 
 def suppress_repeats(recent: RecentAlerts | None, decision: Decision) -> tuple[RecentAlerts | None, Decision]:
     """Marks an alert that repeats one within its rules' cooldown; without a cooldown nothing is kept."""
-    recent, repeats = note(recent, decision.cooldowns, decision.transaction.at)
+    recent, repeats = record_alert(recent, decision.cooldowns, decision.transaction.at)
     if repeats:
         SUPPRESSED.inc()
         decision = replace(decision, verdict=replace(decision.verdict, suppressed=True))
@@ -213,22 +214,24 @@ class Steps:
         """Checks the rules and decides; a changed rules file counts from one batch to the next."""
         rules = self._rules.current()
         rules_version, model_version = rules.version, self._model.version
-        outcomes = rules.evaluate(table)
-        alerts = [place for place, outcome in enumerate(outcomes) if outcome.fraudulent]
+        results = rules.evaluate(table)
+        alerts = [place for place, result in enumerate(results) if result.fraudulent]
         why: dict[int, list[Explanation]] = {}
         if alerts:
-            of_alerts = [outcomes[place] for place in alerts]
+            of_alerts = [results[place] for place in alerts]
             explained = self._explainer.explain(table.part(alerts), of_alerts, rules)
             why = dict(zip(alerts, explained, strict=True))
         decisions = []
-        for place, (txn, risk, threshold, outcome) in enumerate(
-            zip(table.txns, table.column(RISK), table.column(THRESHOLD), outcomes, strict=True)
+        risks = np.asarray(table.column(RISK)).tolist()
+        thresholds = np.asarray(table.column(THRESHOLD)).tolist()
+        for place, (txn, risk, threshold, result) in enumerate(
+            zip(table.txns, risks, thresholds, results, strict=True)
         ):
-            fraudulent, reasons, fired, shadow, doubt, cooldowns, action = outcome
+            fraudulent, reasons, fired, shadow, p_genuine, cooldowns, action = result
             verdict = Verdict(
                 fraudulent,
                 reasons,
-                combined(doubt, risk),
+                combined(p_genuine, risk),
                 fired,
                 shadow,
                 rules_version,

@@ -4,8 +4,10 @@ from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any, cast
 
-from dataflow.live_rules import LiveRules
+import numpy as np
+
 from dataflow.profile import ANYONE, MerchantProfile, UserProfile
+from dataflow.rules import LiveRules
 from dataflow.scoring import Scorer
 from dataflow.settings import Settings
 from dataflow.steps import Event, Profiled, Steps, key_by_merchant, key_by_user
@@ -46,7 +48,7 @@ class Lanes:
     def fact(self, name: str) -> list[Any]:
         """A field of all transactions, in their order."""
         txns, lasts, numbers = zip(*self.known, strict=True)
-        return Table(list(txns), list(lasts), list(numbers)).column(name)
+        return np.asarray(Table(list(txns), list(lasts), list(numbers)).column(name)).tolist()
 
     def state(self) -> Any:
         return [{key: each.__reduce__()[1] for key, each in part.items()} for part in (self.users, self.merchants)]

@@ -20,8 +20,8 @@ from rich.console import Console
 from dataflow import lifecycle
 from dataflow.connectors import exactly_once_sink, kafka_clients, kafka_source
 from dataflow.detect import build
-from dataflow.live_rules import LiveRules
 from dataflow.operating_point import CurvePoint, Interval, OperatingPoint
+from dataflow.rules import LiveRules
 from dataflow.scoring import Model, load_model
 from dataflow.settings import Settings, UserError
 from dataflow.simulation import stream, to_json
@@ -29,7 +29,7 @@ from dataflow.steps import Routed, written
 from tests.builders import DAY, HOUR, MINUTE, NOON, iso, message
 from tests.conftest import Broker
 from tests.reading import read_all
-from tests.test_rules import rule
+from tests.rules.builders import rule
 from training.backtest import main, open_history, parse
 from training.backtest_report import Report, Side, compare, show
 from training.backtest_run import DECIDERS, Confusion, FromFile, FromTopic, Tally, _Source, run

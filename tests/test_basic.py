@@ -13,15 +13,14 @@ from bytewax.testing import TestingSink, TestingSource, run_main
 from dataflow import recovery
 from dataflow.detect import build, check_fields
 from dataflow.features import BASIC, FIELDS, USER_FIELDS, observe_basic, row, user_facts
-from dataflow.live_rules import LiveRules
 from dataflow.profile import HOUR, RECENT, BasicProfile, UserProfile
-from dataflow.rules import load_rules
+from dataflow.rules import LiveRules, load_rules
 from dataflow.scoring import load_model
 from dataflow.settings import TUTORIAL_RULES, Settings, UserError
 from dataflow.steps import Routed
 from tests.builders import DAY, NOON, message, raw, split, txn
-from tests.test_live_rules import Running
-from tests.test_rules import rule
+from tests.rules.builders import rule
+from tests.rules.test_reloading import Running
 from training.train import main as train
 
 SETTINGS = Settings(profiles="basic", rules_file=TUTORIAL_RULES)

@@ -162,3 +162,15 @@ def test_without_a_compiler_the_flow_runs_interpreted_and_says_so(tmp_path: Path
     (line,) = done.stderr.splitlines()
     assert line.startswith("redflag: not compiled, so the flow runs interpreted, which is slower: no C compiler")
     assert running(tmp_path) == "False 3600.0"
+
+
+def test_code_is_of_the_sources_of_the_rules_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Types of the rules' package are compiled into the steps."""
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "steps.py").write_text("")
+    (tmp_path / "rules" / "ruleset.py").write_text("")
+    monkeypatch.setattr(compiled, "PACKAGE", tmp_path)
+    before = compiled.folder()
+    assert compiled.folder() == before
+    (tmp_path / "rules" / "ruleset.py").write_text("changed = True")
+    assert compiled.folder() != before

@@ -21,15 +21,15 @@ from dataflow.explanation import CLEAR, MOST, Explainer
 from dataflow.feature_groups import GROUPS, Alert
 from dataflow.features import BASIC, FIELDS, NUMBERS, USER_FIELDS
 from dataflow.fraud import SCENARIOS
-from dataflow.live_rules import LiveRules
 from dataflow.operating_point import OperatingPoint
 from dataflow.profile import ANYONE
+from dataflow.rules import LiveRules
 from dataflow.scoring import Scorer, load_model
 from dataflow.settings import Settings
 from dataflow.simulation import Simulated, history, to_json
 from dataflow.steps import Routed
 from tests.builders import DAY, HOUR, NOON, message, raw, split, txn
-from tests.test_rules import rule
+from tests.rules.builders import rule
 from training.backtest_run import FromFile
 from training.backtest_run import run as backtest
 from training.history import History, after, read_history, replay

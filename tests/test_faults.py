@@ -13,9 +13,8 @@ from dataflow import compiled, faults, steps
 from dataflow.detect import build
 from dataflow.faults import IN_A_ROW, Guard
 from dataflow.feedback import Feedback
-from dataflow.live_rules import LiveRules
 from dataflow.record import Record
-from dataflow.rules import RuleSet
+from dataflow.rules import LiveRules, RuleSet
 from dataflow.scoring import Model, load_model
 from dataflow.settings import Settings, UserError
 from dataflow.steps import Routed, dead_letter
@@ -91,7 +90,7 @@ FAULTS: dict[str, tuple[Any, str, Callable[..., bool], str]] = {
     ),
     "scoring": (steps, "Table", lambda txns, *_: any(map(of_amount, txns)), "score_and_check_rules"),
     "rules": (RuleSet, "evaluate", lambda _rules, table: any(map(of_amount, table.txns)), "score_and_check_rules"),
-    "suppressing": (steps, "note", lambda _recent, _cooldowns, at: at == NOON + 5 * MINUTE, "suppress_repeats"),
+    "suppressing": (steps, "record_alert", lambda _recent, _cooldowns, at: at == NOON + 5 * MINUTE, "suppress_repeats"),
     "writing": (steps, "to_json", lambda made: of_amount(made.transaction), "route_decisions"),
 }
 

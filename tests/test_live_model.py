@@ -19,16 +19,16 @@ from confluent_kafka import Message, Producer
 
 from dataflow.detect import build
 from dataflow.live_model import LiveModel
-from dataflow.live_rules import LiveRules
 from dataflow.operating_point import OperatingPoint
+from dataflow.rules import LiveRules
 from dataflow.scoring import Metadata, Scorer, load_model
 from dataflow.settings import Settings, UserError
 from dataflow.steps import Routed, written
 from tests.builders import MINUTE, NOON, message, raw
 from tests.conftest import Broker
 from tests.reading import read_all
-from tests.test_live_rules import Clock, await_line, metric, until
-from tests.test_rules import rule
+from tests.rules.builders import rule
+from tests.rules.test_reloading import Clock, await_line, metric, until
 from training.train import main as train
 
 RULES = rule("ml_anomaly", "model_alert", "ML anomaly detection")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from dataflow.features import BASIC, FIELDS, NUMBERS, observe_basic, observe_merchant, observe_user
-from dataflow.operating_point import OperatingPoint
+from dataflow.operating_point import MODEL_FIELDS, OperatingPoint
 from dataflow.profile import BasicProfile, MerchantProfile, UserProfile
-from dataflow.rules import MODEL_FIELDS, load_rules
+from dataflow.rules import FeatureRows, load_rules
 from dataflow.scoring import Columns
 from dataflow.table import Table
 from dataflow.transaction import Transaction
@@ -55,8 +55,8 @@ def test_columns_are_those_of_the_rows(profiles: str) -> None:
     rows = table.rows()
     for place, field in enumerate(fields):
         column = table.column(field.name)
-        assert column == [row[place] for row in rows], field.name
-        kinds = {"number": float, "text": str, "flag": bool}
+        assert list(column) == [row[place] for row in rows], field.name
+        kinds = {"number": np.float64, "text": str, "flag": np.bool_}
         assert {type(value) for value in column} == {kinds[field.kind]}
     names = [name for name in NUMBERS if profiles == "full" or name in BASIC]
     assert np.array_equal(table.floats(names), Columns(names)(rows))
@@ -75,14 +75,15 @@ def test_rules_say_of_a_table_what_they_say_of_its_rows(tmp_path: Path, profiles
     text = RULES if profiles == "full" else RULES.replace("txn_per_day", "txn_per_hour").replace("new_device", "amount")
     path.write_text(text)
     rules = load_rules(path)
-    rows = [(*row, *each) for row, each in zip(table.rows(), zip(*of_model.values(), strict=True), strict=True)]
     found = rules.evaluate(table)
-    assert found == rules.evaluate(rows)
-    assert 0 < sum(outcome.fraudulent for outcome in found) < len(found)
-    assert all(outcome.shadow_rules == ["always"] for outcome in found)
+    assert found == rules.evaluate(FeatureRows(table.rows(), of_model))
+    part = table.part(range(100, 130))
+    assert rules.evaluate(part) == found[100:130]
+    assert 0 < sum(result.fraudulent for result in found) < len(found)
+    assert all(result.shadow_rules == ["always"] for result in found)
 
 
 def test_an_empty_batch_has_no_rows() -> None:
     table = Table([], [], [])
-    assert (len(table), table.column("amount"), table.column("user"), table.rows()) == (0, [], [], [])
+    assert (len(table), len(table.column("amount")), table.column("user"), table.rows()) == (0, 0, [], [])
     assert table.floats(["amount", "txn_per_hour"]).shape == (0, 2)

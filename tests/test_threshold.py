@@ -22,8 +22,8 @@ from dataflow.settings import Settings, UserError
 from dataflow.tiers import SUPERVISED
 from tests.builders import DAY, HOUR, NOON, iso, label
 from tests.conftest import Broker
-from tests.test_live_rules import Clock
-from tests.test_rules import rule
+from tests.rules.builders import rule
+from tests.rules.test_reloading import Clock
 from training.backtest_run import FromFile, run
 from training.history import read_history
 from training.operating_points import Choice, Scored, choose

@@ -13,10 +13,9 @@ from bytewax.testing import TestingSink, TestingSource, run_main
 
 from dataflow.detect import build
 from dataflow.features import FIELDS
-from dataflow.live_rules import LiveRules
 from dataflow.parsing import parse
 from dataflow.profile import Population
-from dataflow.rules import load_rules
+from dataflow.rules import LiveRules, load_rules
 from dataflow.scoring import fingerprint, load_model
 from dataflow.settings import Settings, UserError
 from dataflow.simulation import history, to_json

@@ -17,7 +17,7 @@ import pytest
 from bytewax.testing import TestingSink, TestingSource, run_main
 
 from dataflow.detect import build
-from dataflow.live_rules import LiveRules
+from dataflow.rules import LiveRules
 from dataflow.scoring import load_model
 from dataflow.settings import TUTORIAL_RULES, Settings
 from dataflow.simulation import stream, to_json

@@ -15,11 +15,10 @@ from bytewax.testing import run_main
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME
 
 from dataflow.detect import build
-from dataflow.live_rules import LiveRules
 from dataflow.operating_point import MODEL_FIELD_NAMES, OperatingPoint
 from dataflow.parsing import event_time
 from dataflow.record import Record
-from dataflow.rules import RuleSet
+from dataflow.rules import LiveRules, RuleSet
 from dataflow.scoring import Scorer
 from dataflow.settings import Settings
 from dataflow.steps import Routed, written

@@ -15,7 +15,7 @@ import numpy as np
 from dataflow.decision import combined
 from dataflow.features import FIELDS
 from dataflow.operating_point import OperatingPoint
-from dataflow.rules import RuleSet
+from dataflow.rules import FeatureRows, RuleSet
 from dataflow.scoring import Bools, Floats, Indices
 from training.evaluation import BATCH, Replayed, Result
 from training.measures import DAY, calibration_errors, reliability
@@ -73,18 +73,16 @@ def write_scores(path: Path, replayed: Replayed, results: list[Result], rules: R
                 own.append(point.alerts(risk, anomaly))
                 of_tiers = result.model.tiers(block)
                 by_tier = zip(*(of_tiers[tier].tolist() for tier in tiers), strict=True)
-                of_model = zip(*point.columns(risk, anomaly).values(), strict=True)
                 places = window.tolist()
-                outcomes = rules.evaluate(
-                    [(*replayed.tested[row], *fields) for row, fields in zip(places, of_model, strict=True)]
-                )
-                for row, scores, own_risk, outcome in zip(places, by_tier, risk.tolist(), outcomes, strict=True):
-                    if outcome.fraudulent:
-                        for name in outcome.rules:
+                rows = [replayed.tested[row] for row in places]
+                by_rules = rules.evaluate(FeatureRows(rows, point.columns(risk, anomaly)))
+                for row, scores, own_risk, found in zip(places, by_tier, risk.tolist(), by_rules, strict=True):
+                    if found.fraudulent:
+                        for name in found.rules:
                             fired.setdefault(name, []).append(len(alerts))
-                    alerts.append(outcome.fraudulent)
-                    blocked.append(outcome.action == "block")
-                    score = combined(outcome.doubt, own_risk)
+                    alerts.append(found.fraudulent)
+                    blocked.append(found.action == "block")
+                    score = combined(found.p_genuine, own_risk)
                     writer.writerow(
                         (
                             replayed.ids[row],
@@ -93,7 +91,7 @@ def write_scores(path: Path, replayed: Replayed, results: list[Result], rules: R
                             replayed.amounts[row],
                             int(replayed.fraud[row]) if replayed.labelled[row] else "",
                             *scores,
-                            *(score, int(outcome.fraudulent), outcome.action, " | ".join(outcome.reasons)),
+                            *(score, int(found.fraudulent), found.action, " | ".join(found.reasons)),
                         )
                     )
             decided.append(

@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 
 from dataflow.features import Facts
-from dataflow.operating_point import NO_MODEL, CurvePoint, Interval, OperatingPoint
-from dataflow.rules import RuleSet
+from dataflow.operating_point import CurvePoint, Interval, OperatingPoint
+from dataflow.rules import FeatureRows, RuleSet
 from dataflow.scoring import Bools, Floats, Indices
 from dataflow.settings import UserError
 from training.arguments import number
@@ -140,7 +140,7 @@ def _share(text: str) -> float:
 
 def rule_alerts(rules: RuleSet, facts: Sequence[Facts]) -> list[bool]:
     """On which transactions the rules alone raise an alert: as if the model never did."""
-    return [outcome.fraudulent for outcome in rules.evaluate([(*each, *NO_MODEL) for each in facts])]
+    return [result.fraudulent for result in rules.evaluate(FeatureRows(facts))]
 
 
 def reads_model(rules: RuleSet) -> bool:

@@ -18,8 +18,8 @@ from confluent_kafka import Message
 
 from dataflow import record
 from dataflow.detect import build
-from dataflow.live_rules import LiveRules
 from dataflow.operating_point import OperatingPoint
+from dataflow.rules import LiveRules
 from dataflow.scoring import load_model
 from dataflow.steps import Routed, written
 from tests.chaos.input import SETTINGS

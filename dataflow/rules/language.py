@@ -1,10 +1,11 @@
-"""The language of a rule's condition: parsed, checked for types and compiled; nothing in it reaches Python.
+"""The language of a rule's condition: parsed, checked for types and translated; nothing in it reaches Python.
 
 Comparison (chained too), `+ - * /`, and/or/not, in, parentheses, text, numbers, true and false, the fields of a
 transaction, `lists.NAME`, and the functions of `FUNCTIONS`. The text is parsed with Python's own parser into a tree, of
-which only listed nodes are taken; from the tree, code is written anew. A condition never raises, whatever the values:
-a division by zero is not a number, and with what is not a number every comparison is false but `!=` and `not in`.
-Texts are compared in the form that `text_form` gives them: the fields that a condition reads, and its own.
+which only listed nodes are taken; from the tree, code is written anew: of columns, so that it is run once a batch. A
+condition never raises, whatever the values: a division by zero is not a number, and with what is not a number every
+comparison is false but `!=` and `not in`. Texts are compared in the form that `text_form` gives them: the fields that a
+condition reads, and its own.
 """
 
 import ast
@@ -14,13 +15,12 @@ import io
 import math
 import re
 import tokenize
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
 from unicodedata import normalize
 
-from dataflow.text_form import caseless, comparable
-
-Kind = Literal["number", "text", "flag"]
+from dataflow.rules.functions import FUNCTIONS, Kind
+from dataflow.rules.text_form import comparable
 
 MAX_LENGTH, MAX_NODES, MAX_DEPTH = 2000, 400, 40
 """Of a condition, in characters, nodes and levels; a larger one is refused."""
@@ -34,70 +34,45 @@ class RuleError(Exception):
         self.column = column
 
 
-class Compiled(NamedTuple):
-    """A condition as Python source over the variables `f_<field>`, texts comparable, and `l_<list>`."""
+class Part(NamedTuple):
+    """A part of a condition, as the source of an expression over `columns`, the columns by field, texts comparable.
+
+    Lists are the variables `l_<list>`; the rest stands in `functions.NAMESPACE`. It gives an array of flags with a
+    value a row, or where the part reads no field one flag for all.
+    """
 
     source: str
+    by_row: bool  # it reads texts, or computes row by row: it takes long for many rows
+    computes: bool  # it has arithmetic, of which may come what is not a number
+
+
+class Bound(NamedTuple):
+    """What a field must reach in a row for a condition to hold there."""
+
+    field: str  # a number; or a flag, as 1.0 where it holds
+    limit: float
+    at_most: bool  # the field must be the limit or less; else the limit or more
+
+
+class Condition(NamedTuple):
+    """A condition that is right, ready to be compiled: it holds where all of its parts do."""
+
+    parts: tuple[Part, ...]
+    bounds: tuple[Bound, ...]  # which alone do not make it hold
     fields: frozenset[str]
     lists: frozenset[str]
 
 
-def divide(a: float, b: float) -> float:
-    """The quotient; not a number where the divisor is zero."""
-    return a / b if b else math.nan
-
-
-def hour(timestamp: float) -> float:
-    """Hour of the day, 0 to 23, UTC."""
-    return timestamp % 86_400 // 3600
-
-
-def weekday(timestamp: float) -> float:
-    """Day of the week, 0 = Monday to 6, UTC; 1970-01-01 was a Thursday."""
-    return (timestamp // 86_400 + 3) % 7
-
-
-def log1p(value: float) -> float:
-    """Natural logarithm of 1 + value; not a number from -1 down."""
-    return math.log1p(value) if value > -1 else math.nan
-
-
-def lower(text: str) -> str:
-    """In lower case, which may have to be composed again."""
-    return normalize("NFC", text.lower())
-
-
-FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Kind, ...], Kind]] = {
-    "abs": (abs, ("number",), "number"),
-    "min": (min, ("number", "number"), "number"),
-    "max": (max, ("number", "number"), "number"),
-    "log1p": (log1p, ("number",), "number"),
-    "hour": (hour, ("number",), "number"),
-    "weekday": (weekday, ("number",), "number"),
-    "length": (len, ("text",), "number"),
-    "lower": (lower, ("text",), "text"),
-    "startswith": (str.startswith, ("text", "text"), "flag"),
-    "endswith": (str.endswith, ("text", "text"), "flag"),
-    "contains": (str.__contains__, ("text", "text"), "flag"),
-}
-"""Name: what computes it, the kinds it takes, the kind it gives."""
-
-NAMESPACE: dict[str, Any] = {
-    "__builtins__": {},
-    "divide": divide,
-    "caseless": caseless,
-    **{f"fn_{name}": function for name, (function, _, _) in FUNCTIONS.items()},
-}
-"""The globals that compiled conditions run with."""
-
 _COMPARE = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
+_COMPARE_TEXTS = {"<": "text_lt", "<=": "text_le", ">": "text_gt", ">=": "text_ge", "==": "text_eq", "!=": "text_ne"}
+_MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "=="}
 _ARITHMETIC = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*"}
 
 
-def compile_condition(
+def read_condition(
     text: str, fields: Mapping[str, Kind], lists: Collection[str], caseless_lists: Collection[str] = ()
-) -> Compiled:
-    """Parses, checks and compiles a condition; what is looked up in `caseless_lists` is made caseless before.
+) -> Condition:
+    """Parses, checks and translates a condition; what is looked up in `caseless_lists` is made caseless before.
 
     Raises:
         RuleError: it is none, with the column and, for a misspelt name, a suggestion.
@@ -109,7 +84,7 @@ def compile_condition(
     indent = len(line) - len(line.lstrip())  # Python's parser takes none, and columns count it
     tree = _parse(line[indent:], indent)
     try:
-        return _compile(tree, _Compiler(fields, lists, caseless_lists))
+        return _Translator(fields, lists, caseless_lists).condition(tree)
     except RecursionError:  # in the text of an error about a deeply nested part
         msg = "the condition is nested too deeply"
         raise RuleError(msg) from None
@@ -144,22 +119,71 @@ def _parse(line: str, indent: int) -> ast.expr:
 _WRONG_ESCAPE = re.compile(r"""['"](?:[^\\]|\\[\\'"abfnrtv0-7xuUN])*\\[^\\'"abfnrtv0-7xuUN]""", re.DOTALL)
 
 
-def _compile(tree: ast.expr, compiler: "_Compiler") -> Compiled:
-    kind, source = compiler.visit(tree, 0)
-    if kind != "flag":
-        msg = f"the condition is a {kind}, but must be true or false: compare it with something"
-        raise RuleError(msg, tree.col_offset + 1)
-    return Compiled(source, frozenset(compiler.fields), frozenset(compiler.lists))
+class _Translator:
+    """Translates one condition."""
 
-
-class _Compiler:
     def __init__(self, fields: Mapping[str, Kind], lists: Collection[str], caseless_lists: Collection[str]):
         self._known = fields
         self._known_lists = lists
         self._caseless_lists = caseless_lists
         self._nodes = 0
-        self.fields: set[str] = set()
-        self.lists: set[str] = set()
+        self._by_row = self._computes = False  # whether what was translated of a part so far does: see `Part`
+        self._middles = 0  # of chained comparisons, each of which has a variable of its own
+        self._parts: list[Part] = []
+        self._bounds: list[Bound] = []
+        self._fields: set[str] = set()
+        self._lists: set[str] = set()
+
+    def condition(self, tree: ast.expr) -> Condition:
+        """The condition of a tree.
+
+        Raises:
+            RuleError: it is none.
+        """
+        if isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And):
+            self._split(tree, 0)
+        else:
+            kind, source = self.visit(tree, 0)
+            if kind != "flag":
+                msg = f"the condition is a {kind}, but must be true or false: compare it with something"
+                raise RuleError(msg, tree.col_offset + 1)
+            self._take(tree, source)
+        return Condition(tuple(self._parts), tuple(self._bounds), frozenset(self._fields), frozenset(self._lists))
+
+    def _split(self, node: ast.BoolOp, depth: int) -> None:
+        """Takes what `and` joins as parts of the condition."""
+        self._count(node, depth)
+        for value in node.values:
+            if isinstance(value, ast.BoolOp) and isinstance(value.op, ast.And):
+                self._split(value, depth + 1)
+            else:
+                self._take(value, self._of("flag", value, depth, "'and'"))
+
+    def _take(self, node: ast.expr, source: str) -> None:
+        self._parts.append(Part(source, self._by_row, self._computes))
+        self._bounds += self._bounds_of(node)
+        self._by_row = self._computes = False
+
+    def _bounds_of(self, node: ast.expr) -> Iterator[Bound]:
+        """The bounds that a part of the condition sets, which was translated before: it is right."""
+        if isinstance(node, ast.Name) and node.id in self._known:
+            yield Bound(node.id, 1.0, at_most=False)  # a flag
+        elif isinstance(node, ast.Compare):
+            left = node.left
+            for operator, right in zip(node.ops, node.comparators, strict=True):
+                sign = _COMPARE.get(type(operator), "")
+                if sign in _MIRRORED:
+                    yield from self._bounds_between(left, sign, right)
+                    yield from self._bounds_between(right, _MIRRORED[sign], left)
+                left = right
+
+    def _bounds_between(self, field: ast.expr, sign: str, limit: ast.expr) -> Iterator[Bound]:
+        number = _number(limit)
+        if isinstance(field, ast.Name) and self._known.get(field.id) == "number" and number is not None:
+            if sign in (">", ">=", "=="):
+                yield Bound(field.id, number, at_most=False)
+            if sign in ("<", "<=", "=="):
+                yield Bound(field.id, number, at_most=True)
 
     def visit(self, node: ast.expr, depth: int) -> tuple[Kind, str]:
         """The kind of an expression and its source."""
@@ -170,22 +194,20 @@ class _Compiler:
             case ast.Name():
                 return self._name(node)
             case ast.BoolOp():
-                word = " and " if isinstance(node.op, ast.And) else " or "
-                return "flag", "(" + word.join(
-                    self._of("flag", v, depth, f"'{word.strip()}'") for v in node.values
-                ) + ")"
+                word, sign = ("'and'", " & ") if isinstance(node.op, ast.And) else ("'or'", " | ")
+                return "flag", "(" + sign.join(self._of("flag", value, depth, word) for value in node.values) + ")"
             case ast.UnaryOp(op=ast.Not()):
-                return "flag", f"(not {self._of('flag', node.operand, depth, 'not')})"
+                return "flag", f"negate({self._of('flag', node.operand, depth, 'not')})"
             case ast.UnaryOp(op=ast.USub()):
                 return "number", f"(-{self._of('number', node.operand, depth, 'minus')})"
             case ast.BinOp(op=ast.Div()):
                 left, right = (self._of("number", side, depth, "'/'") for side in (node.left, node.right))
+                self._computes = True
                 return "number", f"divide({left}, {right})"
             case ast.BinOp() if type(node.op) in _ARITHMETIC:
                 sign = _ARITHMETIC[type(node.op)]
                 left, right = (self._of("number", side, depth, f"{sign!r}") for side in (node.left, node.right))
-                if sign == "*" and not isinstance(node.left, ast.Constant) and not isinstance(node.right, ast.Constant):
-                    left += " * 1.0"  # a product of counts alone could outgrow what a float can hold, and raise
+                self._computes = True
                 return "number", f"({left} {sign} {right})"
             case ast.Compare():
                 return self._compare(node, depth)
@@ -234,23 +256,26 @@ class _Compiler:
         if node.id not in self._known:
             msg = f"there is no field {node.id!r}{suggestion(node.id, [*self._known, *FUNCTIONS])}"
             raise RuleError(msg, node.col_offset + 1)
-        self.fields.add(node.id)
-        return self._known[node.id], f"f_{node.id}"
+        self._fields.add(node.id)
+        kind = self._known[node.id]
+        self._by_row |= kind == "text"
+        return kind, f"columns[{node.id!r}]"
 
     def _compare(self, node: ast.Compare, depth: int) -> tuple[Kind, str]:
         kind, source = self.visit(node.left, depth + 1)
-        parts = [source]
+        pairs = []
         left = node.left
         for operator, right in zip(node.ops, node.comparators, strict=True):
             if isinstance(operator, ast.In | ast.NotIn):
                 if len(node.ops) > 1:
                     msg = "'in' cannot be chained with another comparison: use 'and'"
                     raise RuleError(msg, right.col_offset + 1)
-                word = "in" if isinstance(operator, ast.In) else "not in"
                 collection = self._collection(right, kind)
                 if isinstance(right, ast.Attribute) and right.attr in self._caseless_lists:
                     source = f"caseless({source})"
-                return "flag", f"({source} {word} {collection})"
+                self._by_row = True
+                found = f"is_in({source}, {collection})"
+                return "flag", found if isinstance(operator, ast.In) else f"negate({found})"
             if type(operator) not in _COMPARE:
                 msg = "'is' is not part of the rule language: use =="
                 raise RuleError(msg, right.col_offset + 1)
@@ -263,9 +288,20 @@ class _Compiler:
             if kind == "flag" and sign not in ("==", "!="):
                 msg = f"{sign!r} does not compare flags: use == or !="
                 raise RuleError(msg, right.col_offset + 1)
-            parts += [sign, right_source]
+            middle = right_source
+            if right is not node.comparators[-1]:  # it is compared on both sides, and computed once
+                self._middles += 1
+                middle = f"m{self._middles}"
+                right_source = f"({middle} := {right_source})"
+            self._by_row |= kind == "text"
+            pairs.append(
+                f"{_COMPARE_TEXTS[sign]}({source}, {right_source})"
+                if kind == "text"
+                else f"({source} {sign} {right_source})"
+            )
+            source = middle
             left = right
-        return "flag", "(" + " ".join(parts) + ")"
+        return "flag", pairs[0] if len(pairs) == 1 else "(" + " & ".join(pairs) + ")"
 
     def _collection(self, node: ast.expr, kind: Kind) -> str:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "lists":
@@ -275,7 +311,7 @@ class _Compiler:
             if kind != "text":
                 msg = f"lists hold text, but a {kind} is looked up"
                 raise RuleError(msg, node.col_offset + 1)
-            self.lists.add(node.attr)
+            self._lists.add(node.attr)
             return f"l_{node.attr}"
         if isinstance(node, ast.List | ast.Tuple | ast.Set) and node.elts:
             self._nodes += len(node.elts)
@@ -294,7 +330,7 @@ class _Compiler:
                     msg = f"{source} is a {element_kind}, but a {kind} is looked up"
                     raise RuleError(msg, element.col_offset + 1)
                 sources.append(source)
-            return "{" + ", ".join(sources) + "}"  # a constant to Python: one look-up, however many they are
+            return "{" + ", ".join(sources) + "}"
         msg = "behind 'in' stand constants in brackets, or lists.NAME"
         raise RuleError(msg, node.col_offset + 1)
 
@@ -304,18 +340,31 @@ class _Compiler:
             what = ast.unparse(node.func)[:40]
             msg = f"there is no function {what!r}{suggestion(what, FUNCTIONS)}"
             raise RuleError(msg, node.col_offset + 1)
-        _, takes, gives = FUNCTIONS[name]
+        function = FUNCTIONS[name]
+        takes = function.takes
         if node.keywords or len(node.args) != len(takes):
             msg = f"{name} takes {len(takes)} value{'s' * (len(takes) > 1)}, each a {' and a '.join(takes)}"
             raise RuleError(msg, node.col_offset + 1)
         arguments = [self._argument(kind, arg, depth, name) for kind, arg in zip(takes, node.args, strict=True)]
-        return gives, f"fn_{name}({', '.join(arguments)})"
+        self._by_row |= function.by_row
+        self._computes = True
+        return function.gives, f"fn_{name}({', '.join(arguments)})"
 
     def _argument(self, kind: Kind, node: ast.expr, depth: int, function: str) -> str:
         if kind == "text" and isinstance(node, ast.Constant) and isinstance(node.value, str):
             self._count(node, depth + 1)
             return repr(normalize("NFC", node.value))  # with blanks around: contains(merchant, " ") asks for one
         return self._of(kind, node, depth, function)
+
+
+def _number(node: ast.expr) -> float | None:
+    """A number that stands in the condition, with a minus or without; None where something else stands there."""
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        number = _number(node.operand)
+        return None if number is None else -number
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+        return float(node.value)
+    return None
 
 
 def suggestion(name: str, known: Collection[str]) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from prometheus_client import Counter
 
-from dataflow.file_watch import FileWatch, Stamps
-from dataflow.rule_lists import ListFiles, Pause, no_pause, stamp
-from dataflow.rules import Action, Rule, RuleSet, load_rules
+from dataflow.file_watch import FileWatch, Stamps, stamp
+from dataflow.rules.lists import ListFiles, Pause, no_pause
+from dataflow.rules.rules_file import load_rules
+from dataflow.rules.ruleset import Action, Rule, RuleSet
 from dataflow.settings import UserError
 
 _log = logging.getLogger("redflag.rules")

@@ -1,6 +1,5 @@
 """The rules that ship beside the tutorial's: each fires on what it is for, and not a step beside it."""
 
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,16 +8,17 @@ import pytest
 
 from dataflow.features import FIELDS, Facts, observe_merchant, observe_user
 from dataflow.features import row as facts_of
+from dataflow.operating_point import MODEL_FIELDS
 from dataflow.profile import MerchantProfile, UserProfile
-from dataflow.rules import MODEL_FIELDS, Outcome, load_rules
+from dataflow.rules import FeatureRows, RuleResult, load_rules
 from dataflow.settings import Settings
 from dataflow.transaction import Transaction
 from tests.builders import DAY, HOUR, MINUTE, NOON, txn
-from tests.test_rules import FOUR_CHECKS, row
+from tests.rules.builders import evaluate, row
+from tests.rules.test_ruleset import FOUR_CHECKS
 from training.history import Past, after, read_history, replay
 
 RULES = load_rules(Settings().rules_file)
-NO_MODEL = (False, 0.1, False, 0.5, False, math.inf)  # the model's fields where it is calm
 NEW = [rule.id for rule in RULES.rules if rule.effect == "active" and rule.id not in FOUR_CHECKS]
 
 
@@ -93,8 +93,8 @@ CASES = [
 ]
 
 
-def outcome(facts: dict[str, Any]) -> Outcome:
-    (found,) = RULES.evaluate([row(**facts)])
+def result(facts: dict[str, Any]) -> RuleResult:
+    (found,) = evaluate(RULES, [row(**facts)])
     return found
 
 
@@ -104,9 +104,9 @@ def test_each_new_rule_has_its_case() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.rule)
 def test_a_rule_fires_at_the_edge_of_its_condition_and_not_a_step_beside_it(case: Case) -> None:
-    assert case.rule in outcome(case.fires).rules
+    assert case.rule in result(case.fires).rules
     for step in case.silent:
-        assert case.rule not in outcome(case.fires | step).rules, step
+        assert case.rule not in result(case.fires | step).rules, step
 
 
 def test_someone_without_a_past_is_accused_by_none_of_them() -> None:
@@ -114,7 +114,7 @@ def test_someone_without_a_past_is_accused_by_none_of_them() -> None:
     strange = {field.name: 1e6 for field in FIELDS if field.kind == "number"}
     strange |= {"history": 1.0, "usual_amount": 1.0, "mean_amount_hour": 0.0, "new_device": True, "new_location": True}
     told = {"merchant_compromised": 0.0, "amount": 10.0}
-    assert outcome(strange | told | {"txn_type": "transfer"}).rules == []
+    assert result(strange | told | {"txn_type": "transfer"}).rules == []
 
 
 @pytest.mark.parametrize(
@@ -123,13 +123,13 @@ def test_someone_without_a_past_is_accused_by_none_of_them() -> None:
 )
 def test_the_near_certain_ones_block(rule: str, action: str) -> None:
     case = next(case for case in CASES if case.rule == rule)
-    found = outcome(case.fires)
+    found = result(case.fires)
     assert (found.rules, found.action) == ([rule], action)
     assert "unknown" not in found.reasons[0]
 
 
 def test_the_page_about_rules_names_each_rule_with_its_action_and_each_field_of_the_model() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "rules.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "rules.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
     shown = {cells[0]: cells[2] for cells in rows if len(cells) == 4}
     for rule in RULES.rules:
@@ -140,7 +140,7 @@ def test_the_page_about_rules_names_each_rule_with_its_action_and_each_field_of_
 
 
 def test_the_examples_of_that_page_are_right(tmp_path: Path) -> None:
-    page = (Path(__file__).parent.parent / "docs" / "rules.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "rules.md").read_text()
     examples = [block.partition("```")[0] for block in page.split("```toml\n")[1:]]
     path = tmp_path / "rules.toml"
     path.write_text("[lists]\ntransfers = ['wire']\nwatched_merchants = ['x']\n" + "\n".join(examples))
@@ -170,13 +170,13 @@ class Account:
         latitude, longitude = place
         others = {"location": "US", "device": "card-1"} | others
         each = txn(at=at, amount=amount, latitude=latitude, longitude=longitude, transaction_id=f"t{at}", **others)
-        (found,) = RULES.evaluate([self._facts(each)])
+        (found,) = RULES.evaluate(FeatureRows([self._facts(each)]))
         return [rule for rule in found.rules if rule in NEW]
 
     def _facts(self, each: Transaction) -> Facts:
         payment = observe_user(each, self.profile)
         merchant = self.merchants.setdefault(each.merchant, MerchantProfile())
-        return (*facts_of(each, payment.last_location, observe_merchant(payment, merchant)), *NO_MODEL)
+        return facts_of(each, payment.last_location, observe_merchant(payment, merchant))
 
 
 @pytest.fixture
@@ -257,7 +257,7 @@ def simulated() -> Tally:
         if past.transaction.at < begin + WARM * DAY:
             continue
         decided += 1
-        (found,) = RULES.evaluate([(*facts, *NO_MODEL)])
+        (found,) = RULES.evaluate(FeatureRows([facts]))
         tally.hits.update(found.rules)
         if past.fraud:
             tally.frauds.update(found.rules)
@@ -306,7 +306,7 @@ def test_a_merchant_is_under_attack_from_when_labels_say_so_until_they_say_other
     ]
     accused: dict[str, list[int]] = {"kiosk": [], "shop": []}
     for number, (each, facts) in enumerate(replay(past, label_time=after(DAY))):
-        (found,) = RULES.evaluate([(*facts, *NO_MODEL)])
+        (found,) = RULES.evaluate(FeatureRows([facts]))
         if "merchant_under_attack" in found.rules:
             accused[each.transaction.merchant].append(number // 40)
     assert accused["shop"] == []

@@ -2,12 +2,19 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataflow.rule_language import MAX_LENGTH, NAMESPACE, Kind, RuleError, compile_condition
+from dataflow import features
+from dataflow.rules.conditions import SCREENED_ROWS, Conditions
+from dataflow.rules.fields import Column
+from dataflow.rules.functions import Kind
+from dataflow.rules.language import MAX_LENGTH, RuleError, read_condition
+from dataflow.rules.lists import no_pause
 
 FIELDS: dict[str, Kind] = {
     "amount": "number",
@@ -29,16 +36,35 @@ LISTS = {"bad": frozenset({"Shop", "Zoë"}), "none": frozenset[str]()}
 NAN, INF = math.nan, math.inf
 
 
+class Alike:
+    """So many transactions with the same values."""
+
+    def __init__(self, values: Mapping[str, float | str | bool], count: int):
+        self._values = values
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def column(self, name: str) -> Column:
+        values = [self._values[name]] * self._count
+        return values if FIELDS[name] == "text" else np.array(values, float if FIELDS[name] == "number" else bool)
+
+    def numbers(self) -> Any:
+        return np.array([[self._values.get(name, 0.0) for name in features.NUMBERS]] * self._count, float)
+
+
 def holds(condition: str, **others: float | str | bool) -> bool:
-    code = compile_condition(condition, FIELDS, LISTS)
-    values = {f"f_{name}": value for name, value in (VALUES | others).items()}
-    lists = {f"l_{name}": entries for name, entries in LISTS.items()}
-    return bool(eval(code.source, {**NAMESPACE, **lists}, values))  # noqa: S307
+    """Whether it holds; the same must come out in a lone transaction and in a large batch."""
+    conditions = Conditions([read_condition(condition, FIELDS, LISTS)], LISTS, no_pause)
+    found = [conditions.where(Alike(VALUES | others, count)) for count in (1, 2 * SCREENED_ROWS)]
+    assert found in ([[], []], [[(0, [0])], [(0, [*range(2 * SCREENED_ROWS)])]])
+    return found[0] != []
 
 
 def mistake(condition: str, fields: Mapping[str, Kind] = FIELDS) -> tuple[int, str]:
     with pytest.raises(RuleError) as refused:
-        compile_condition(condition, fields, LISTS)
+        read_condition(condition, fields, LISTS)
     assert "\n" not in str(refused.value)
     return refused.value.column, str(refused.value)
 
@@ -195,7 +221,12 @@ def test_what_python_cannot_parse_is_told_where_it_says(condition: str) -> None:
         "f_amount > 1",
         "divide(1, 2) > 0",
         "l_bad == 1",
-        "rows == 1",
+        "columns == 1",
+        "columns['amount'] > 1",
+        "negate(changed)",
+        "is_in(merchant, {'Shop'})",
+        "text_eq(merchant, 'Shop')",
+        "m1 == 1",
         "(lambda: true)()",
         "[x for x in merchant] == 1",
         "{x: 1 for x in merchant} == 1",
@@ -299,7 +330,7 @@ def test_any_text_is_refused_in_a_line_or_evaluates_on_any_values(
     condition: str, values: tuple[float, float, float, str, str, bool]
 ) -> None:
     try:
-        compile_condition(condition, FIELDS, LISTS)
+        read_condition(condition, FIELDS, LISTS)
     except RuleError as error:
         assert str(error)
         assert "\n" not in str(error)
@@ -314,7 +345,7 @@ def test_a_well_formed_condition_of_bounded_size_is_taken(
     condition: str, values: tuple[float, float, float, str, str, bool]
 ) -> None:
     try:
-        compile_condition(condition, FIELDS, LISTS)
+        read_condition(condition, FIELDS, LISTS)
     except RuleError as error:
         assert "too large" in str(error) or "characters" in str(error) or "nested" in str(error), condition
         return

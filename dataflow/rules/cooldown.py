@@ -4,9 +4,9 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from dataflow.rules import Cooldowns
+from dataflow.rules.ruleset import Cooldowns
 
-VERSION = 1
+VERSION = 2
 """Of the state as it is pickled into snapshots; a new layout takes a new number, and old recovery data is refused."""
 
 MAX_RULES_KEPT = 64
@@ -36,7 +36,7 @@ class RecentAlerts:
         return _restore, (VERSION, self.times)
 
 
-def note(recent: RecentAlerts | None, cooldowns: Cooldowns, at: float) -> tuple[RecentAlerts | None, bool]:
+def record_alert(recent: RecentAlerts | None, cooldowns: Cooldowns, at: float) -> tuple[RecentAlerts | None, bool]:
     """What is remembered after an alert at `at`, seconds since 1970, and whether it repeats one.
 
     `cooldowns` are the id and the seconds of every rule that made the alert; empty when none of them has a cooldown.

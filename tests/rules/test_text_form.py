@@ -5,7 +5,7 @@ from unicodedata import normalize
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataflow.text_form import caseless, comparable
+from dataflow.rules.text_form import caseless, comparable
 
 letters = st.one_of(st.characters(), st.sampled_from("e\u0308\u030cJ\u0130\u00df \t\u00a0\u2001"))
 texts = st.text(letters, max_size=8)

@@ -8,38 +8,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dataflow.features import Facts, facts
-from dataflow.profile import UserProfile
-from dataflow.rules import (
-    ALL_FIELDS,
-    MODEL_FIELDS,
-    STEP_CHARACTERS,
-    Outcome,
-    Rule,
-    RuleSet,
-    examine,
-    load_rules,
-)
+from dataflow.features import Facts
+from dataflow.operating_point import MODEL_FIELDS
+from dataflow.rules import ALL_FIELDS, Rule, RuleResult, RuleSet, examine, load_rules
+from dataflow.rules import conditions as conditions_module
+from dataflow.rules.conditions import STEP_CHARACTERS
 from dataflow.settings import TUTORIAL_RULES, Settings, UserError
-from tests.builders import txn
+from tests.rules.builders import batch, evaluate, row, rule
 
 BUILT_IN = Settings().rules_file
 FOUR_CHECKS = ["high_amount", "location_change", "flagged_merchant", "ml_anomaly"]
 LISTED = "[lists]\nbad = ['x']\n"
 RULE = '[[rule]]\nid = "{}"\nwhen = "{}"\nreason = "{}"\n'
-
-
-def row(**values: Any) -> Facts:
-    """The facts of an ordinary transaction of a user without history, but for the values given."""
-    of_model = (False, 0.1, False, 0.5, False, math.inf)
-    known = dict(zip((f.name for f in ALL_FIELDS), (*facts(txn(), UserProfile()), *of_model), strict=True))
-    assert values.keys() <= known.keys()
-    return tuple((known | values).values())
-
-
-def rule(name: str = "r", when: str = "amount > 400", reason: str = "High", **others: Any) -> str:
-    more = "".join(f"{key} = {value!r}\n" for key, value in others.items())
-    return f"[[rule]]\nid = '{name}'\nwhen = '''{when}'''\nreason = '''{reason}'''\n{more}"
 
 
 @pytest.fixture
@@ -68,9 +48,9 @@ def mistakes(tmp_path: Path) -> Any:
     return mistakes
 
 
-def only(rules: RuleSet, **values: Any) -> Outcome:
-    (outcome,) = rules.evaluate([row(**values)])
-    return outcome
+def only(rules: RuleSet, **values: Any) -> RuleResult:
+    (result,) = evaluate(rules, [row(**values)])
+    return result
 
 
 # ----------------------------------------------------------------------------------------------------------- meaning
@@ -79,7 +59,7 @@ def only(rules: RuleSet, **values: Any) -> Outcome:
 def test_the_tutorials_rules_are_the_four_checks_in_their_order() -> None:
     rules = load_rules(TUTORIAL_RULES)
     assert [r.id for r in rules.rules if r.effect == "active"] == FOUR_CHECKS
-    outcome = only(
+    result = only(
         rules,
         amount=400.01,
         location_changed=True,
@@ -89,13 +69,13 @@ def test_the_tutorials_rules_are_the_four_checks_in_their_order() -> None:
         merchant="UnknownShop",
         model_alert=True,
     )
-    assert outcome.reasons == [
+    assert result.reasons == [
         "High amount",
         "Location change from US to IN",
         "Merchant UnknownShop flagged",
         "ML anomaly detection",
     ]
-    assert only(rules, amount=400.0) == Outcome(False, [], [], [], 1.0, ())
+    assert only(rules, amount=400.0) == RuleResult(False, [], [], [], 1.0, ())
 
 
 def test_the_built_in_rules_begin_with_the_tutorials_as_they_are() -> None:
@@ -112,7 +92,7 @@ def test_an_alert_asks_for_the_strictest_action_of_the_rules_that_made_it(load: 
         rule("in_shadow", "amount > 5", action="block", mode="shadow"),
         rule("off", "amount > 5", action="block", mode="off"),
     )
-    found = rules.evaluate([row(amount=amount) for amount in (5.0, 6.0, 11.0, 21.0, 31.0)])
+    found = evaluate(rules, [row(amount=amount) for amount in (5.0, 6.0, 11.0, 21.0, 31.0)])
     assert [(o.fraudulent, o.action) for o in found] == [
         (False, "approve"),
         (False, "approve"),
@@ -145,27 +125,27 @@ def test_decisions_are_counted_by_action_once_a_batch(load: Any) -> None:
     rules = load(rule("asks", "amount > 10"), rule("also", "amount > 15"), rule("stops", "amount > 30", action="block"))
     counted: list[tuple[str, int]] = []
     rules.count_actions = lambda action, times: counted.append((action, times))
-    rules.evaluate([row(amount=amount) for amount in (1.0, 2.0, 11.0, 16.0, 31.0)])
+    evaluate(rules, [row(amount=amount) for amount in (1.0, 2.0, 11.0, 16.0, 31.0)])
     assert sorted(counted) == [("approve", 2), ("block", 1), ("review", 2)]
     counted.clear()
-    rules.evaluate([row(amount=1.0)] * 3)
+    evaluate(rules, [row(amount=1.0)] * 3)
     assert counted == [("approve", 3)]
     counted.clear()
-    rules.evaluate([])
+    evaluate(rules, [])
     assert counted == []
 
 
 def test_reasons_and_ids_stand_in_the_order_of_the_file(load: Any) -> None:
     rules = load(rule("z", reason="Z"), rule("a", "amount > 1", "A"), rule("m", "amount > 1e9", "M"), rule("k", "true"))
-    outcome = only(rules, amount=500.0)
-    assert (outcome.reasons, outcome.rules) == (["Z", "A", "High"], ["z", "a", "k"])
+    result = only(rules, amount=500.0)
+    assert (result.reasons, result.rules) == (["Z", "A", "High"], ["z", "a", "k"])
 
 
 def test_a_shadow_rule_is_named_and_changes_nothing(load: Any) -> None:
     rules = load(rule("s", mode="shadow", weight=1.0), rule("a", "amount > 1000", "A"))
-    assert only(rules, amount=500.0) == Outcome(False, [], [], ["s"], 1.0, ())
+    assert only(rules, amount=500.0) == RuleResult(False, [], [], ["s"], 1.0, ())
     both = only(rules, amount=2000.0)
-    assert (both.fraudulent, both.reasons, both.rules, both.shadow_rules, both.doubt) == (
+    assert (both.fraudulent, both.reasons, both.rules, both.shadow_rules, both.p_genuine) == (
         True,
         ["A"],
         ["a"],
@@ -176,17 +156,17 @@ def test_a_shadow_rule_is_named_and_changes_nothing(load: Any) -> None:
 
 def test_a_rule_that_is_off_is_checked_and_never_evaluated(load: Any, mistakes: Any) -> None:
     rules = load(rule("o", mode="off"), rule("a", "amount > 1000"))
-    assert only(rules, amount=500.0) == Outcome(False, [], [], [], 1.0, ())
+    assert only(rules, amount=500.0) == RuleResult(False, [], [], [], 1.0, ())
     assert only(rules, amount=5000.0).rules == ["a"]
     assert "'amont'" in mistakes(rule("o", "amont > 1", mode="off"))[0]
 
 
-def test_doubt_is_the_product_of_what_each_rule_leaves(load: Any) -> None:
+def test_p_genuine_is_the_product_of_what_each_rule_leaves(load: Any) -> None:
     rules = load(rule("a", weight=0.6), rule("b", "amount > 600", weight=0.5), rule("c", "amount > 700", weight=0))
-    assert only(rules, amount=500.0).doubt == pytest.approx(0.4)
-    assert only(rules, amount=650.0).doubt == pytest.approx(0.4 * 0.5)
-    assert only(rules, amount=800.0).doubt == pytest.approx(0.4 * 0.5)
-    assert only(load(rule("a", weight=1)), amount=500.0).doubt == 0.0
+    assert only(rules, amount=500.0).p_genuine == pytest.approx(0.4)
+    assert only(rules, amount=650.0).p_genuine == pytest.approx(0.4 * 0.5)
+    assert only(rules, amount=800.0).p_genuine == pytest.approx(0.4 * 0.5)
+    assert only(load(rule("a", weight=1)), amount=500.0).p_genuine == 0.0
 
 
 LISTS = """
@@ -208,16 +188,16 @@ def test_an_allow_list_wins_over_rules_and_a_deny_list_over_all(load: Any) -> No
     assert only(rules, user="bob", amount=500.0).reasons == ["High"]
 
     allowed = only(rules, user="ann", amount=500.0)
-    assert (allowed.fraudulent, allowed.reasons, allowed.doubt) == (False, ["user ann on allowed"], 1.0)
+    assert (allowed.fraudulent, allowed.reasons, allowed.p_genuine) == (False, ["user ann on allowed"], 1.0)
     assert allowed.rules == ["allow_allowed_user", "a"]
     assert only(rules, user="ann", amount=5.0).reasons == ["user ann on allowed"]
 
     denied = only(rules, user="eve", amount=5.0)
-    assert (denied.fraudulent, denied.reasons, denied.doubt) == (True, ["User eve denied"], 0.0)
+    assert (denied.fraudulent, denied.reasons, denied.p_genuine) == (True, ["User eve denied"], 0.0)
     assert only(rules, user="eve", amount=500.0).reasons == ["User eve denied", "High"]
 
     both = only(rules, user="both", amount=500.0)
-    assert (both.fraudulent, both.reasons, both.doubt) == (True, ["User both denied", "High"], 0.0)
+    assert (both.fraudulent, both.reasons, both.p_genuine) == (True, ["User both denied", "High"], 0.0)
     assert both.rules == ["deny_denied_user", "allow_allowed_user", "a"]
 
 
@@ -285,20 +265,20 @@ def test_texts_that_differ_in_blanks_around_or_in_composition_are_the_same(
         else "[[deny]]\nfield = 'merchant'\nlist = 'bad'\nreason = 'at {merchant}'"
     )
     rules = load(f"[lists]\n{lists.format(*given)}", judge, bad=f"z\n{entry}\n")
-    outcomes = rules.evaluate([row(merchant=m) for m in (value, "other", value + "x")])
-    assert [outcome.fraudulent for outcome in outcomes] == [True, False, False]
-    assert outcomes[0].reasons == [f"at {value}"]  # as it stands in the transaction
+    results = evaluate(rules, [row(merchant=m) for m in (value, "other", value + "x")])
+    assert [result.fraudulent for result in results] == [True, False, False]
+    assert results[0].reasons == [f"at {value}"]  # as it stands in the transaction
 
 
 def test_white_space_inside_counts(load: Any) -> None:
     rules = load("[lists]\nbad = ['Shop A']", rule("a", "merchant in lists.bad or merchant == 'Shop B'"))
-    found = rules.evaluate([row(merchant=m) for m in ("Shop A", "Shop  A", "ShopA", "Shop B", "Shop\u00a0B")])
-    assert [outcome.fraudulent for outcome in found] == [True, False, False, True, False]
+    found = evaluate(rules, [row(merchant=m) for m in ("Shop A", "Shop  A", "ShopA", "Shop B", "Shop\u00a0B")])
+    assert [result.fraudulent for result in found] == [True, False, False, True, False]
 
 
 def test_the_built_in_rule_meets_a_flagged_merchant_with_a_blank_behind() -> None:
-    outcome = only(load_rules(BUILT_IN), merchant="XYZ_Merchant ")
-    assert (outcome.rules, outcome.reasons) == (["flagged_merchant"], ["Merchant XYZ_Merchant  flagged"])
+    result = only(load_rules(BUILT_IN), merchant="XYZ_Merchant ")
+    assert (result.rules, result.reasons) == (["flagged_merchant"], ["Merchant XYZ_Merchant  flagged"])
 
 
 @pytest.mark.parametrize(
@@ -311,9 +291,9 @@ def test_case_is_ignored_where_the_list_says_so(load: Any, entry: str, value: st
     listed = rule("a", "merchant in lists.bad"), "[[deny]]\nfield = 'user'\nlist = 'bad'"
     rows = [row(merchant=value), row(merchant=value + "x"), row(user=value), row(user=entry)]
     for lists, expected in ((exact, [0, 0, 0, 1]), (ignoring, [1, 0, 1, 1]), (inline, [1, 0, 1, 1])):
-        assert [outcome.fraudulent for outcome in load(lists, *listed, bad=entry).evaluate(rows)] == expected
+        assert [result.fraudulent for result in evaluate(load(lists, *listed, bad=entry), rows)] == expected
     without = load(ignoring, rule("a", "merchant not in lists.bad"), bad=entry)
-    assert [outcome.fraudulent for outcome in without.evaluate(rows[:2])] == [False, True]
+    assert [result.fraudulent for result in evaluate(without, rows[:2])] == [False, True]
 
 
 def test_one_file_may_be_two_lists_of_which_one_ignores_case(load: Any) -> None:
@@ -323,8 +303,8 @@ def test_one_file_may_be_two_lists_of_which_one_ignores_case(load: Any) -> None:
         rule("same", "merchant in lists.same"),
         bad="Shop",
     )
-    found = rules.evaluate([row(merchant=m) for m in ("Shop", "SHOP", "x")])
-    assert [outcome.rules for outcome in found] == [["any", "same"], ["any"], []]
+    found = evaluate(rules, [row(merchant=m) for m in ("Shop", "SHOP", "x")])
+    assert [result.rules for result in found] == [["any", "same"], ["any"], []]
 
 
 def test_a_list_that_spans_many_blocks_is_read_whole(load: Any) -> None:
@@ -360,45 +340,48 @@ def test_a_reason_shows_values_as_they_are(load: Any, reason: str, values: dict[
 
 def test_reasons_of_one_transaction_do_not_leak_into_another(load: Any) -> None:
     rules = load(rule("a", "true", "at {merchant}"))
-    outcomes = rules.evaluate([row(merchant="A"), row(merchant="B"), row(merchant="C")])
-    assert [o.reasons for o in outcomes] == [["at A"], ["at B"], ["at C"]]
+    results = evaluate(rules, [row(merchant="A"), row(merchant="B"), row(merchant="C")])
+    assert [o.reasons for o in results] == [["at A"], ["at B"], ["at C"]]
 
 
 def test_batches_do_not_change_what_rules_say(load: Any) -> None:
     rules = load(*(rule(f"r{n}", f"amount > {n}", f"over {n}: {{amount}}") for n in range(70)))
     rows = [row(amount=float(n)) for n in range(-1, 75)]
-    assert rules.evaluate(rows) == [only(rules, amount=float(n)) for n in range(-1, 75)]
+    assert evaluate(rules, rows) == [only(rules, amount=float(n)) for n in range(-1, 75)]
     assert only(rules, amount=69.5).rules == [f"r{n}" for n in range(70)]
-    assert rules.evaluate([]) == []
+    assert evaluate(rules, []) == []
 
 
-def test_rules_that_are_compiled_in_several_steps_say_what_each_says_by_itself(load: Any) -> None:
+def test_rules_that_are_compiled_in_several_steps_say_what_each_says_by_itself(
+    load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    compile_step = conditions_module._compile_step
+    monkeypatch.setattr(conditions_module, "_compile_step", lambda *given: steps.append(1) or compile_step(*given))
     large = "".join(f" or amount == {n} / 7" for n in range(70))  # of which few make a step
     each = [rule(f"r{n}", f"amount > {n} or txn_per_hour > {n}" + large * (n > 50)) for n in range(75)]
     rows = [row(amount=float(n), txn_per_hour=m) for n, m in ((-1, 0), (30, 40), (70, 3), (99, 0))]
     rules = load(*each)
-    together = [outcome.rules for outcome in rules.evaluate(rows)]
-    alone = [[outcome.rules for outcome in load(one).evaluate(rows)] for one in each]
-    assert len(rules._pieces) > 3
+    together = [result.rules for result in evaluate(rules, rows)]
+    alone = [[result.rules for result in evaluate(load(one), rows)] for one in each]
+    assert len(steps) > 3 + len(each)
     assert together == [[name for names in place for name in names] for place in zip(*alone, strict=True)]
 
 
 def test_no_step_compiles_much_code_and_a_pause_follows_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dataflow.rules
-
     steps: list[str] = []
 
     def spying(source: str, *others: Any) -> Any:
         steps.append(source)
         return compile(source, *others)
 
-    monkeypatch.setattr(dataflow.rules, "compile", spying, raising=False)
+    monkeypatch.setattr(conditions_module, "compile", spying, raising=False)
     large = " or ".join(f"amount == {n} / 7" for n in range(70))
     path = tmp_path / "rules.toml"
     path.write_text("".join(rule(f"r{n}", large if n % 400 > 350 else "amount > 4") for n in range(1000)))
     paused_at: list[int] = []
     load_rules(path, pause=lambda: paused_at.append(len(steps)))
-    assert sum(step.count("mask |= ") for step in steps) == 1000
+    assert sum(step.count(" > 4.0") + step.count("== divide(0.0, 7.0)") for step in steps) == 1000
     assert STEP_CHARACTERS == 8000
     assert max(map(len, steps)) < 1.2 * STEP_CHARACTERS  # with what each step needs besides
     assert len(steps) <= 2 * sum(map(len, steps)) / STEP_CHARACTERS  # nor many steps
@@ -407,10 +390,10 @@ def test_no_step_compiles_much_code_and_a_pause_follows_each(tmp_path: Path, mon
 
 
 def test_more_combinations_than_are_kept_are_right_as_well(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataflow.rules._CACHED_OUTCOMES", 2)
+    monkeypatch.setattr("dataflow.rules.ruleset.CACHED_COMBINATIONS", 2)
     rules = load(*(rule(f"r{n}", f"amount > {n}") for n in range(9)))
     rows = [row(amount=float(n)) for n in (*range(10), *range(10))]
-    found = [len(outcome.rules) for outcome in rules.evaluate(rows)]
+    found = [len(result.rules) for result in evaluate(rules, rows)]
     assert found == [*range(10), *range(10)]
     assert len(rules._templates) <= 2
 
@@ -433,15 +416,15 @@ def test_hits_are_counted_once_a_batch_also_of_shadow_rules_and_lists(load: Any)
     rules = load(LISTS, rule("a"), rule("s", "amount > 600", mode="shadow"), denied="eve", allowed="zoe")
     calls: list[tuple[str, int]] = []
     rules.count = lambda fired, times: calls.append((fired.id, times))
-    rules.evaluate([row(amount=a) for a in (1.0, 500.0, 700.0, 500.0, 1.0)] + [row(user="eve")])
-    assert calls == [("a", 2), ("a", 1), ("s", 1), ("deny_denied_user", 1)]
-    rules.evaluate([row(amount=1.0)] * 3)
-    assert len(calls) == 4
+    evaluate(rules, [row(amount=a) for a in (1.0, 500.0, 700.0, 500.0, 1.0)] + [row(user="eve")])
+    assert calls == [("a", 3), ("s", 1), ("deny_denied_user", 1)]
+    evaluate(rules, [row(amount=1.0)] * 3)
+    assert len(calls) == 3
 
 
 def test_matches_counts_each_condition_also_under_another(load: Any) -> None:
     rules = load(rule("a"), rule("o", mode="off"), rule("s", "amount > 600", mode="shadow"))
-    assert rules.matches([row(amount=a) for a in (1.0, 500.0, 700.0)]) == [2, 0, 1]
+    assert rules.matches(batch([row(amount=a) for a in (1.0, 500.0, 700.0)])) == [2, 0, 1]
 
 
 # ----------------------------------------------------------------------------------------------------------- version
@@ -678,7 +661,7 @@ def test_any_file_is_refused_in_lines_or_evaluates_on_any_facts(
         with pytest.raises(UserError):
             load_rules(path)
     else:
-        check_outcomes(rules, facts)
+        check_results(rules, facts)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
@@ -695,17 +678,17 @@ def test_a_file_with_one_random_condition_is_told_its_rule_or_evaluates(
         (line,) = found
         assert line.startswith(f"{path}: rule 'a', when, ")
     else:
-        check_outcomes(rules, facts)
+        check_results(rules, facts)
 
 
-def check_outcomes(rules: RuleSet, facts: list[Facts]) -> None:
+def check_results(rules: RuleSet, facts: list[Facts]) -> None:
     effects = {r.id: r.effect for r in rules.rules}
-    for outcome in rules.evaluate(facts):
-        assert outcome.fraudulent == bool(outcome.rules)
-        assert len(outcome.reasons) == len(outcome.rules)
-        assert all(effects[name] == "active" for name in outcome.rules)
-        assert all(effects[name] == "shadow" for name in outcome.shadow_rules)
-        assert 0 <= outcome.doubt <= 1
+    for result in evaluate(rules, facts):
+        assert result.fraudulent == bool(result.rules)
+        assert len(result.reasons) == len(result.rules)
+        assert all(effects[name] == "active" for name in result.rules)
+        assert all(effects[name] == "shadow" for name in result.shadow_rules)
+        assert 0 <= result.p_genuine <= 1
 
 
 def test_the_models_fields_come_last() -> None:

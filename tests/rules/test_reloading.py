@@ -18,14 +18,14 @@ from prometheus_client import REGISTRY
 
 from dataflow.detect import build
 from dataflow.file_watch import LOOKS
-from dataflow.live_rules import LiveRules
+from dataflow.rules import LiveRules
 from dataflow.scoring import Model, load_model
 from dataflow.settings import Settings, UserError
 from dataflow.steps import Routed, written
 from tests.builders import MINUTE, NOON, message, raw
 from tests.conftest import Broker
 from tests.reading import read_all
-from tests.test_rules import row, rule
+from tests.rules.builders import evaluate, row, rule
 from training.train import main as train
 
 HIGH = rule("high", "amount > 400")
@@ -129,7 +129,7 @@ def test_a_changed_file_is_taken_once_it_stands_still(running: Running, capsys: 
 def test_a_batch_looks_at_no_file(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     running.write(LOW)
     running.clock.now += 1e6
-    monkeypatch.setattr("dataflow.live_rules.stamp", lambda path: pytest.fail("looked"))
+    monkeypatch.setattr("dataflow.rules.reloading.stamp", lambda path: pytest.fail("looked"))
     assert running.ids() == ["high"]
 
 
@@ -209,7 +209,7 @@ def test_a_changed_rules_file_does_not_read_unchanged_lists_again(
     running.write(LISTED)
     running.look(2)
     entries = running.rules.current().lists["bad"]
-    monkeypatch.setattr("dataflow.rule_lists._read", lambda *given: pytest.fail("read again"))
+    monkeypatch.setattr("dataflow.rules.lists._read", lambda *given: pytest.fail("read again"))
     running.write(LISTED + LOW)
     running.look(2)
     assert running.ids() == ["listed", "low"]
@@ -249,17 +249,17 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(running: Running, mo
     running.write("x\n", "bad.txt")
     running.write(LISTED)
     running.look(2)
-    from dataflow import rule_lists
+    from dataflow.rules import lists
 
-    read = rule_lists._read
+    read = lists._read
 
     def reads_and_is_overtaken(*given: Any) -> Any:
         found = read(*given)
-        monkeypatch.setattr(rule_lists, "_read", read)
+        monkeypatch.setattr(lists, "_read", read)
         running.write("z\n", "bad.txt")
         return found
 
-    monkeypatch.setattr(rule_lists, "_read", reads_and_is_overtaken)
+    monkeypatch.setattr(lists, "_read", reads_and_is_overtaken)
     running.write("y\n", "bad.txt")
     running.look(2)
     assert running.rules.current().lists["bad"] == {"y"}
@@ -330,14 +330,14 @@ def test_no_thread_looks_unless_it_was_asked_for_and_none_once_it_is_stopped(run
 def test_a_fault_of_a_load_is_told_and_the_looks_go_on(
     running: Running, refused: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dataflow import live_rules
+    from dataflow.rules import reloading
 
     def no_memory(*arguments: Any) -> Any:
         monkeypatch.undo()
         msg = "too many"
         raise MemoryError(msg)
 
-    monkeypatch.setattr(live_rules, "load_rules", no_memory)
+    monkeypatch.setattr(reloading, "load_rules", no_memory)
     running.write(LOW)
     running.look(4)
     assert running.ids() == ["high"]
@@ -349,9 +349,9 @@ def test_a_fault_of_a_load_is_told_and_the_looks_go_on(
 
 
 def test_the_flow_goes_on_while_rules_are_loaded(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataflow import live_rules
+    from dataflow.rules import reloading
 
-    load, begun, may_go_on = live_rules.load_rules, threading.Event(), threading.Event()
+    load, begun, may_go_on = reloading.load_rules, threading.Event(), threading.Event()
 
     def slow(*arguments: Any) -> Any:
         begun.set()
@@ -359,7 +359,7 @@ def test_the_flow_goes_on_while_rules_are_loaded(running: Running, monkeypatch: 
         return load(*arguments)
 
     with running.watch():
-        monkeypatch.setattr(live_rules, "load_rules", slow)
+        monkeypatch.setattr(reloading, "load_rules", slow)
         running.write(LOW)
         assert begun.wait(10)
         assert running.ids() == ["high"]
@@ -370,22 +370,22 @@ def test_the_flow_goes_on_while_rules_are_loaded(running: Running, monkeypatch: 
 def test_a_load_beside_the_flow_pauses_between_its_steps_and_hands_the_interpreter_over_sooner(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dataflow import live_rules, rules
+    from dataflow.rules import conditions, reloading
 
     pauses, steps = [], []
-    compile_step = rules._compile_step
-    monkeypatch.setattr(live_rules, "WORK_SECONDS", 0.0)
-    monkeypatch.setattr(live_rules.time, "sleep", lambda seconds: pauses.append(sys.getswitchinterval()))
-    monkeypatch.setattr(rules, "_compile_step", lambda *given: steps.append(len(pauses)) or compile_step(*given))
+    compile_step = conditions._compile_step
+    monkeypatch.setattr(reloading, "WORK_SECONDS", 0.0)
+    monkeypatch.setattr(reloading.time, "sleep", lambda seconds: pauses.append(sys.getswitchinterval()))
+    monkeypatch.setattr(conditions, "_compile_step", lambda *given: steps.append(len(pauses)) or compile_step(*given))
     usual = sys.getswitchinterval()
-    monkeypatch.setattr(rules, "STEP_CHARACTERS", 500)
+    monkeypatch.setattr(conditions, "STEP_CHARACTERS", 500)
     running.write("".join(rule(f"r{n}", f"amount > {n}") for n in range(50)))
     running.look(2)
     assert len(running.ids()) == 50
     assert len(steps) > 3
     assert all(before < after for before, after in itertools.pairwise(steps))
     assert steps[0] >= 50  # one after the check of each rule, too
-    assert set(pauses) == {live_rules.SWITCH_SECONDS}
+    assert set(pauses) == {reloading.SWITCH_SECONDS}
     assert sys.getswitchinterval() == usual
 
 
@@ -424,7 +424,7 @@ def test_hits_are_metrics_by_rule_and_mode(running: Running) -> None:
         metric("rule_hits_total", rule="high", mode="active"),
         metric("rule_hits_total", rule="huge", mode="shadow"),
     )
-    running.rules.current().evaluate([row(amount=amount) for amount in (5.0, 500.0, 600.0, 2000.0)])
+    evaluate(running.rules.current(), [row(amount=amount) for amount in (5.0, 500.0, 600.0, 2000.0)])
     after = metric("rule_hits_total", rule="high", mode="active"), metric("rule_hits_total", rule="huge", mode="shadow")
     assert (after[0] - before[0], after[1] - before[1]) == (3, 1)
 
@@ -435,11 +435,11 @@ def test_decisions_are_a_metric_by_action_and_go_on_under_a_changed_file(running
 
     rows = [row(amount=amount) for amount in (5.0, 6.0, 7.0, 500.0, 2000.0)]
     before = counted()
-    running.rules.current().evaluate(rows)
+    evaluate(running.rules.current(), rows)
     assert [a - b for a, b in zip(counted(), before, strict=True)] == [3, 2, 0]
     running.write(HIGH + rule("huge", "amount > 1000", action="block"))
     running.look(2)
-    running.rules.current().evaluate(rows)
+    evaluate(running.rules.current(), rows)
     assert [a - b for a, b in zip(counted(), before, strict=True)] == [6, 3, 1]
 
 

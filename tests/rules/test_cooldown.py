@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from dataflow.cooldown import MAX_RULES_KEPT, RecentAlerts, note
+from dataflow.rules.cooldown import MAX_RULES_KEPT, RecentAlerts, record_alert
 from tests.builders import MINUTE, NOON
 
 TEN = ("ten", 10 * MINUTE)
@@ -18,7 +18,7 @@ def repeats(*alerts: tuple[float, tuple[tuple[str, float], ...]]) -> list[bool]:
     recent: RecentAlerts | None = None
     found = []
     for minutes, cooldowns in alerts:
-        recent, repeat = note(recent, cooldowns, NOON + minutes * MINUTE)
+        recent, repeat = record_alert(recent, cooldowns, NOON + minutes * MINUTE)
         found.append(repeat)
     return found
 
@@ -63,13 +63,13 @@ def test_a_late_alert_repeats_one_little_after_it_and_moves_nothing_back() -> No
 
 
 def test_without_a_cooldown_nothing_is_kept() -> None:
-    assert note(None, (), NOON) == (None, False)
+    assert record_alert(None, (), NOON) == (None, False)
 
 
 def test_what_is_kept_is_bounded() -> None:
     recent = None
     for n in range(10 * MAX_RULES_KEPT):
-        recent, _ = note(recent, ((f"r{n}", 60.0), TEN), NOON + n)
+        recent, _ = record_alert(recent, ((f"r{n}", 60.0), TEN), NOON + n)
     assert recent is not None
     assert len(recent.times) == MAX_RULES_KEPT
     assert "ten" in recent.times
@@ -77,11 +77,11 @@ def test_what_is_kept_is_bounded() -> None:
 
 
 def test_a_snapshot_is_not_touched_by_what_follows() -> None:
-    recent, _ = note(None, (TEN,), NOON)
+    recent, _ = record_alert(None, (TEN,), NOON)
     assert recent is not None
     snapshot = copy.deepcopy(recent)
     before = dict(snapshot.times)
-    note(recent, (HOURLY,), NOON + 1)
+    record_alert(recent, (HOURLY,), NOON + 1)
     assert snapshot.times == before
     assert pickle.loads(pickle.dumps(recent)).times == before
 

@@ -8,11 +8,9 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import NamedTuple
 
+from dataflow.file_watch import Stamp, stamp, stamp_of
+from dataflow.rules.text_form import caseless, comparable
 from dataflow.settings import UserError
-from dataflow.text_form import caseless, comparable
-
-Stamp = tuple[int, int, int]
-"""What tells a changed file: time of change in ns, size, and its number on the file system."""
 
 BLOCK = 1 << 17
 """Bytes read at a time. Between two blocks there is a pause, so that a running flow goes on."""
@@ -64,18 +62,6 @@ class ListFiles:
         return known
 
 
-def stamp(path: Path) -> Stamp | None:
-    """What tells whether a file has changed; None where there is none."""
-    try:
-        return _stamp(path.stat())
-    except (OSError, ValueError):
-        return None
-
-
-def _stamp(found: os.stat_result) -> Stamp:
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
 def read_regular(path: Path) -> bytes:
     """The bytes of a file, which must be a regular one: reading a pipe would wait for ever.
 
@@ -122,7 +108,7 @@ def _read(path: Path, ignore_case: bool, pause: Pause) -> ListFile:
         raise UserError(msg) from None
     except (OSError, ValueError) as error:
         raise UserError(_unreadable(path, error)) from None
-    return ListFile(_stamp(found), entries, digest.digest())
+    return ListFile(stamp_of(found), entries, digest.digest())
 
 
 def _add(entries: set[str], lines: list[str], ignore_case: bool) -> None:

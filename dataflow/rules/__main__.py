@@ -10,24 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dataflow.features import FIELDS, Facts
-from dataflow.operating_point import MODEL_FIELD_NAMES, NO_MODEL
-from dataflow.rule_language import FUNCTIONS
-from dataflow.rules import ALL_FIELDS, RuleSet, examine
+from dataflow.rules.fields import ALL_FIELDS, OF_FEEDBACK, OF_MODEL, FeatureRows
+from dataflow.rules.functions import FUNCTIONS
+from dataflow.rules.rules_file import examine
+from dataflow.rules.ruleset import RuleSet
 from dataflow.settings import Settings, UserError
-
-OF_MODEL = frozenset(MODEL_FIELD_NAMES)
-OF_FEEDBACK = frozenset(
-    (
-        *("confirmed_frauds", "days_since_fraud", "card_frauds", "days_since_card_fraud"),
-        *("merchant_labels_week", "merchant_labels_month"),
-        *("merchant_frauds_day", "merchant_frauds_week", "merchant_frauds_month"),
-        *("merchant_risk_day", "merchant_risk_week", "merchant_risk_month"),
-        *("merchant_compromised", "run_days", "run_frauds", "run_genuine", "genuine_since"),
-        *("days_since_merchant_fraud", "days_since_merchant_genuine"),
-    )
-)
-"""The facts that come of feedback: a sample has none, so that it says nothing of them."""
 
 SAMPLE = 20_000
 """Transactions of the simulation, or of a history, on which the conditions are tried."""
@@ -65,26 +52,13 @@ def show_fields(console: Console) -> int:
     functions = Table(title="Functions", title_justify="left")
     for column in ("name", "takes", "gives", "what it is"):
         functions.add_column(column)
-    for name, (_, takes, gives) in FUNCTIONS.items():
-        functions.add_row(name, ", ".join(takes), gives, FUNCTION_DOCS[name])
+    for name, function in FUNCTIONS.items():
+        functions.add_row(name, ", ".join(function.takes), function.gives, function.doc)
     console.print(functions)
     console.print(Text(SYNTAX), soft_wrap=True)
     return 0
 
 
-FUNCTION_DOCS = {
-    "abs": "the value without its sign",
-    "min": "the smaller",
-    "max": "the larger",
-    "log1p": "natural logarithm of 1 + value",
-    "hour": "hour of the day of a timestamp, 0 to 23, UTC",
-    "weekday": "day of the week of a timestamp, 0 = Monday to 6, UTC",
-    "length": "how many characters",
-    "lower": "in lower case",
-    "startswith": "the first begins with the second",
-    "endswith": "the first ends with the second",
-    "contains": "the second stands in the first",
-}
 SYNTAX = """A condition compares (< <= == != >= >, in, not in), reckons (+ - * /) and joins (and, or, not, parentheses):
   amount > 5 * usual_amount and txn_per_hour >= 3
   merchant in lists.flagged_merchants or txn_type in ["withdrawal", "transfer"]
@@ -103,18 +77,18 @@ def show_check(path: Path, history: Path | None, model: Path | None, console: Co
         for mistake in mistakes:
             print(f"redflag: {mistake}", file=sys.stderr)
         return 2
-    rows, source, scored = sample(rules, history, model)
-    hits = rules.matches(rows)
+    tried_on, source, scored = sample(rules, history, model)
+    hits = rules.matches(tried_on)
     table = Table(title=f"{path}: {len(rules.rules)} rules, version {rules.version}", title_justify="left")
     for column in ("rule", "mode", "action", "weight", "cooldown", "meets it"):
         table.add_column(column, justify="left" if column in ("rule", "mode", "action") else "right")
     for rule, count, reads in zip(rules.rules, hits, rules.reads, strict=True):
         tried = rule.effect != "off" and (scored or not reads & OF_MODEL) and not reads & OF_FEEDBACK
-        share = f"{count / len(rows):.3%}" if tried and rows else "not tried"
+        share = f"{count / len(tried_on):.3%}" if tried and tried_on else "not tried"
         cooldown = f"{rule.cooldown:g} s" if rule.cooldown else ""
         table.add_row(rule.id, rule.effect, rule.action, f"{rule.weight:g}", cooldown, share)
         # That a list has no one of the sample on it says nothing.
-        if tried and rule.effect in ("active", "shadow") and count in (0, len(rows)):
+        if tried and rule.effect in ("active", "shadow") and count in (0, len(tried_on)):
             which = "none" if count == 0 else "every one"
             print(f"redflag: warning: {path}: rule {rule.id!r}: {which} of {source} meets it", file=sys.stderr)
     console.print(table)
@@ -128,8 +102,8 @@ def show_check(path: Path, history: Path | None, model: Path | None, console: Co
     return 0
 
 
-def sample(rules: RuleSet, history: Path | None, model: Path | None) -> tuple[list[Facts], str, bool]:
-    """Rows to try the rules on, what they are, and whether a model scored them.
+def sample(rules: RuleSet, history: Path | None, model: Path | None) -> tuple[FeatureRows, str, bool]:
+    """Transactions to try the rules on, what they are, and whether a model scored them.
 
     Raises:
         UserError: the history or the model cannot be used.
@@ -144,11 +118,13 @@ def sample(rules: RuleSet, history: Path | None, model: Path | None) -> tuple[li
     path = model or Settings.load().model_file
     reads_model = any(reads & OF_MODEL for reads in rules.reads)
     if not known or not reads_model or (model is None and not path.exists()):
-        return [(*facts[: len(FIELDS)], *NO_MODEL) for facts in known], source, False
+        return FeatureRows(known), source, False
     from dataflow.scoring import load_model
 
     loaded = load_model(path)
     risks, anomalies = loaded.score(loaded.rows(known))
-    of_model = loaded.operating_point.columns(risks, anomalies).values()
-    rows = [(*facts, *judged) for facts, judged in zip(known, zip(*of_model, strict=True), strict=True)]
-    return rows, source, True
+    return FeatureRows(known, loaded.operating_point.columns(risks, anomalies)), source, True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
