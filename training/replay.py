@@ -7,10 +7,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dataflow.feedback import Feedback
-from dataflow.profiles.profiles import NO_PRIOR, Features, MerchantProfiles, UserProfiles, in_order
+from dataflow.profiles.profiles import NO_PRIOR, Features, MerchantProfiles, Records, UserProfiles, in_order
 from dataflow.profiles.amounts import AmountPrior
-from dataflow.profiles.user import TRANSACTION
+from dataflow.profiles.user import EVENT, TRANSACTION
 from dataflow.transaction import Transaction
 from training.history import LabelTime, Past
 
@@ -39,64 +38,61 @@ def replay(
     that; without a `label_time`, none does. Into which batches the history is cut changes nothing.
     """
     users, merchants = UserProfiles(prior), MerchantProfiles(prior)
-    pending = _Pending(label_time)
+    pending = _Pending(users)
     rows = iter(past)
     while these := list(islice(rows, batch)):
-        events = users.events(pending.among(these))
+        txns = [each.transaction for each in these]
+        events = transactions = users.transactions(txns)
+        if label_time is not None:
+            fraud = [bool(each.fraud) for each in these]
+            comes = np.array([label_time(each) for each in these], np.float64)  # float64 makes NaN of None
+            events = pending.among(transactions, txns, comes, np.array(fraud))
         features, lessons = users.observe(events)
-        payments = events[events["kind"] == TRANSACTION]
-        names = [each.transaction.merchant for each in these]
+        if label_time is not None:
+            transactions = events[events["kind"] == TRANSACTION]
+        names = [txn.merchant for txn in txns]
         merchant_rows = merchants.table.rows_of(names + users.texts(lessons["merchant"]))
         items = in_order(merchant_rows[: len(names)], merchant_rows[len(names) :], lessons["after"])
-        merchants.observe(items, payments, lessons, features)
-        yield Replayed(these, features, users.texts(payments["last_location"]))
-        users.sweep_names()
+        merchants.observe(items, transactions, lessons, features)
+        yield Replayed(these, features, users.texts(transactions["last_location"]))
+        users.sweep_names(pending.labels["merchant_name"])
 
 
 class _Pending:
     """Labels that have not come yet, in the order in which they will."""
 
-    def __init__(self, label_time: LabelTime | None):
-        self._label_time = label_time
-        self._waiting: list[Past] = []
-        self._comes = np.empty(0)
+    def __init__(self, users: UserProfiles):
+        self._users = users
+        self.labels: Records = np.empty(0, EVENT)
 
-    def among(self, these: list[Past]) -> list[Transaction | Feedback]:
-        """The transactions, and before each the labels that have come by its time."""
-        txns: list[Transaction | Feedback] = [each.transaction for each in these]
-        if self._label_time is None:
-            return txns
-        comes = np.array([self._label_time(each) for each in these], np.float64)  # NaN of None
+    def among(
+        self, events: Records, txns: list[Transaction], comes: NDArray[np.float64], fraud: NDArray[np.bool_]
+    ) -> Records:
+        """The transactions, and before each the labels that have come by its time.
+
+        `comes`: when the label of each comes, NaN where it never does.
+        """
         known = np.flatnonzero(~np.isnan(comes))
-        at = np.array([each.transaction.at for each in these])
+        own = self._users.labels_of(events[known], [txns[place] for place in known.tolist()], comes[known], fraud[known])
+        labels = np.concatenate((self.labels, own))
         # Before which transaction each label comes: the first that is not earlier, and comes after its own.
-        newest = np.maximum.accumulate(at)
-        before = np.searchsorted(newest, np.concatenate((self._comes, comes[known])))
-        own = before[len(self._comes) :]
-        for place in np.flatnonzero(own <= known).tolist():
-            own[place] = _first(at, known[place] + 1, comes[known[place]])
-        waiting = self._waiting + [these[place] for place in known.tolist()]
-        all_comes = np.concatenate((self._comes, comes[known]))
-        order = np.lexsort((np.arange(len(waiting)), all_comes, before))
-        events: list[Transaction | Feedback] = []
-        done = 0
-        due = order[before[order] < len(these)]
-        for place, until in zip(due.tolist(), before[due].tolist(), strict=True):
-            events += txns[done:until]
-            done = until
-            events.append(_label(waiting[place], float(all_comes[place])))
-        left = order[len(due) :]
-        self._waiting = [waiting[place] for place in left.tolist()]
-        self._comes = all_comes[left]
-        return events + txns[done:]
+        at = events["at"]
+        before = np.searchsorted(np.maximum.accumulate(at), labels["labelled_at"])
+        own_before = before[len(self.labels) :]
+        for place in np.flatnonzero(own_before <= known).tolist():
+            own_before[place] = _first(at, int(known[place]) + 1, float(comes[known[place]]))
+        comes_due = np.flatnonzero(before < len(events))
+        order = comes_due[np.lexsort((comes_due, labels["labelled_at"][comes_due], before[comes_due]))]
+        self.labels = labels[before == len(events)]
+        labels, before, due = labels[order], before[order], len(order)
+        among = np.empty(len(events) + due, EVENT)
+        is_label = np.zeros(len(among), np.bool_)
+        is_label[before + np.arange(due)] = True
+        among[is_label], among[~is_label] = labels, events
+        return among
 
 
 def _first(at: NDArray[np.float64], begin: int, time: float) -> int:
     """The first place from `begin` on whose time is not before `time`; the number of places where there is none."""
     later = np.flatnonzero(at[begin:] >= time)
     return begin + int(later[0]) if len(later) else len(at)
-
-
-def _label(known: Past, comes: float) -> Feedback:
-    txn = known.transaction
-    return Feedback(txn.transaction_id or "", txn.user, txn.merchant, txn.at, bool(known.fraud), comes)

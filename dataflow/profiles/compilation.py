@@ -1,13 +1,13 @@
 """Numba for the functions of this package, and where the machine code is kept from one start to the next.
 
 Numba keeps machine code by the source of the outermost function only: an edit of `windows.py` would leave a kernel in
-`user.py` as it was. So the code lies in a folder that is named by a digest of all sources of the package, of Numba and
-of Python: what has changed is never used.
+`user.py` as it was. So the code lies in a folder that is named by a digest of all sources that are compiled, of Numba
+and of Python: what has changed is never used.
 
 The folder lies in the first of these that can be written to: `NUMBA_CACHE_DIR` where it is set, the `__pycache__` of
 the package, the user's cache (`XDG_CACHE_HOME`, else `~/.cache`), a folder of this process alone that goes with it.
-Code that was compiled before into one that is now read-only, as in an image, is copied from there (2 MB). Where not
-even a temporary folder can be made, each start compiles anew (about 20 s).
+Code that was compiled before into one that is now read-only, as in an image, is copied from there (12 MB). Where not
+even a temporary folder can be made, each start compiles anew (40 s).
 
 Processes that start at once: `compile_lock` lets one compile and the others wait, and then load. Without the lock they
 would all compile; Numba replaces files as a whole, so nothing breaks.
@@ -34,9 +34,14 @@ KEPT: Final = 3
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+NOT_COMPILED: Final = frozenset(("__init__.py", "profiles.py", "table.py"))
+"""Modules of the package whose functions are plain Python, and of which nothing is compiled into others."""
+
+
 def _digest() -> str:
-    """Of the package's sources, of Numba and of Python."""
-    sources = b"\0".join(path.read_bytes() for path in sorted(PACKAGE.glob("*.py")))
+    """Of the sources that are compiled, of Numba and of Python."""
+    compiled_sources = [path for path in sorted(PACKAGE.glob("*.py")) if path.name not in NOT_COMPILED]
+    sources = b"\0".join(path.read_bytes() for path in compiled_sources)
     return sha256(sources + f"\0{numba.__version__} {sys.version}".encode()).hexdigest()[:16]
 
 

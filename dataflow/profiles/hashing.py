@@ -1,6 +1,7 @@
 """Numbers that stand for texts, the same in every process: of 64 bits for ids, of 32 for names."""
 
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any, Final
 
 import numpy as np
@@ -39,23 +40,26 @@ def hash_texts(texts: Sequence[str]) -> NDArray[np.int64]:
     return hashes
 
 
-class NameHashes(dict[str, int]):
+class NameHashes:
     """Hashes of 32 bits by name, never 0; 0 for the names that stand for none."""
 
     def __init__(self, *nobody: str):
-        super().__init__()
-        self._nobody = nobody
-
-    def __missing__(self, name: str) -> int:
-        if len(self) >= CACHED:
-            self.clear()
-        made = 0 if name in self._nobody else int(hash_texts([name])[0]) & 0xFFFFFFFF or 1
-        self[name] = made
-        return made
+        self._nobody = dict.fromkeys(nobody, 0)
+        self._hash_of = self._nobody.copy()
 
     def of(self, names: Sequence[str]) -> NDArray[np.uint32]:
-        """The hashes of names."""
-        return np.fromiter(map(self.__getitem__, names), np.uint32, len(names))
+        """The hash of each name."""
+        hashes = np.fromiter(map(self._hash_of.get, names, repeat(-1)), np.int64, len(names))
+        absent = np.flatnonzero(hashes < 0)
+        if len(absent):
+            new = [names[place] for place in absent]
+            made = hash_texts(new) & 0xFFFFFFFF
+            made[made == 0] = 1
+            hashes[absent] = made
+            if len(self._hash_of) + len(new) > CACHED:
+                self._hash_of = self._nobody.copy()
+            self._hash_of.update(zip(new, made.tolist(), strict=True))
+        return hashes.astype(np.uint32)
 
 
 def payment_words(

@@ -111,21 +111,40 @@ def _block_of(user: Any, tables: Any, place: int) -> int:
 
 
 @compiled
-def _copy(user: Any, tables: Any, place: int, to_place: int) -> None:
-    """Copies a label to another place."""
-    a, i = tables.blocks[_block_of(user, tables, place)], place % BLOCK
-    b, j = tables.blocks[_block_of(user, tables, to_place)], to_place % BLOCK
+def _find(user: Any, tables: Any, id_hash: int) -> int:
+    """The place of the label with that id, `NOT_FOUND` without one."""
+    block, begin, n = user["block"], 0, np.int64(user["n"])
+    while block > 0:
+        ids = tables.blocks[block]["id"]
+        for i in range(min(n - begin, BLOCK)):
+            if ids[i] == id_hash:
+                return begin + i
+        block, begin = tables.blocks[block]["next"], begin + BLOCK
+    return NOT_FOUND
+
+
+@compiled
+def _copy(a: Any, i: int, b: Any, j: int) -> None:
+    """Copies label `i` of one block to place `j` of another."""
     b["at"][j], b["labelled_at"][j], b["id"][j] = a["at"][i], a["labelled_at"][i], a["id"][i]
     b["merchant"][j], b["flags"][j] = a["merchant"][i], a["flags"][i]
 
 
 @compiled
-def _find(user: Any, tables: Any, id_hash: int) -> int:
-    """The place of the label with that id, `NOT_FOUND` without one."""
-    for place in range(np.int64(user["n"])):
-        if tables.blocks[_block_of(user, tables, place)]["id"][place % BLOCK] == id_hash:
-            return np.int64(place)
-    return NOT_FOUND
+def _remove_first(user: Any, tables: Any) -> None:
+    """Removes the label at place 0, and the last block if that is empty then."""
+    block = tables.blocks[user["block"]]
+    for place in range(1, np.int64(user["n"])):
+        i = place % BLOCK
+        if i > 0:
+            _copy(block, i, block, i - 1)
+        else:
+            following = tables.blocks[block["next"]]
+            _copy(following, 0, block, BLOCK - 1)
+            block = following
+    user["n"] -= 1
+    if user["n"] % BLOCK == 0:
+        _drop_last_block(user, tables)
 
 
 @compiled
@@ -278,11 +297,7 @@ def _forget_oldest(p: Any, user: Any, tables: Any, lessons: Any, counts: Any) ->
         if flags & EXPLAINED:
             user["before_card_frauds"] = np.float64(user["before_card_frauds"]) + 1.0
             user["before_card_fraud_day"] = max(np.float64(user["before_card_fraud_day"]), day)
-    for place in range(1, np.int64(user["n"])):
-        _copy(user, tables, place, place - 1)
-    user["n"] -= 1
-    if user["n"] % BLOCK == 0:
-        _drop_last_block(user, tables)
+    _remove_first(user, tables)
     if waited:
         _count_frauds(user, tables)
         _find_first_waiting(user, tables)
@@ -307,7 +322,7 @@ def _remember(p: Any, user: Any, tables: Any, lessons: Any, counts: Any, label: 
         block, i = tables.blocks[_block_of(user, tables, place - 1)], (place - 1) % BLOCK
         if block["at"][i] < at or (block["at"][i] == at and block["id"][i] < id_hash):
             break
-        _copy(user, tables, place - 1, place)
+        _copy(block, i, tables.blocks[_block_of(user, tables, place)], place % BLOCK)
         place -= 1
     block, i = tables.blocks[_block_of(user, tables, place)], place % BLOCK
     block["at"][i], block["labelled_at"][i], block["id"][i] = at, label["labelled_at"], id_hash

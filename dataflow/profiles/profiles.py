@@ -77,41 +77,58 @@ class UserProfiles:
 
     def events(self, batch: Sequence[Transaction | Feedback]) -> Records:
         """Transactions and labels as records, in their order."""
-        events = np.zeros(len(batch), user.EVENT)
-        events["row"] = self.table.rows_of([event.user for event in batch])
-        events["at"] = [event.at for event in batch]
-        events["id"] = hash_texts([event.transaction_id or "" for event in batch])
-        told = [event for event in batch if isinstance(event, Feedback)]
-        if not told:
-            self._fill_transactions(events, batch)
-            return events
         is_label = np.fromiter((isinstance(event, Feedback) for event in batch), np.bool_, len(batch))
-        transactions, labelled = events[~is_label], events[is_label]
-        self._fill_transactions(transactions, [event for event in batch if isinstance(event, Transaction)])
-        self._fill_labels(labelled, told)
-        events[~is_label], events[is_label] = transactions, labelled
+        if not is_label.any():
+            return self.transactions(batch)  # type: ignore[arg-type]
+        events = np.empty(len(batch), user.EVENT)
+        events[~is_label] = self.transactions([event for event in batch if isinstance(event, Transaction)])
+        events[is_label] = self.labels([event for event in batch if isinstance(event, Feedback)])
         return events
 
-    def _fill_transactions(self, events: Records, txns: Sequence[Any]) -> None:
+    def transactions(self, txns: Sequence[Transaction]) -> Records:
+        """Transactions as records."""
+        events = np.zeros(len(txns), user.EVENT)
         events["kind"] = TRANSACTION
+        events["row"] = self.table.rows_of([txn.user for txn in txns])
+        events["at"] = at = np.array([txn.at for txn in txns], np.float64)
+        events["id"] = ids = hash_texts([txn.transaction_id or "" for txn in txns])
         events["amount"] = amounts = np.array([txn.amount for txn in txns], np.float64)
         ahead_at = np.array([txn.ahead_at for txn in txns], np.float64)
-        dated = np.where(ahead_at != 0.0, ahead_at, events["at"])
-        events["ahead"] = dated != events["at"]
+        dated = np.where(ahead_at != 0.0, ahead_at, at)
+        events["ahead"] = dated != at
         # float64 makes NaN of None.
         events["latitude"] = np.array([txn.latitude for txn in txns], np.float64)
         events["longitude"] = np.array([txn.longitude for txn in txns], np.float64)
         events["merchant"] = merchants = self._hashes.of([txn.merchant for txn in txns])
         events["device"] = self._devices.of([txn.device for txn in txns])
         events["location"] = self.names.numbers_of([txn.location for txn in txns])
-        events["word"] = payment_words(events["id"], amounts, dated, merchants)
+        events["word"] = payment_words(ids, amounts, dated, merchants)
+        return events
 
-    def _fill_labels(self, events: Records, told: Sequence[Feedback]) -> None:
+    def labels(self, told: Sequence[Feedback]) -> Records:
+        """Labels as records."""
+        users = [label.user for label in told]
+        events = np.zeros(len(told), user.EVENT)
+        events["row"] = self.table.rows_of(users)
+        events["at"] = [label.at for label in told]
+        events["id"] = hash_texts([label.transaction_id for label in told])
+        return self._labelled(
+            events, users, [label.merchant for label in told], [label.labelled_at for label in told],
+            [label.fraud for label in told],
+        )  # fmt: skip
+
+    def labels_of(self, events: Records, txns: Sequence[Transaction], labelled_at: Any, fraud: Any) -> Records:
+        """The labels of transactions, as records; `events` are these transactions."""
+        users, merchants = [txn.user for txn in txns], [txn.merchant for txn in txns]
+        return self._labelled(events.copy(), users, merchants, labelled_at, fraud)
+
+    def _labelled(
+        self, events: Records, users: Sequence[str], merchants: Sequence[str], labelled_at: Any, fraud: Any
+    ) -> Records:
         events["kind"] = LABEL
-        events["labelled_at"] = [label.labelled_at for label in told]
-        events["fraud"] = [label.fraud for label in told]
-        events["user"] = hash_texts([label.user for label in told])
-        events["merchant_name"] = self.names.numbers_of([label.merchant for label in told])
+        events["labelled_at"], events["fraud"] = labelled_at, fraud
+        events["user"], events["merchant_name"] = hash_texts(users), self.names.numbers_of(merchants)
+        return events
 
     def observe(self, events: Records) -> tuple[Features, Records]:
         """Reads the features of each transaction as of before it, and takes all events in, in their order.
@@ -151,15 +168,15 @@ class UserProfiles:
         blocks = self.blocks.rows
         return blocks["merchant"].ravel()
 
-    def sweep_names(self) -> None:
-        """Gives back the numbers of names that no profile holds; call it between batches only.
+    def sweep_names(self, *used: Rows) -> None:
+        """Gives back the numbers of names that no profile holds, nor `used`; call it between batches only.
 
         It looks through all profiles, but only when names have doubled since the last time.
         """
         if len(self.names) < 2 * self._many_names:
             return
         users = self.table.rows[: len(self.table.keys)]
-        self.names.keep([users["last_location"], users["locations"], self._labelled_merchants()])
+        self.names.keep([users["last_location"], users["locations"], self._labelled_merchants(), *used])
         self._many_names = max(len(self.names), NAMES_KEPT)
 
 
