@@ -1,4 +1,4 @@
-"""A history through the profiles' kernels, thousands of transactions at a time: the features that the flow would make."""
+"""A history through the profiles' kernels, thousands of transactions at a time: the features that the flow makes."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -7,8 +7,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dataflow.profiles.profiles import NO_PRIOR, Features, MerchantProfiles, Records, UserProfiles, in_order
 from dataflow.profiles.amounts import AmountPrior
+from dataflow.profiles.profiles import NO_PRIOR, Features, MerchantProfiles, Records, UserProfiles, in_order
 from dataflow.profiles.user import EVENT, TRANSACTION
 from dataflow.transaction import Transaction
 from training.history import LabelTime, Past
@@ -73,7 +73,9 @@ class _Pending:
         `comes`: when the label of each comes, NaN where it never does.
         """
         known = np.flatnonzero(~np.isnan(comes))
-        own = self._users.labels_of(events[known], [txns[place] for place in known.tolist()], comes[known], fraud[known])
+        own = self._users.labels_of(
+            events[known], [txns[place] for place in known.tolist()], comes[known], fraud[known]
+        )
         labels = np.concatenate((self.labels, own))
         # Before which transaction each label comes: the first that is not earlier, and comes after its own.
         at = events["at"]

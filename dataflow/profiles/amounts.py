@@ -7,9 +7,7 @@ mean as if it lay at `CLIP` spreads: a fraud must not become the normal.
 import math
 from typing import Any, Final, NamedTuple
 
-import numpy as np
-
-from dataflow.profiles.compilation import compiled
+from dataflow.profiles.compilation import compiled, float64
 
 MEMORY: Final = 150.0
 """Transactions over which mean and spread reach: older ones fade."""
@@ -46,12 +44,12 @@ def read(p: Any, prior: Any) -> tuple[float, float]:
 
     The spread is that of a prediction, so it is wider while history is short.
     """
-    mean = np.float64(p["mean"])
-    n = min(np.float64(p["seen"]), MEMORY)
+    mean = float64(p["mean"])
+    n = min(float64(p["seen"]), MEMORY)
     if prior.amount > 0.0:
         mean = (prior.amount + n * mean) / (1.0 + n)
     spread = prior.spread * mean
-    squares = np.float64(p["squares"])
+    squares = float64(p["squares"])
     return mean, math.sqrt((PRIOR * spread * spread + squares) / (PRIOR + n) * (1.0 + 1.0 / (n + 1.0)))
 
 
@@ -66,14 +64,14 @@ def compare(amount: float, usual: float, spread: float) -> tuple[float, float]:
 @compiled
 def update(p: Any, amount: float, usual: float, spread: float) -> None:
     """Takes an amount in: Welford's update with fading memory; `usual` and `spread` as read before it."""
-    seen, squares = np.float64(p["seen"]), np.float64(p["squares"])
+    seen, squares = float64(p["seen"]), float64(p["squares"])
     if usual > 0.0 and amount > usual + CLIP * spread:
         amount = usual + CLIP * spread
     p["seen"] = seen + 1.0
     if seen >= MEMORY:
         squares *= (MEMORY - 1.0) / MEMORY
         seen = MEMORY - 1.0
-    mean = np.float64(p["mean"])
+    mean = float64(p["mean"])
     delta = amount - mean
     mean += delta / (seen + 1.0)
     p["mean"] = mean
@@ -83,12 +81,12 @@ def update(p: Any, amount: float, usual: float, spread: float) -> None:
 @compiled
 def read_largest(p: Any, amount: float) -> float:
     """The amount in the largest so far, 1 without one."""
-    largest = np.float64(p["largest"])
+    largest = float64(p["largest"])
     return amount / largest if largest > 0.0 else 1.0
 
 
 @compiled
 def update_largest(p: Any, amount: float) -> None:
     """Takes an amount in."""
-    if amount > np.float64(p["largest"]):
+    if amount > float64(p["largest"]):
         p["largest"] = amount

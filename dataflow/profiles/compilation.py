@@ -26,15 +26,21 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numba
+import numpy as np
 
 PACKAGE: Final = Path(__file__).parent
 KEPT: Final = 3
 """Folders of earlier versions that stay beside a new one: two versions may be in use at once."""
 
+# What is read of a record has its field's width: before it is reckoned with it becomes one of these, compiled or not.
+# (NumPy's float32 times a Python float stays float32; Numba's does not.)
+float64: Final[Any] = np.float64
+int64: Final[Any] = np.int64
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-NOT_COMPILED: Final = frozenset(("__init__.py", "profiles.py", "table.py"))
+NOT_COMPILED: Final = frozenset(("__init__.py", "profiles.py", "table.py", "warm_up.py"))
 """Modules of the package whose functions are plain Python, and of which nothing is compiled into others."""
 
 

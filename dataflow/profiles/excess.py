@@ -7,9 +7,7 @@ older one counts as what would be left of it by then.
 import math
 from typing import Any, Final
 
-import numpy as np
-
-from dataflow.profiles.compilation import compiled
+from dataflow.profiles.compilation import compiled, float64
 
 DAY: Final = 86_400.0
 FORTNIGHT: Final = 14.0
@@ -27,7 +25,7 @@ def excess(z: float) -> float:
 @compiled
 def read(p: Any, at: float, last_at: float) -> tuple[float, float]:
     """What is left at `at` of a day's and of a fortnight's; `last_at` is the user's newest event."""
-    day, fortnight = np.float64(p["excess_day"]), np.float64(p["excess_fortnight"])
+    day, fortnight = float64(p["excess_day"]), float64(p["excess_fortnight"])
     if fortnight > 0.0 and at > last_at:
         days = (at - last_at) / DAY
         return day * math.exp(-days), fortnight * math.exp(-days / FORTNIGHT)
@@ -37,7 +35,7 @@ def read(p: Any, at: float, last_at: float) -> tuple[float, float]:
 @compiled
 def update(p: Any, over: float, at: float, last_at: float) -> None:
     """Takes in the excess of an amount; `last_at` as it was before."""
-    day, fortnight = np.float64(p["excess_day"]), np.float64(p["excess_fortnight"])
+    day, fortnight = float64(p["excess_day"]), float64(p["excess_fortnight"])
     if over == 0.0 and fortnight == 0.0:
         return
     days = abs(at - last_at) / DAY  # infinite before the first: all has faded
@@ -56,7 +54,7 @@ MERCHANT_FIELDS: Final = [("excess", "f8")]
 @compiled
 def read_merchant(p: Any, at: float, last_at: float) -> float:
     """What is left at `at` of a fortnight's; `last_at` is the merchant's newest event."""
-    left = np.float64(p["excess"])
+    left = float64(p["excess"])
     if left > 0.0 and at > last_at:
         left *= math.exp((last_at - at) / (FORTNIGHT * DAY))
     return left
@@ -68,4 +66,4 @@ def update_merchant(p: Any, over: float, at: float, last_at: float) -> None:
     if at >= last_at:
         p["excess"] = read_merchant(p, at, last_at) + over
     elif over > 0.0:
-        p["excess"] = np.float64(p["excess"]) + over * math.exp((at - last_at) / (FORTNIGHT * DAY))
+        p["excess"] = float64(p["excess"]) + over * math.exp((at - last_at) / (FORTNIGHT * DAY))

@@ -9,10 +9,8 @@ A merchant with labels has a row of this table.
 import math
 from typing import Any, Final
 
-import numpy as np
-
 from dataflow.profiles import windows
-from dataflow.profiles.compilation import compiled
+from dataflow.profiles.compilation import compiled, int64
 from dataflow.profiles.labels import DAY, NEVER, days_since
 from dataflow.profiles.side_table import give_back, take_row
 
@@ -57,7 +55,7 @@ def read_labels(p: Any, side: Any, at: float) -> tuple[float, float, float, floa
     """Labels that came, and frauds among them, over 24 h, 7 d and 30 d."""
     if p["labelled"] == 0:
         return 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    return windows.totals(side[p["labelled"]], np.int64(at // windows.BUCKET))
+    return windows.totals(side[p["labelled"]], int64(at // windows.BUCKET))
 
 
 @compiled
@@ -146,7 +144,7 @@ def _set_forgotten(m: Any, run: Run) -> None:
 @compiled
 def _place(m: Any, at: float, key: int) -> int:
     """Where a lesson stands, or would stand: in the order of the transactions, then of the keys."""
-    place = np.int64(m["n"])
+    place = int64(m["n"])
     while place > 0 and (m["at"][place - 1] > at or (m["at"][place - 1] == at and m["key"][place - 1] >= key)):
         place -= 1
     return place
@@ -154,30 +152,30 @@ def _place(m: Any, at: float, key: int) -> int:
 
 @compiled
 def _remove(m: Any, place: int) -> None:
-    m["n"] = np.int64(m["n"]) - 1
-    for i in range(place, np.int64(m["n"])):
+    m["n"] = int64(m["n"]) - 1
+    for i in range(place, int64(m["n"])):
         m["at"][i], m["key"][i], m["fraud"][i] = m["at"][i + 1], m["key"][i + 1], m["fraud"][i + 1]
 
 
 @compiled
 def _insert(m: Any, place: int, at: float, key: int, fraud: bool) -> None:
-    for i in range(np.int64(m["n"]), place, -1):
+    for i in range(int64(m["n"]), place, -1):
         m["at"][i], m["key"][i], m["fraud"][i] = m["at"][i - 1], m["key"][i - 1], m["fraud"][i - 1]
     m["at"][place], m["key"][place], m["fraud"][place] = at, key, fraud
-    m["n"] = np.int64(m["n"]) + 1
+    m["n"] = int64(m["n"]) + 1
 
 
 @compiled
 def _update_windows(m: Any, lesson: Any) -> None:
     """Counts a label, and takes back what it replaces, as far as the windows reach there."""
-    bucket = np.int64(lesson["labelled_at"] // windows.BUCKET)
+    bucket = int64(lesson["labelled_at"] // windows.BUCKET)
     fraud = lesson["fraud"]
     if not math.isnan(lesson["before"]):
-        counted = np.int64(lesson["before"] // windows.BUCKET)
+        counted = int64(lesson["before"] // windows.BUCKET)
         was_fraud = lesson["before_fraud"]
         if was_fraud == fraud and counted == bucket:
             return
-        if counted <= np.int64(m["bucket"]):
+        if counted <= int64(m["bucket"]):
             windows.update(m, counted, -1, -1.0 if was_fraud else 0.0, MOST)
     windows.update(m, bucket, 1, 1.0 if fraud else 0.0, MOST)
 

@@ -18,14 +18,14 @@ from typing import Any, Final
 import numpy as np
 
 from dataflow.profiles import recent_ids, unusual_ids
-from dataflow.profiles.compilation import compiled
+from dataflow.profiles.compilation import compiled, float64, int64
 from dataflow.profiles.side_table import give_back, take_row
 
 DAY: Final = 86_400.0
 NEVER: Final = 365.0
 """Days that a "days since" says at most, and when it never was."""
 LABELLED: Final = 64
-"""Labels that are remembered, those of the newest transactions. One that waits when it is forgotten counts from then."""
+"""Labels that are remembered, those of the newest transactions; one that waits when it is forgotten counts then."""
 LABEL_WAIT: Final = 30 * DAY
 """Seconds by which the user's newest label may be younger than one that still waits; older ones count from then on."""
 BLOCK: Final = 8
@@ -90,8 +90,8 @@ def read(p: Any, tables: Any, at: float) -> tuple[float, float, float, float]:
         return 0.0, NEVER, 0.0, NEVER
     user, now = tables.labelled[p["labelled"]], at / DAY
     return (
-        np.float64(user["frauds"]), days_since(np.float64(user["fraud_day"]), now),
-        np.float64(user["card_frauds"]), days_since(np.float64(user["card_fraud_day"]), now),
+        float64(user["frauds"]), days_since(float64(user["fraud_day"]), now),
+        float64(user["card_frauds"]), days_since(float64(user["card_fraud_day"]), now),
     )  # fmt: skip
 
 
@@ -107,13 +107,13 @@ def _block_of(user: Any, tables: Any, place: int) -> int:
     block = user["block"]
     for _ in range(place // BLOCK):
         block = tables.blocks[block]["next"]
-    return np.int64(block)
+    return int64(block)
 
 
 @compiled
 def _find(user: Any, tables: Any, id_hash: int) -> int:
     """The place of the label with that id, `NOT_FOUND` without one."""
-    block, begin, n = user["block"], 0, np.int64(user["n"])
+    block, begin, n = user["block"], 0, int64(user["n"])
     while block > 0:
         ids = tables.blocks[block]["id"]
         for i in range(min(n - begin, BLOCK)):
@@ -134,7 +134,7 @@ def _copy(a: Any, i: int, b: Any, j: int) -> None:
 def _remove_first(user: Any, tables: Any) -> None:
     """Removes the label at place 0, and the last block if that is empty then."""
     block = tables.blocks[user["block"]]
-    for place in range(1, np.int64(user["n"])):
+    for place in range(1, int64(user["n"])):
         i = place % BLOCK
         if i > 0:
             _copy(block, i, block, i - 1)
@@ -190,11 +190,11 @@ def release(p: Any, tables: Any) -> None:
 @compiled
 def _count_frauds(user: Any, tables: Any) -> None:
     """Counts the frauds anew, those that were forgotten and those that are remembered."""
-    frauds, newest = np.float64(user["before_frauds"]), np.float64(user["before_fraud_day"])
-    card_frauds, card_newest = np.float64(user["before_card_frauds"]), np.float64(user["before_card_fraud_day"])
-    for place in range(np.int64(user["n"])):
+    frauds, newest = float64(user["before_frauds"]), float64(user["before_fraud_day"])
+    card_frauds, card_newest = float64(user["before_card_frauds"]), float64(user["before_card_fraud_day"])
+    for place in range(int64(user["n"])):
         block = tables.blocks[_block_of(user, tables, place)]
-        flags = np.int64(block["flags"][place % BLOCK])
+        flags = int64(block["flags"][place % BLOCK])
         if flags & (FRAUD | WAITING) == FRAUD:
             day = block["at"][place % BLOCK] / DAY
             frauds, newest = frauds + 1.0, max(newest, day)
@@ -208,20 +208,27 @@ def _count_frauds(user: Any, tables: Any) -> None:
 def _find_first_waiting(user: Any, tables: Any) -> None:
     """Finds the oldest transaction whose label waits."""
     user["first_waiting"] = math.inf
-    for place in range(np.int64(user["n"])):
+    for place in range(int64(user["n"])):
         block = tables.blocks[_block_of(user, tables, place)]
-        if np.int64(block["flags"][place % BLOCK]) & WAITING:  # labels stand in the order of their transactions
+        if int64(block["flags"][place % BLOCK]) & WAITING:  # labels stand in the order of their transactions
             user["first_waiting"] = block["at"][place % BLOCK]
             return
 
 
 @compiled
 def _teach(
-    user: Any, tables: Any, lessons: Any, counts: Any, place: int, before: float, before_fraud: bool, before_explained: bool
+    user: Any,
+    tables: Any,
+    lessons: Any,
+    counts: Any,
+    place: int,
+    before: float,
+    before_fraud: bool,
+    before_explained: bool,
 ) -> None:
     """Hands over what the label at that place teaches the merchant that it names; `before` NaN: it replaces none."""
     block, i = tables.blocks[_block_of(user, tables, place)], place % BLOCK
-    flags = np.int64(block["flags"][i])
+    flags = int64(block["flags"][i])
     lesson = lessons[counts[LESSONS]]
     lesson["after"] = counts[TRANSACTIONS]
     lesson["merchant"] = block["merchant"][i]
@@ -236,7 +243,7 @@ def _teach(
 def _apply(p: Any, user: Any, tables: Any, lessons: Any, counts: Any, place: int) -> None:
     """Lets a label count that waited."""
     block, i = tables.blocks[_block_of(user, tables, place)], place % BLOCK
-    flags = np.int64(block["flags"][i]) & (FRAUD | EXPLAINED)
+    flags = int64(block["flags"][i]) & (FRAUD | EXPLAINED)
     if unusual_ids.read(p, tables.unusual, block["id"][i]):
         flags |= EXPLAINED
     block["flags"][i] = flags
@@ -252,9 +259,9 @@ def _settle(
     That of the transaction with this id, if `is_here`; those of transactions that the user's newest has overtaken; and
     those that came before `before`.
     """
-    for place in range(np.int64(user["n"])):
+    for place in range(int64(user["n"])):
         block, i = tables.blocks[_block_of(user, tables, place)], place % BLOCK
-        if np.int64(block["flags"][i]) & WAITING == 0:
+        if int64(block["flags"][i]) & WAITING == 0:
             continue
         if is_here and block["id"][i] == id_hash:
             _apply(p, user, tables, lessons, counts, place)
@@ -272,7 +279,7 @@ def _explain(user: Any, tables: Any, lessons: Any, counts: Any, id_hash: int) ->
     if place < 0:
         return
     block, i = tables.blocks[_block_of(user, tables, place)], place % BLOCK
-    flags = np.int64(block["flags"][i])
+    flags = int64(block["flags"][i])
     if flags & (EXPLAINED | WAITING):
         return
     block["flags"][i] = flags | EXPLAINED
@@ -285,18 +292,18 @@ def _explain(user: Any, tables: Any, lessons: Any, counts: Any, id_hash: int) ->
 def _forget_oldest(p: Any, user: Any, tables: Any, lessons: Any, counts: Any) -> None:
     """Forgets the label of the oldest transaction; what it counts stays."""
     block = tables.blocks[_block_of(user, tables, 0)]
-    waited = np.int64(block["flags"][0]) & WAITING != 0
+    waited = int64(block["flags"][0]) & WAITING != 0
     if waited:
         counts[EVICTED] += 1
-        _apply(p, user, tables, lessons, counts, np.int64(0))
-    flags = np.int64(block["flags"][0])
+        _apply(p, user, tables, lessons, counts, int64(0))
+    flags = int64(block["flags"][0])
     if flags & FRAUD:
         day = block["at"][0] / DAY
-        user["before_frauds"] = np.float64(user["before_frauds"]) + 1.0
-        user["before_fraud_day"] = max(np.float64(user["before_fraud_day"]), day)
+        user["before_frauds"] = float64(user["before_frauds"]) + 1.0
+        user["before_fraud_day"] = max(float64(user["before_fraud_day"]), day)
         if flags & EXPLAINED:
-            user["before_card_frauds"] = np.float64(user["before_card_frauds"]) + 1.0
-            user["before_card_fraud_day"] = max(np.float64(user["before_card_fraud_day"]), day)
+            user["before_card_frauds"] = float64(user["before_card_frauds"]) + 1.0
+            user["before_card_fraud_day"] = max(float64(user["before_card_fraud_day"]), day)
     _remove_first(user, tables)
     if waited:
         _count_frauds(user, tables)
@@ -314,7 +321,7 @@ def _remember(p: Any, user: Any, tables: Any, lessons: Any, counts: Any, label: 
         flags |= WAITING
         counts[WAITED] += 1
         user["first_waiting"] = min(at, user["first_waiting"])
-    place = np.int64(user["n"])
+    place = int64(user["n"])
     if place % BLOCK == 0:
         _add_block(user, tables)
     user["n"] = place + 1
@@ -352,13 +359,13 @@ def update(p: Any, tables: Any, lessons: Any, counts: Any, label: Any) -> None:
     user = tables.labelled[p["labelled"]]
     labelled_at = label["labelled_at"]
     if user["first_waiting"] < math.inf:
-        _settle(p, user, tables, lessons, counts, np.int64(0), False, labelled_at - LABEL_WAIT)
+        _settle(p, user, tables, lessons, counts, int64(0), False, labelled_at - LABEL_WAIT)
     place = _find(user, tables, label["id"])
     if place < 0:
         _remember(p, user, tables, lessons, counts, label)
         return
     block, i = tables.blocks[_block_of(user, tables, place)], place % BLOCK
-    flags, before = np.int64(block["flags"][i]), block["labelled_at"][i]
+    flags, before = int64(block["flags"][i]), block["labelled_at"][i]
     if label["fraud"] == (flags & FRAUD != 0) or labelled_at < before:
         counts[REPEATED] += 1
         return

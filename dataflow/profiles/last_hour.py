@@ -1,17 +1,15 @@
 """How many transactions a user made in the hour before another, and of how much, to the second.
 
 Times and amounts of the last two hours are kept in event-time order: an event up to `LATE` seconds late finds its hour
-complete. `RING` of them stand in the user's row; a user with more has a row of the busy table, which holds `MAX_PER_HOUR`,
-and gives it back once half a ring is enough. A user with more than that counts as having the newest so many.
+complete. `RING` of them stand in the user's row; a user with more has a row of the busy table, which holds
+`MAX_PER_HOUR`, and gives it back once half a ring is enough. A user with more counts as having the newest so many.
 
 Amounts are float32, so a sum is off by 6e-8 of it at most; times are float64 and exact.
 """
 
 from typing import Any, Final
 
-import numpy as np
-
-from dataflow.profiles.compilation import compiled
+from dataflow.profiles.compilation import compiled, float64, int64
 from dataflow.profiles.side_table import give_back, take_row
 
 HOUR: Final = 3600.0
@@ -21,7 +19,13 @@ RING: Final = 8
 """Places in the user's row. 16 take 96 bytes more of every user, for the few who have more than 8 in two hours."""
 MAX_PER_HOUR: Final = 1024
 
-FIELDS: Final = [("hour_at", "f8", RING), ("hour_amount", "f4", RING), ("hour_start", "u1"), ("hour_n", "u1"), ("busy", "i4")]
+FIELDS: Final = [
+    ("hour_at", "f8", RING),
+    ("hour_amount", "f4", RING),
+    ("hour_start", "u1"),
+    ("hour_n", "u1"),
+    ("busy", "i4"),
+]
 BUSY_FIELDS: Final = [
     ("next", "i4"), ("start", "i4"), ("n", "i4"), ("at", "f8", MAX_PER_HOUR), ("amount", "f4", MAX_PER_HOUR),
 ]  # fmt: skip
@@ -40,7 +44,7 @@ def _read(times: Any, amounts: Any, start: int, n: int, at: float) -> tuple[floa
         if times[place] > at:
             break
         count += 1.0
-        total += np.float64(amounts[place])
+        total += float64(amounts[place])
     return count, total
 
 
@@ -49,8 +53,8 @@ def read(p: Any, busy: Any, at: float) -> tuple[float, float]:
     """Count and sum of the user's transactions in the hour before: at - HOUR < t <= at."""
     if p["busy"] > 0:
         b = busy[p["busy"]]
-        return _read(b["at"], b["amount"], np.int64(b["start"]), np.int64(b["n"]), at)
-    return _read(p["hour_at"], p["hour_amount"], np.int64(p["hour_start"]), np.int64(p["hour_n"]), at)
+        return _read(b["at"], b["amount"], int64(b["start"]), int64(b["n"]), at)
+    return _read(p["hour_at"], p["hour_amount"], int64(p["hour_start"]), int64(p["hour_n"]), at)
 
 
 @compiled
@@ -81,7 +85,7 @@ def _move_to_busy(p: Any, busy: Any) -> None:
     row = take_row(busy)
     b = busy[row]
     for i in range(RING):
-        place = (np.int64(p["hour_start"]) + i) % RING
+        place = (int64(p["hour_start"]) + i) % RING
         b["at"][i] = p["hour_at"][place]
         b["amount"][i] = p["hour_amount"][place]
     b["start"] = 0
@@ -93,8 +97,8 @@ def _move_to_busy(p: Any, busy: Any) -> None:
 def _move_from_busy(p: Any, busy: Any) -> None:
     """Takes what stands in the long ring back to the short one."""
     b = busy[p["busy"]]
-    for i in range(np.int64(b["n"])):
-        place = (np.int64(b["start"]) + i) % MAX_PER_HOUR
+    for i in range(int64(b["n"])):
+        place = (int64(b["start"]) + i) % MAX_PER_HOUR
         p["hour_at"][i] = b["at"][place]
         p["hour_amount"][i] = b["amount"][place]
     p["hour_start"] = 0
@@ -110,29 +114,29 @@ def update(p: Any, busy: Any, at: float, amount: float, last_at: float) -> None:
             return
     elif p["busy"] > 0:
         b = busy[p["busy"]]
-        gone = _past(b["at"], np.int64(b["start"]), np.int64(b["n"]), at - HOUR - LATE)
-        b["start"] = (np.int64(b["start"]) + gone) % MAX_PER_HOUR
-        b["n"] = np.int64(b["n"]) - gone
+        gone = _past(b["at"], int64(b["start"]), int64(b["n"]), at - HOUR - LATE)
+        b["start"] = (int64(b["start"]) + gone) % MAX_PER_HOUR
+        b["n"] = int64(b["n"]) - gone
         if b["n"] <= RING // 2:
             _move_from_busy(p, busy)
     else:
-        gone = _past(p["hour_at"], np.int64(p["hour_start"]), np.int64(p["hour_n"]), at - HOUR - LATE)
-        p["hour_start"] = (np.int64(p["hour_start"]) + gone) % RING
-        p["hour_n"] = np.int64(p["hour_n"]) - gone
+        gone = _past(p["hour_at"], int64(p["hour_start"]), int64(p["hour_n"]), at - HOUR - LATE)
+        p["hour_start"] = (int64(p["hour_start"]) + gone) % RING
+        p["hour_n"] = int64(p["hour_n"]) - gone
     if p["busy"] == 0 and p["hour_n"] == RING:
         _move_to_busy(p, busy)
     if p["busy"] == 0:
-        _insert(p["hour_at"], p["hour_amount"], np.int64(p["hour_start"]), np.int64(p["hour_n"]), at, amount)
-        p["hour_n"] = np.int64(p["hour_n"]) + 1
+        _insert(p["hour_at"], p["hour_amount"], int64(p["hour_start"]), int64(p["hour_n"]), at, amount)
+        p["hour_n"] = int64(p["hour_n"]) + 1
         return
     b = busy[p["busy"]]
     if b["n"] == MAX_PER_HOUR:
         if at < b["at"][b["start"]]:
             return  # older than all that are kept
-        b["start"] = (np.int64(b["start"]) + 1) % MAX_PER_HOUR
+        b["start"] = (int64(b["start"]) + 1) % MAX_PER_HOUR
         b["n"] = MAX_PER_HOUR - 1
-    _insert(b["at"], b["amount"], np.int64(b["start"]), np.int64(b["n"]), at, amount)
-    b["n"] = np.int64(b["n"]) + 1
+    _insert(b["at"], b["amount"], int64(b["start"]), int64(b["n"]), at, amount)
+    b["n"] = int64(b["n"]) + 1
 
 
 @compiled

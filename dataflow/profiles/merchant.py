@@ -12,7 +12,7 @@ import numpy as np
 
 from dataflow.profiles import amounts, excess, fraud_run, windows
 from dataflow.profiles import columns as c
-from dataflow.profiles.compilation import compiled
+from dataflow.profiles.compilation import compiled, float64, int64
 from dataflow.profiles.labels import DAY
 from dataflow.profiles.side_table import has_room
 
@@ -45,7 +45,7 @@ def release_rows(rows: Any, side: Any, blank: Any, numbers: Any) -> None:
 @compiled
 def _read(p: Any, side: Any, at: float, amount: float, usual: float, spread: float, o: Any) -> None:
     """Writes the features of a payment into `o`."""
-    n24, _, n7, _, n30, s30 = windows.totals(p, np.int64(at // windows.BUCKET))
+    n24, _, n7, _, n30, s30 = windows.totals(p, int64(at // windows.BUCKET))
     o[c.MERCHANT_PER_DAY], o[c.MERCHANT_PER_WEEK], o[c.MERCHANT_PER_MONTH] = n24, n7, n30
     o[c.MERCHANT_MEAN_AMOUNT] = s30 / n30 if n30 > 0.0 else 0.0
     o[c.MERCHANT_AMOUNT_Z], o[c.MERCHANT_AMOUNT_RATIO] = amounts.compare(amount, usual, spread)
@@ -68,7 +68,7 @@ def _update(p: Any, at: float, amount: float, z: float, usual: float, spread: fl
     amount = min(amount, amounts.MAX_AMOUNT)
     amounts.update(p, amount, usual, spread)
     excess.update_merchant(p, excess.excess(z), at, p["last_at"])
-    windows.update(p, np.int64(at // windows.BUCKET), 1, amount, MOST)
+    windows.update(p, int64(at // windows.BUCKET), 1, amount, MOST)
     p["last_at"] = max(at, p["last_at"])
 
 
@@ -88,11 +88,11 @@ def observe(
         item = items[i]
         p, place = rows[item["row"]], item["place"]
         day = (lessons[place]["labelled_at"] if item["is_lesson"] else payments[place]["at"]) / DAY
-        if day - np.float64(p["active_day"]) > age_days and p["active_day"] > -math.inf:
+        if day - float64(p["active_day"]) > age_days and p["active_day"] > -math.inf:
             fraud_run.release(p, side)
             rows[item["row"]] = blank[0]
             anew[0] += 1
-        p["active_day"] = max(day, np.float64(p["active_day"]))
+        p["active_day"] = max(day, float64(p["active_day"]))
         if item["is_lesson"]:
             fraud_run.update(p, side, lessons[place])
         else:

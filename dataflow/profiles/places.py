@@ -3,9 +3,7 @@
 import math
 from typing import Any, Final
 
-import numpy as np
-
-from dataflow.profiles.compilation import compiled
+from dataflow.profiles.compilation import compiled, float64
 
 EARTH_KM: Final = 6371.0
 MIN_KM: Final = 10.0
@@ -18,7 +16,9 @@ SHORTEST_HOURS: Final = 1.0 / 60.0
 """What two transactions are apart at least where a speed is reckoned."""
 RADIAN: Final = math.pi / 180.0
 
-FIELDS: Final = [(name, "f4") for name in ("latitude", "longitude", "home_latitude", "home_longitude", "placed", "roam")]
+FIELDS: Final = [
+    (name, "f4") for name in ("latitude", "longitude", "home_latitude", "home_longitude", "placed", "roam")
+]
 """Degrees; `placed` transactions with coordinates, up to `MEMORY`; mean kilometres from the centre."""
 
 
@@ -37,25 +37,25 @@ def read(p: Any, latitude: float, longitude: float, hours: float) -> tuple[float
 
     Zeros where the user has no place yet. `hours` since the user's newest transaction.
     """
-    placed = np.float64(p["placed"])
+    placed = float64(p["placed"])
     if placed == 0.0:
         return 0.0, 0.0, 0.0, 0.0
-    km = kilometres(np.float64(p["home_latitude"]), np.float64(p["home_longitude"]), latitude, longitude)
-    hop = kilometres(np.float64(p["latitude"]), np.float64(p["longitude"]), latitude, longitude)
-    usual = (np.float64(p["roam"]) * placed + MIN_KM) / (placed + 1.0)
+    km = kilometres(float64(p["home_latitude"]), float64(p["home_longitude"]), latitude, longitude)
+    hop = kilometres(float64(p["latitude"]), float64(p["longitude"]), latitude, longitude)
+    usual = (float64(p["roam"]) * placed + MIN_KM) / (placed + 1.0)
     return km, km / usual, hop, hop / max(hours, SHORTEST_HOURS)
 
 
 @compiled
 def update(p: Any, latitude: float, longitude: float, km: float, late: bool) -> None:
     """Moves the centre towards coordinates that lie `km` from it; late ones are not the last place."""
-    placed, roam = np.float64(p["placed"]), np.float64(p["roam"])
+    placed, roam = float64(p["placed"]), float64(p["roam"])
     if placed == 0.0 or not late:
         p["latitude"], p["longitude"] = latitude, longitude
     if placed == 0.0:
         p["home_latitude"], p["home_longitude"], p["placed"] = latitude, longitude, 1.0
         return
-    home_latitude, home_longitude = np.float64(p["home_latitude"]), np.float64(p["home_longitude"])
+    home_latitude, home_longitude = float64(p["home_latitude"]), float64(p["home_longitude"])
     reach = CLIP * (roam * placed + MIN_KM) / (placed + 1.0) + MIN_KM
     placed = placed + 1.0 if placed < MEMORY else MEMORY
     step = 1.0 / placed

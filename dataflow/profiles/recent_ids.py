@@ -6,9 +6,7 @@ amount, merchant and the time that its timestamp says). Another id is taken for 
 
 from typing import Any, Final
 
-import numpy as np
-
-from dataflow.profiles.compilation import compiled
+from dataflow.profiles.compilation import compiled, int64
 
 RECENT: Final = 16
 PAYMENT_BITS: Final = 24
@@ -32,7 +30,7 @@ def read(p: Any, word: int) -> int:
 @compiled
 def has_id(p: Any, id_hash: int) -> bool:
     """Whether one of the recent transactions has this id."""
-    for recent in p["recent"]:
+    for recent in p["recent"]:  # noqa: SIM110 (Numba compiles no any())
         if (recent ^ id_hash) >> PAYMENT_BITS == 0 and recent != 0:
             return True
     return False
@@ -42,4 +40,4 @@ def has_id(p: Any, id_hash: int) -> bool:
 def update(p: Any, word: int) -> None:
     """Takes a transaction in; the oldest goes."""
     p["recent"][p["recent_next"]] = word
-    p["recent_next"] = (np.int64(p["recent_next"]) + 1) % RECENT
+    p["recent_next"] = (int64(p["recent_next"]) + 1) % RECENT

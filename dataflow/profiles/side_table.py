@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dataflow.profiles.compilation import compiled
+from dataflow.profiles.compilation import compiled, int64
 
 GROWTH: Final = 16
 """Rows that a table grows by at least; else by a quarter."""
@@ -55,7 +55,7 @@ def has_room(rows: Any) -> bool:
 @compiled
 def take_row(rows: Any) -> int:
     """The number of a row that is now the profile's, blank; there must be room."""
-    row = np.int64(rows[0]["next"])
+    row = int64(rows[0]["next"])
     following = rows[row]["next"]
     rows[row] = rows[0]
     rows[row]["next"] = 0

@@ -42,8 +42,8 @@ class Table:
         Keys of one call are never evicted by it, so the cap may be exceeded by as many as these are.
         """
         found = np.fromiter(map(self.row_of.get, keys, repeat(-1)), np.int32, len(keys))
-        absent = np.flatnonzero(found < 0)
-        if len(absent):
+        absent = np.flatnonzero(found < 0).tolist()
+        if absent:
             new = dict.fromkeys([keys[place] for place in absent])
             self._make_room(len(new), found[found >= 0])
             for key in new:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from dataflow.profiles.compilation import compiled
+from dataflow.profiles.compilation import compiled, int64
 from dataflow.profiles.side_table import give_back, take_row
 
 UNUSUAL: Final = 32
@@ -22,7 +22,8 @@ def read(p: Any, unusual: Any, id_hash: int) -> bool:
     if p["unusual"] == 0:
         return False
     u = unusual[p["unusual"]]
-    for i in range(min(np.int64(u["n"]), UNUSUAL)):
+    n = min(int64(u["n"]), UNUSUAL)
+    for i in range(n):  # noqa: SIM110 (Numba compiles no any())
         if u["ids"][i] == np.uint32(id_hash & 0xFFFFFFFF):
             return True
     return False
@@ -34,7 +35,7 @@ def update(p: Any, unusual: Any, id_hash: int) -> None:
     if p["unusual"] == 0:
         p["unusual"] = take_row(unusual)
     u = unusual[p["unusual"]]
-    n = np.int64(u["n"])
+    n = int64(u["n"])
     u["ids"][n % UNUSUAL] = np.uint32(id_hash & 0xFFFFFFFF)
     u["n"] = n + 1 if n < 2 * UNUSUAL - 1 else UNUSUAL  # goes on in a circle, and never overflows
 

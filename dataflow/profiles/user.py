@@ -26,7 +26,7 @@ from dataflow.profiles import (
     windows,
 )
 from dataflow.profiles import columns as c
-from dataflow.profiles.compilation import compiled
+from dataflow.profiles.compilation import compiled, float64, int64
 from dataflow.profiles.labels import DAY
 from dataflow.profiles.side_table import has_room
 
@@ -105,17 +105,17 @@ def _read(p: Any, tables: Any, event: Any, usual: float, spread: float, o: Any) 
     o[c.TIMESTAMP] = at
     o[c.SECONDS_SINCE_LAST] = abs(at - last_at)
     o[c.AHEAD_OF_TIME] = event["ahead"]
-    o[c.LOCATION_CHANGED] = last != 0 and location != 0 and last != location
+    o[c.LOCATION_CHANGED] = last != 0 and location != 0 and last != location  # noqa: PLR1714 (Numba)
 
     n1, s1 = last_hour.read(p, tables.busy, at)
-    n24, s24, n7, s7, n30, s30 = windows.totals(p, np.int64(at // windows.BUCKET))
+    n24, s24, n7, s7, n30, s30 = windows.totals(p, int64(at // windows.BUCKET))
     o[c.TXN_PER_HOUR], o[c.AMOUNT_PER_HOUR], o[c.MEAN_AMOUNT_HOUR] = n1, s1, s1 / n1 if n1 > 0.0 else 0.0
     o[c.TXN_PER_DAY], o[c.AMOUNT_PER_DAY], o[c.MEAN_AMOUNT_DAY] = n24, s24, s24 / n24 if n24 > 0.0 else 0.0
     o[c.TXN_PER_WEEK], o[c.AMOUNT_PER_WEEK], o[c.MEAN_AMOUNT_WEEK] = n7, s7, s7 / n7 if n7 > 0.0 else 0.0
     o[c.TXN_PER_MONTH], o[c.AMOUNT_PER_MONTH], o[c.MEAN_AMOUNT_MONTH] = n30, s30, s30 / n30 if n30 > 0.0 else 0.0
 
-    seen = np.float64(p["seen"])
-    age = at / DAY - np.float64(p["first_day"]) if seen > 0.0 else 0.0
+    seen = float64(p["seen"])
+    age = at / DAY - float64(p["first_day"]) if seen > 0.0 else 0.0
     pace = n30 / min(max(age, 1.0), MONTH_DAYS)  # transactions a day
     o[c.HISTORY] = seen
     o[c.BURST] = (n24 - pace) / math.sqrt(pace + 1.0)
@@ -137,9 +137,7 @@ def _read(p: Any, tables: Any, event: Any, usual: float, spread: float, o: Any) 
 
 
 @compiled
-def _update(
-    p: Any, tables: Any, event: Any, usual: float, spread: float, km: float, lessons: Any, counts: Any
-) -> None:
+def _update(p: Any, tables: Any, event: Any, usual: float, spread: float, km: float, lessons: Any, counts: Any) -> None:
     """Takes in a transaction that is not a repeat; `usual`, `spread` and `km` as read before it."""
     at, last_at, id_hash = event["at"], p["last_at"], event["id"]
     amount = min(event["amount"], amounts.MAX_AMOUNT)
@@ -153,7 +151,7 @@ def _update(
     amounts.update(p, amount, usual, spread)
     amounts.update_largest(p, amount)
     excess.update(p, excess.excess(z), at, last_at)
-    windows.update(p, np.int64(at // windows.BUCKET), 1, amount, MOST)
+    windows.update(p, int64(at // windows.BUCKET), 1, amount, MOST)
     last_hour.update(p, tables.busy, at, amount, last_at)
     if not late:
         p["last_at"] = at
@@ -207,11 +205,11 @@ def observe(
         event = events[i]
         p = rows[event["row"]]
         day = (event["labelled_at"] if event["kind"] == LABEL else event["at"]) / DAY
-        if day - np.float64(p["active_day"]) > age_days and p["active_day"] > -math.inf:
+        if day - float64(p["active_day"]) > age_days and p["active_day"] > -math.inf:
             release(p, tables)
             rows[event["row"]] = blank[0]
             counts[labels.BEGUN_ANEW] += 1
-        p["active_day"] = max(day, np.float64(p["active_day"]))
+        p["active_day"] = max(day, float64(p["active_day"]))
         if event["kind"] == LABEL:
             labels.update(p, tables, lessons, counts, event)
         else:

@@ -9,9 +9,7 @@ Sums of users are float32 by bucket, so a window's sum is off by 1e-6 of it at m
 
 from typing import Any, Final
 
-import numpy as np
-
-from dataflow.profiles.compilation import compiled
+from dataflow.profiles.compilation import compiled, float64, int64
 
 BUCKET: Final = 14_400.0
 """Seconds of the narrowest bucket; an event at t falls in number t // BUCKET."""
@@ -38,15 +36,15 @@ def _total(counts: Any, sums: Any, later: int) -> tuple[float, float]:
     """Count and sum of what is still in the window `later` buckets after the newest."""
     count, total = 0, 0.0
     for i in range(len(counts) - later):
-        count += np.int64(counts[i])
-        total += np.float64(sums[i])
-    return np.float64(count), total
+        count += int64(counts[i])
+        total += float64(sums[i])
+    return float64(count), total
 
 
 @compiled
 def totals(p: Any, bucket: int) -> tuple[float, float, float, float, float, float]:
     """Count and sum of 24 h, of 7 d and of 30 d, as of a bucket; as of the newest where that is later."""
-    newest = np.int64(p["bucket"])
+    newest = int64(p["bucket"])
     now = max(bucket, newest)
     n24, s24 = _total(p["hours_n"], p["hours_sum"], now - newest)
     n7, s7 = _total(p["days_n"], p["days_sum"], now // DAY_BUCKETS - newest // DAY_BUCKETS)
@@ -69,15 +67,15 @@ def _shift(counts: Any, sums: Any, later: int) -> None:
 @compiled
 def _add(counts: Any, sums: Any, age: int, number: int, amount: float, most: int) -> None:
     """Adds to the bucket of that age, if the window reaches there; nothing is taken back from an empty one."""
-    if age < len(counts) and np.int64(counts[age]) + number >= 0:
-        counts[age] = min(np.int64(counts[age]) + number, most)
-        sums[age] = np.float64(sums[age]) + amount
+    if age < len(counts) and int64(counts[age]) + number >= 0:
+        counts[age] = min(int64(counts[age]) + number, most)
+        sums[age] = float64(sums[age]) + amount
 
 
 @compiled
 def update(p: Any, bucket: int, number: int, amount: float, most: int) -> None:
     """Adds a number (1 to count, -1 to take back) and an amount to a bucket; a bucket counts to `most`."""
-    newest = np.int64(p["bucket"])
+    newest = int64(p["bucket"])
     if bucket > newest:
         _shift(p["hours_n"], p["hours_sum"], bucket - newest)
         if bucket // DAY_BUCKETS > newest // DAY_BUCKETS:
