@@ -165,8 +165,8 @@ class UserProfiles:
 
     def _labelled_merchants(self) -> Rows:
         """The numbers of the names of all merchants in labels, and of some that are not any more."""
-        blocks = self.blocks.rows
-        return blocks["merchant"].ravel()
+        numbers = self.blocks.rows["merchant"].ravel()
+        return numbers[(numbers > 0) & (numbers < len(self.names.texts))]  # in a free block may stand anything
 
     def sweep_names(self, *used: Rows) -> None:
         """Gives back the numbers of names that no profile holds, nor `used`; call it between batches only.

@@ -51,7 +51,8 @@ def test_a_profile_idle_for_longer_than_its_age_begins_anew_whether_it_was_freed
         outcomes.append(features)
         assert features[:, columns.HISTORY].tolist() == [0.0, 1.0]
         assert users.begun_anew == (0 if free else 1)
-    np.testing.assert_array_equal(*outcomes)
+    of_users = [features[:, : columns.USER_FEATURES] for features in outcomes]
+    np.testing.assert_array_equal(*of_users)
 
 
 def test_an_event_at_the_very_age_still_finds_its_profile_and_a_label_counts_as_an_event() -> None:

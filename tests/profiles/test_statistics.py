@@ -23,7 +23,8 @@ def users() -> UserProfiles:
 
 @pytest.fixture
 def p(users: UserProfiles) -> Any:
-    return users.table.rows[users.table.rows_of(["ann"])[0]]
+    row = users.table.rows_of(["ann"])[0]
+    return users.table.rows[row]
 
 
 SEEDS = pytest.mark.parametrize("seed", range(5))
