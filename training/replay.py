@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.profiles import NO_PRIOR, Features, MerchantProfiles, Records, UserProfiles, in_order
+from dataflow.profiles.table import Rows
 from dataflow.profiles.user import EVENT, TRANSACTION
 from dataflow.transaction import Transaction
 from training.history import LabelTime, Past
@@ -55,15 +56,20 @@ def replay(
         items = in_order(merchant_rows[: len(names)], merchant_rows[len(names) :], lessons["after"])
         merchants.observe(items, transactions, lessons, features)
         yield Replayed(these, features, users.texts(transactions["last_location"]))
-        users.sweep_names(pending.labels["merchant_name"])
+        users.sweep_names(*pending.merchants)
 
 
 class _Pending:
-    """Labels that have not come yet, in the order in which they will."""
+    """Labels that have not come yet: those of a batch together, with the time at which the first of them comes."""
 
     def __init__(self, users: UserProfiles):
         self._users = users
-        self.labels: Records = np.empty(0, EVENT)
+        self._batches: list[tuple[float, Records]] = []
+
+    @property
+    def merchants(self) -> list[Rows]:
+        """The numbers of the names of the merchants in them."""
+        return [labels["merchant_name"] for _, labels in self._batches]
 
     def among(
         self, events: Records, txns: list[Transaction], comes: NDArray[np.float64], fraud: NDArray[np.bool_]
@@ -72,26 +78,38 @@ class _Pending:
 
         `comes`: when the label of each comes, NaN where it never does.
         """
+        at, newest = events["at"], np.maximum.accumulate(events["at"])
         known = np.flatnonzero(~np.isnan(comes))
-        own = self._users.labels_of(
-            events[known], [txns[place] for place in known.tolist()], comes[known], fraud[known]
-        )
-        labels = np.concatenate((self.labels, own))
-        # Before which transaction each label comes: the first that is not earlier, and comes after its own.
-        at = events["at"]
-        before = np.searchsorted(np.maximum.accumulate(at), labels["labelled_at"])
-        own_before = before[len(self.labels) :]
+        its = [txns[place] for place in known.tolist()]
+        own = self._users.labels_of(events[known], its, comes[known], fraud[known])
+        # Before which transaction each comes: the first that is not earlier, and of the batch's own, comes after it.
+        own_before = np.searchsorted(newest, comes[known])
         for place in np.flatnonzero(own_before <= known).tolist():
             own_before[place] = _first(at, int(known[place]) + 1, float(comes[known[place]]))
-        comes_due = np.flatnonzero(before < len(events))
-        order = comes_due[np.lexsort((comes_due, labels["labelled_at"][comes_due], before[comes_due]))]
-        self.labels = labels[before == len(events)]
-        labels, before, due = labels[order], before[order], len(order)
-        among = np.empty(len(events) + due, EVENT)
-        is_label = np.zeros(len(among), np.bool_)
-        is_label[before + np.arange(due)] = True
-        among[is_label], among[~is_label] = labels, events
+        batches, self._batches = self._batches, []
+        due = []
+        for first, labels in batches:
+            if first > newest[-1]:
+                self._batches.append((first, labels))
+            else:
+                due.append(self._split(labels, np.searchsorted(newest, labels["labelled_at"]), len(at)))
+        due.append(self._split(own, own_before, len(at)))
+        labels = np.concatenate([labels for labels, _ in due])
+        before = np.concatenate([places for _, places in due])
+        order = np.lexsort((labels["labelled_at"], before))  # stable: then in the order of their transactions
+        is_label = np.zeros(len(at) + len(labels), np.bool_)
+        is_label[before[order] + np.arange(len(labels))] = True
+        among = np.empty(len(is_label), EVENT)
+        among[is_label], among[~is_label] = labels[order], events
         return among
+
+    def _split(self, labels: Records, before: NDArray[np.intp], n: int) -> tuple[Records, NDArray[np.intp]]:
+        """Those that come before one of the `n` transactions, and before which; the others go on waiting."""
+        due = before < n
+        waiting = labels[~due]
+        if len(waiting):
+            self._batches.append((float(waiting["labelled_at"].min()), waiting))
+        return labels[due], before[due]
 
 
 def _first(at: NDArray[np.float64], begin: int, time: float) -> int:

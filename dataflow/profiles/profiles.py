@@ -1,6 +1,7 @@
 """The profiles of a lane or of a replay: tables of users and of merchants, and the batches that go through them."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +27,17 @@ NAMES_KEPT: Final = 1024
 LATEST_DAYS: Final = 1.0
 """Days by which an event may be late and still find a profile that is not freed for its age."""
 
+
+# Of 4,096 transactions each takes half as long as a comprehension does.
+_ahead_at = attrgetter("ahead_at")
+_amount = attrgetter("amount")
+_at = attrgetter("at")
+_device = attrgetter("device")
+_latitude = attrgetter("latitude")
+_location = attrgetter("location")
+_longitude = attrgetter("longitude")
+_merchant = attrgetter("merchant")
+_user = attrgetter("user")
 
 Records = NDArray[Any]
 """Structured arrays: of events (`user.EVENT`), lessons (`labels.LESSON`) or items (`merchant.ITEM`)."""
@@ -89,19 +101,19 @@ class UserProfiles:
         """Transactions as records."""
         events = np.zeros(len(txns), user.EVENT)
         events["kind"] = TRANSACTION
-        events["row"] = self.table.rows_of([txn.user for txn in txns])
-        events["at"] = at = np.array([txn.at for txn in txns], np.float64)
+        events["row"] = self.table.rows_of(list(map(_user, txns)))
+        events["at"] = at = np.fromiter(map(_at, txns), np.float64, len(txns))
         events["id"] = ids = hash_texts([txn.transaction_id or "" for txn in txns])
-        events["amount"] = amounts = np.array([txn.amount for txn in txns], np.float64)
-        ahead_at = np.array([txn.ahead_at for txn in txns], np.float64)
+        events["amount"] = amounts = np.fromiter(map(_amount, txns), np.float64, len(txns))
+        ahead_at = np.fromiter(map(_ahead_at, txns), np.float64, len(txns))
         dated = np.where(ahead_at != 0.0, ahead_at, at)
         events["ahead"] = dated != at
         # float64 makes NaN of None.
-        events["latitude"] = np.array([txn.latitude for txn in txns], np.float64)
-        events["longitude"] = np.array([txn.longitude for txn in txns], np.float64)
-        events["merchant"] = merchants = self._hashes.of([txn.merchant for txn in txns])
-        events["device"] = self._devices.of([txn.device for txn in txns])
-        events["location"] = self.names.numbers_of([txn.location for txn in txns])
+        events["latitude"] = np.array(list(map(_latitude, txns)), np.float64)
+        events["longitude"] = np.array(list(map(_longitude, txns)), np.float64)
+        events["merchant"] = merchants = self._hashes.of(list(map(_merchant, txns)))
+        events["device"] = self._devices.of(list(map(_device, txns)))
+        events["location"] = self.names.numbers_of(list(map(_location, txns)))
         events["word"] = payment_words(ids, amounts, dated, merchants)
         return events
 
