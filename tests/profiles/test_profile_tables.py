@@ -91,6 +91,12 @@ def test_beyond_the_cap_the_ones_idle_for_longest_are_evicted_and_counted() -> N
 
 def test_keys_of_one_batch_are_not_evicted_by_it() -> None:
     users = UserProfiles(cap=10)
+    seen(users, *[txn(user=f"user {n}", at=NOON + n * DAY) for n in range(10)])
+    rows = users.table.rows_of(["user 0", "new"])  # user 0 is the one idle for longest
+    assert rows[0] == 0
+    assert users.table.keys[rows[0]] == "user 0"
+    assert "user 1" not in users.table.row_of
+    users = UserProfiles(cap=10)
     rows = users.table.rows_of([f"user {n}" for n in range(50)])
     assert sorted(rows.tolist()) == list(range(50))
 
