@@ -86,6 +86,7 @@ class Compactor:
         self._answers: dict[tuple[str, int], Compacted | None] = {}
         self._helper: subprocess.Popen[bytes] | None = None
         self._thread: threading.Thread | None = None
+        self._closing = False
 
     @property
     def helper(self) -> subprocess.Popen[bytes] | None:
@@ -108,6 +109,7 @@ class Compactor:
 
     def close(self) -> None:
         """Ends the helper; an image under way is left undone."""
+        self._closing = True
         if self._thread is not None:
             self._requests.put(None)
             self._end_helper()
@@ -115,7 +117,7 @@ class Compactor:
             self._end_helper()
 
     def _serve(self) -> None:
-        while (request := self._requests.get()) is not None:
+        while (request := self._requests.get()) is not None and not self._closing:
             step, lane, _ = request
             self._answers[step, lane] = self._have_made(*request)
 
@@ -135,6 +137,8 @@ class Compactor:
         except (OSError, ValueError) as error:
             why = str(error)
         self._end_helper()
+        if self._closing:
+            return None
         _log.warning(
             "no new image of lane %d of %s (%s): its log is kept instead, and it is tried again", lane, step, why
         )

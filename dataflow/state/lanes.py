@@ -350,7 +350,7 @@ def stateful_map(
     Raises:
         UserError: the store holds rows of another layout for this step.
     """
-    step = store.step(step_id, layout)
+    step = store.step(step_id.rpartition(".")[2], layout)  # Bytewax puts the flow's name before it
     divider = Divider(store.names, codec, in_order)
     safe = guarded(mapper, guard) if guard is not None else mapper
 

@@ -24,8 +24,10 @@ SYNC_BYTES = 4_000_000
 """With so much written since, a sync begins before an epoch ends: one after each chunk fights Kafka for the disk."""
 
 MAGIC = b"RFC1"
-_HEAD = struct.Struct("<4sIIIQIQQI")  # magic, crc of all behind it, step, lane, version, length; file, offset, length
-_CRC_END = 8  # the checksum covers what is behind itself
+# Magic, checksum of the head behind it, checksum of the payload, step, lane, version, length; the chunk before: file,
+# offset, length.
+_HEAD = struct.Struct("<4sIIIIQIQQI")
+_CRC_END = 8
 HEAD_BYTES = _HEAD.size
 
 
@@ -158,11 +160,11 @@ class Log:
         reached(Point.BEFORE_APPEND)
         length = sum(map(len, parts))
         version = previous.version + 1
-        head = _HEAD.pack(MAGIC, 0, step_number(step), lane, version, length, *previous.place)
-        crc = zlib.crc32(head[_CRC_END:])
+        crc = 0
         for part in parts:
             crc = zlib.crc32(part, crc)
-        head = MAGIC + crc.to_bytes(4, "little") + head[_CRC_END:]
+        head = _HEAD.pack(MAGIC, 0, crc, step_number(step), lane, version, length, *previous.place)
+        head = MAGIC + zlib.crc32(head[_CRC_END:]).to_bytes(4, "little") + head[_CRC_END:]
         with self._appending:
             self._raise_failure()
             try:
@@ -330,8 +332,8 @@ class LogReader:
         place = chunk.place
         found = self._read(place, HEAD_BYTES + place.length)
         head, payload = found[:HEAD_BYTES], found[HEAD_BYTES:]
-        self._check_head(step, lane, chunk, head)
-        if zlib.crc32(payload, zlib.crc32(head[_CRC_END:])) != int.from_bytes(head[4:_CRC_END], "little"):
+        crc, _ = self._check_head(step, lane, chunk, head)
+        if zlib.crc32(payload) != crc:
             raise self._damaged(place, "its checksum is wrong")
         return payload
 
@@ -341,14 +343,18 @@ class LogReader:
 
     def _previous(self, step: str, lane: int, chunk: ChunkId) -> ChunkId:
         head = self._read(chunk.place, HEAD_BYTES)
-        return ChunkId(chunk.version - 1, self._check_head(step, lane, chunk, head))
+        _, previous = self._check_head(step, lane, chunk, head)
+        return ChunkId(chunk.version - 1, previous)
 
-    def _check_head(self, step: str, lane: int, chunk: ChunkId, head: bytes) -> Place:
-        magic, _, of_step, of_lane, version, length, *previous = _HEAD.unpack(head)
+    def _check_head(self, step: str, lane: int, chunk: ChunkId, head: bytes) -> tuple[int, Place]:
+        """The checksum of the payload, and where the chunk before stands."""
+        magic, head_crc, crc, of_step, of_lane, version, length, *previous = _HEAD.unpack(head)
+        if zlib.crc32(head[_CRC_END:]) != head_crc:
+            raise self._damaged(chunk.place, "the checksum of its head is wrong")
         found = magic, of_step, of_lane, version, length
         if found != (MAGIC, step_number(step), lane, chunk.version, chunk.place.length):
             raise self._damaged(chunk.place, f"it is not version {chunk.version} of lane {lane} of {step}")
-        return Place(*previous)
+        return crc, Place(*previous)
 
     def _read(self, place: Place, length: int) -> bytes:
         path = self._directory / log_name(place.file)

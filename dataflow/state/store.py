@@ -60,14 +60,12 @@ class Store:
     Use `Store.open`.
     """
 
-    def __init__(self, directory: Path | None, names: list[str], disk: Disk, file_bytes: int, compactor: Any = None):
+    def __init__(self, directory: Path | None, names: list[str], disk: Disk, file_bytes: int):
         self.directory = directory
         self.names = names
         self.layouts: dict[str, Layout] = {}
         self.log = Log(directory, disk, file_bytes) if directory is not None else None
-        self.compactor: Compactor | None = None
-        if directory is not None:
-            self.compactor = compactor or Compactor(directory, self.layouts)
+        self.compactor = Compactor(directory, self.layouts) if directory is not None else None
         self._disk = disk
         self._lock: IO[str] | None = None
         self._chunks: dict[int, int] = {}  # of each log file of this process: how many chunks are on a chain
