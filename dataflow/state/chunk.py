@@ -6,11 +6,11 @@ then the numbers of the rows that were written, and the rows.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from dataflow.state.table import Tables
+from dataflow.state.table import TableChanges, Tables
 
 _SECTION = struct.Struct("<HHIII")  # table, 0, rows written, keys changed, bytes of the keys
 _NUMBER = np.dtype("<u4")
@@ -40,21 +40,20 @@ def unpack_keys(lengths: bytes | memoryview, text: bytes | memoryview) -> list[s
     return keys
 
 
-def take_chunk(tables: Tables) -> list[bytes]:
-    """What changed since the last call, as parts of a chunk; none if nothing did."""
+def pack_chunk(changes: Iterable[TableChanges]) -> list[bytes]:
+    """The parts of a chunk, from what changed in each table of a layout, in its order; none if nothing did."""
     parts: list[bytes] = []
-    for place, table in enumerate(tables.values()):
-        written, changed = table.take_changes()
-        if not len(written) and not changed:
+    for place, (numbers, rows, changed, keys) in enumerate(changes):
+        if not len(numbers) and not changed:
             continue
-        lengths, text = pack_keys([table.keys[number] for number in changed])
+        lengths, text = pack_keys(keys)
         parts += [
-            _SECTION.pack(place, 0, len(written), len(changed), len(text)),
+            _SECTION.pack(place, 0, len(numbers), len(changed), len(text)),
             np.array(changed, _NUMBER).tobytes(),
             lengths,
             text,
-            written.astype(_NUMBER).tobytes(),
-            table.rows[written].tobytes(),
+            numbers.astype(_NUMBER).tobytes(),
+            rows.tobytes(),
         ]
     return parts
 
@@ -88,7 +87,4 @@ def apply_chunk(tables: Tables, chunk: bytes) -> None:
         keys = unpack_keys(take(changed * _LENGTH.itemsize), take(text_bytes))
         table.put_keys(numbers, keys)
         rows = np.frombuffer(take(written * _NUMBER.itemsize), _NUMBER).astype(np.int64)
-        if written and int(rows.max()) >= table.used:
-            msg = f"it writes row {int(rows.max())} of a table of {table.used}"
-            raise ValueError(msg)
-        table.rows[rows] = np.frombuffer(take(written * table.dtype.itemsize), table.dtype)
+        table.put_rows(rows, np.frombuffer(take(written * table.dtype.itemsize), table.dtype))

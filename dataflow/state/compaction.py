@@ -171,10 +171,8 @@ class Compactor:
 def read_layout(described: Mapping[str, Any]) -> Layout:
     """A layout from its description."""
     tables = {name: undescribe(fields) for name, fields in described["tables"].items()}
-    references = {
-        (of.partition(".")[0], of.partition(".")[2]): to for of, to in described.get("references", {}).items()
-    }
-    return Layout(tables, references, tuple(described.get("followers", ())))
+    references = {(of.partition(".")[0], of.partition(".")[2]): to for of, to in described["references"].items()}
+    return Layout(tables, references, tuple(described["unkeyed"]), tuple(described["followers"]))
 
 
 def serve(directory: Path, requests: Any = None, answers: Any = None) -> None:

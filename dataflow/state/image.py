@@ -88,6 +88,7 @@ def write_image(
                 "name": name,
                 "row": describe(table.dtype),
                 "rows": table.used,
+                "keyed": table.keyed,
                 "keys": len(table),
                 "capacity": capacity,
                 "at": at,
@@ -160,9 +161,9 @@ def map_image(path: Path, layout: Layout) -> tuple[ImageHead, Tables]:
     view = memoryview(mapped)
     for name, dtype in layout.tables.items():
         said = found[name]
-        if said["row"] != describe(dtype):
+        if said["row"] != describe(dtype) or said["keyed"] == (name in layout.unkeyed):
             raise _damaged(path, f"the rows of table {name} have other fields")
-        keys_at, lengths_size = said["keys_at"], said["rows"] * 4
+        keys_at, lengths_size = said["keys_at"], said["rows"] * 4 if said["keyed"] else 0
         keys_end = keys_at + lengths_size + said["keys_bytes"]
         rows_end = said["at"] + said["rows"] * dtype.itemsize
         if max(keys_end, said["at"] + said["capacity"] * dtype.itemsize) > file_size:
@@ -173,7 +174,7 @@ def map_image(path: Path, layout: Layout) -> tuple[ImageHead, Tables]:
             raise _damaged(path, f"the checksum of the keys of table {name} is wrong")
         keys = unpack_keys(view[keys_at : keys_at + lengths_size], view[keys_at + lengths_size : keys_end])
         rows = np.frombuffer(mapped, dtype, said["capacity"], said["at"])
-        tables[name] = Table(dtype, rows, keys)
+        tables[name] = Table(dtype, rows, keys, -1 if said["keyed"] else said["rows"])
     return head, tables
 
 

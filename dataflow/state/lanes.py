@@ -9,24 +9,23 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import bytewax.operators as op
 from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic
-from numpy.typing import NDArray
 from prometheus_client import Counter
 
 from dataflow import lifecycle
 from dataflow.faults import Guard
 from dataflow.settings import UserError
-from dataflow.state.batches import PICKLED, Codec, Divider
-from dataflow.state.chunk import take_chunk
+from dataflow.state.batches import PICKLED, Codec, Divider, LaneBatch
+from dataflow.state.chunk import pack_chunk
 from dataflow.state.crash_points import Point, reached
 from dataflow.state.log import BEGINNING, HEAD_BYTES, ChunkId, Token
 from dataflow.state.store import Step, Store
-from dataflow.state.table import Layout, Numbers, Table, Tables, new_tables
+from dataflow.state.table import Layout, Numbers, TableChanges, Tables, new_tables
 
 V = TypeVar("V")
 W = TypeVar("W")
@@ -84,6 +83,19 @@ class Limits(NamedTuple):
     rows: int | None = None
 
 
+class LaneState(Protocol):
+    """What a step keeps of one lane, made of the tables as they were read from files."""
+
+    def take(self, batch: Any, /) -> Any:
+        """Takes a batch in; what comes of it goes on in the flow, under the lane's name."""
+
+    def changes(self) -> Sequence[TableChanges]:
+        """What changed in each table of the layout, in its order, since the last call."""
+
+    def tidy(self) -> None:
+        """Is called between batches, some times a second: gives up what is too old."""
+
+
 class LanePace(NamedTuple):
     """How often a lane writes and gets a new image; the defaults are for a flow, others for tests."""
 
@@ -99,9 +111,9 @@ class Lane(StatefulBatchLogic[Any, Any, Token | None]):
 
     Args:
         step: whose lane it is.
-        mapper: what is done with its items.
-        token: what an earlier execution left, None at the beginning; which lane it is, the first batch says then.
-        limits: what is forgotten.
+        make_state: what is kept of the lane, from its tables: those of a new lane are empty.
+        token: what an earlier execution left, None at the beginning; which lane it is, the first batch says then, by
+            its attribute `lane`.
         pace: how often it writes.
         clock: seconds, of any beginning.
     """
@@ -109,19 +121,17 @@ class Lane(StatefulBatchLogic[Any, Any, Token | None]):
     def __init__(
         self,
         step: Step,
-        mapper: LaneMapper,
+        make_state: Callable[[Tables], LaneState],
         token: Token | None = None,
-        limits: Limits | None = None,
         pace: LanePace = LanePace(),  # noqa: B008
         clock: Callable[[], float] = time.monotonic,
     ):
         self._step = step
-        self._mapper = mapper
-        self._limits = limits
+        self._make_state = make_state
         self._pace = pace
         self._clock = clock
         self._lane = -1
-        self.tables: Tables = {}
+        self.state: LaneState | None = None
         self._last = BEGINNING  # the last chunk that was written
         self._last_end = 0  # among all bytes that this process wrote
         self._since_image: deque[ChunkId] = deque()
@@ -132,8 +142,6 @@ class Lane(StatefulBatchLogic[Any, Any, Token | None]):
         self._asked = False
         self._try_image_at = -math.inf
         self._flush_at = 0.0
-        self._newest = -math.inf  # event time
-        self._swept = 0
         if token is not None:
             self._begin(token.lane, token.chunk)
 
@@ -146,23 +154,16 @@ class Lane(StatefulBatchLogic[Any, Any, Token | None]):
             # One epoch is in flight: the sources waited until the last one was committed on all workers.
             self._committed, self._snapshot = self._snapshot, None
             reached(Point.FIRST_BATCH_OF_EPOCH)
-        table = next(iter(self.tables.values()))
-        for batch in values:
-            rows = table.find(batch.keys)
-            batch.values = self._mapper(self.tables, rows, batch.values)
-            table.mark(rows)
-            if self._limits is not None:
-                self._note_newest(table, rows)
-        if self._limits is not None and self._limits.rows is not None and len(table) > self._limits.rows:
-            surplus = len(table) - self._limits.rows + self._limits.rows // 64
-            self._forget(table.oldest(self._limits.field, surplus), "too many")
+        state = self.state
+        assert state is not None  # noqa: S101
+        made = [state.take(batch) for batch in values]
         now = self._clock()
         if now >= self._flush_at:
             self._flush_at = now + self._pace.flush_seconds
-            self._sweep(table)
+            state.tidy()
             self._flush()
             self._compact(now)
-        return values, False
+        return made, False
 
     def on_notify(self) -> tuple[list[Any], bool]:
         """Never due."""
@@ -194,10 +195,10 @@ class Lane(StatefulBatchLogic[Any, Any, Token | None]):
         # Lanes flush one after the other, not all at once.
         self._flush_at = self._clock() + self._pace.flush_seconds * (1 + lane / store.lanes)
         if store.directory is None:
-            self.tables = new_tables(self._step.layout)
+            self.state = self._make_state(new_tables(self._step.layout))
             return
         loaded = self._step.load(lane, last)
-        self.tables = loaded.tables
+        self.state = self._make_state(loaded.tables)
         self._last = self._committed = last
         if loaded.chain.head is not None:
             self._image_bytes = store.image_bytes[self._step.name, lane] = loaded.chain.head.size
@@ -211,9 +212,9 @@ class Lane(StatefulBatchLogic[Any, Any, Token | None]):
 
     def _flush(self) -> None:
         log = self._step.store.log
-        if log is None:
+        if log is None or self.state is None:
             return
-        parts = take_chunk(self.tables)
+        parts = pack_chunk(self.state.changes())
         if parts:
             self._last, self._last_end = log.append(self._step.name, self._lane, self._last, parts)
             self._add(self._last)
@@ -248,33 +249,6 @@ class Lane(StatefulBatchLogic[Any, Any, Token | None]):
             self._asked = True
             compactor.ask(name, lane, self._committed)
 
-    def _note_newest(self, table: Table, rows: Numbers) -> None:
-        assert self._limits is not None  # noqa: S101
-        times: NDArray[Any] = table.rows[self._limits.field][rows]
-        if len(times):
-            self._newest = max(self._newest, float(times.max()))
-
-    def _sweep(self, table: Table) -> None:
-        """Gives up the rows of keys that were idle too long; looks at a part of all rows each time."""
-        limits = self._limits
-        if limits is None or not math.isfinite(limits.age_seconds) or not table.used:
-            return
-        first = self._swept if self._swept < table.used else 0
-        count = max(256, table.used // SWEEPS)
-        self._swept = first + count
-        before = self._newest - limits.age_seconds - limits.lateness_seconds
-        self._forget(table.below(limits.field, before, first, count), "idle")
-
-    def _forget(self, keys: list[str], why: str) -> None:
-        if not keys:
-            return
-        first, *_ = self.tables
-        self.tables[first].free(keys)
-        for name in self._step.layout.followers:
-            follower = self.tables[name]
-            follower.free([key for key in keys if key in follower])
-        EVICTED.labels(self._step.name, why).inc(len(keys))
-
 
 class LaneToken(Token):
     """A token of a running flow: a disk that fails ends the flow with one line."""
@@ -284,6 +258,63 @@ class LaneToken(Token):
     @lifecycle.mistakes_end_the_flow
     def __reduce__(self) -> tuple[Any, ...]:
         return super().__reduce__()
+
+
+class MappedTables:
+    """The state of a lane whose step is a `LaneMapper`.
+
+    Args:
+        step: its id.
+        layout: of the tables.
+        tables: of the lane.
+        mapper: what is done with items.
+        limits: what is forgotten; without them, nothing is.
+    """
+
+    def __init__(self, step: str, layout: Layout, tables: Tables, mapper: LaneMapper, limits: Limits | None = None):
+        self.tables = tables
+        self._step = step
+        self._first = next(iter(tables.values()))
+        self._followers = [tables[name] for name in layout.followers]
+        self._mapper = mapper
+        self._limits = limits
+        self._newest = -math.inf  # event time
+        self._swept = 0
+
+    def take(self, batch: LaneBatch, /) -> LaneBatch:
+        """Puts what comes of the batch's values in their place."""
+        table, limits = self._first, self._limits
+        rows = table.find(batch.keys)
+        batch.values = self._mapper(self.tables, rows, batch.values)
+        table.mark(rows)
+        if limits is not None and len(rows):
+            self._newest = max(self._newest, float(table.rows[limits.field][rows].max()))
+            if limits.rows is not None and len(table) > limits.rows:
+                surplus = len(table) - limits.rows + limits.rows // 64
+                self._forget(table.oldest(limits.field, surplus), "too many")
+        return batch
+
+    def changes(self) -> list[TableChanges]:
+        """What changed in each table."""
+        return [table.take_changes() for table in self.tables.values()]
+
+    def tidy(self) -> None:
+        """Gives up the rows of keys that were idle too long; looks at a part of all rows each time."""
+        limits, table = self._limits, self._first
+        if limits is None or not math.isfinite(limits.age_seconds) or not table.used:
+            return
+        first = self._swept if self._swept < table.used else 0
+        count = max(256, table.used // SWEEPS)
+        self._swept = first + count
+        before = self._newest - limits.age_seconds - limits.lateness_seconds
+        self._forget(table.below(limits.field, before, first, count), "idle")
+
+    def _forget(self, keys: list[str], why: str) -> None:
+        if keys:
+            self._first.free(keys)
+            for follower in self._followers:
+                follower.free([key for key in keys if key in follower])
+            EVICTED.labels(self._step, why).inc(len(keys))
 
 
 def guarded(mapper: LaneMapper, guard: Guard) -> LaneMapper:
@@ -320,6 +351,37 @@ def guarded(mapper: LaneMapper, guard: Guard) -> LaneMapper:
 
 
 @operator
+def stateful_lanes(
+    step_id: str,
+    up: KeyedStream[Any],
+    make_state: Callable[[Tables], LaneState],
+    layout: Layout,
+    store: Store,
+    pace: LanePace = LanePace(),  # noqa: B008
+) -> KeyedStream[Any]:
+    """A step whose items are batches of lanes already: keyed by the lane's name, with its number as `lane`.
+
+    Args:
+        step_id: a recovery key.
+        up: batches, by the name of their lane (`Store.names`).
+        make_state: what is kept of a lane.
+        layout: of its tables.
+        store: where they are kept.
+        pace: how often lanes write.
+
+    Raises:
+        UserError: the store holds rows of another layout for this step.
+    """
+    step = store.step(step_name(step_id), layout)
+
+    @lifecycle.mistakes_end_the_flow
+    def build(token: Token | None) -> Lane:
+        return Lane(step, make_state, token, pace)
+
+    return op.stateful_batch("stateful_batch", up, build)
+
+
+@operator
 def stateful_map(
     step_id: str,
     up: KeyedStream[V],
@@ -350,16 +412,20 @@ def stateful_map(
     Raises:
         UserError: the store holds rows of another layout for this step.
     """
-    step = store.step(step_id.rpartition(".")[2], layout)  # Bytewax puts the flow's name before it
     divider = Divider(store.names, codec, in_order)
     safe = guarded(mapper, guard) if guard is not None else mapper
+    name = step_name(step_id)
 
-    @lifecycle.mistakes_end_the_flow
-    def build(token: Token | None) -> Lane:
-        return Lane(step, safe, token, limits, pace)
+    def make_state(tables: Tables) -> MappedTables:
+        return MappedTables(name, layout, tables, safe, limits)
 
     by_lane = op.flat_map_batch("divide_by_lane", up, divider.divide)
     # (name of the lane, LaneBatch)
-    mapped = op.stateful_batch("stateful_batch", by_lane, build)
+    mapped = stateful_lanes(name, by_lane, make_state, layout, store, pace)
     # (name of the lane, LaneBatch)
     return op.flat_map_batch("join_lanes", mapped, divider.join)
+
+
+def step_name(step_id: str) -> str:
+    """A step's own id: Bytewax puts the flow's name before it, and the id of the operator that it is in."""
+    return step_id.rpartition(".")[2]

@@ -20,14 +20,16 @@ class Layout(NamedTuple):
 
     Args:
         tables: the row of each table, by the table's name.
-        references: fields of a table that hold row numbers of another table of the same lane, as a text that is kept
-            once: `{("profiles", "last_location"): "texts"}`. Row 0 of a table that is referred to has the key "", so
-            that a field of a new row, which is 0, stands for no text.
+        references: fields of a table that hold row numbers of another table of the same lane, as of a text that is
+            kept once: `{("profiles", "last_location"): "texts"}`. 0 stands for none; row 0 of a table with keys that is
+            referred to has the key "".
+        unkeyed: tables whose rows are found by references only.
         followers: tables in which a key of the first may have a row, too; that goes when the key goes.
     """
 
     tables: Mapping[str, np.dtype[np.void]]
     references: Mapping[tuple[str, str], str] = {}
+    unkeyed: Sequence[str] = ()
     followers: Sequence[str] = ()
 
     def described(self) -> dict[str, Any]:
@@ -35,6 +37,7 @@ class Layout(NamedTuple):
         return {
             "tables": {name: describe(dtype) for name, dtype in self.tables.items()},
             "references": {f"{table}.{field}": to for (table, field), to in sorted(self.references.items())},
+            "unkeyed": list(self.unkeyed),
             "followers": list(self.followers),
         }
 
@@ -66,8 +69,17 @@ def undescribe(fields: Sequence[Sequence[Any]]) -> np.dtype[np.void]:
     )
 
 
+class TableChanges(NamedTuple):
+    """What changed in a table since it was last asked: the rows of `changed` got a key or lost theirs."""
+
+    numbers: Numbers  # of the rows that were written
+    rows: Rows  # these rows
+    changed: Sequence[int] = ()
+    keys: Sequence[str | None] = ()  # None: the row was freed
+
+
 class Table:
-    """Rows of one type, each under a key.
+    """Rows of one type, each under a key; or without keys, if it is `unkeyed`.
 
     A row that is new is all zeros. Whoever writes to `rows` marks what they wrote; `rows` is another array after a
     call of `find`, which may have to make room.
@@ -76,12 +88,20 @@ class Table:
         dtype: of a row.
         rows: its rows, with room for more behind them; the table takes the array over.
         keys: the key of each row that was ever used, None where it was freed.
+        unkeyed: how many rows are used, of a table without keys; -1 for one with keys.
     """
 
-    __slots__ = ("_dirty", "_free", "_keys_changed", "_numbers", "dtype", "keys", "rows")
+    __slots__ = ("_dirty", "_free", "_keys_changed", "_numbers", "_unkeyed", "dtype", "keys", "rows")
 
-    def __init__(self, dtype: np.dtype[np.void], rows: Rows | None = None, keys: Sequence[str | None] = ()):
+    def __init__(
+        self,
+        dtype: np.dtype[np.void],
+        rows: Rows | None = None,
+        keys: Sequence[str | None] = (),
+        unkeyed: int = -1,
+    ):
         self.dtype = dtype
+        self._unkeyed = unkeyed
         self.keys: list[str | None] = list(keys)
         self.rows: Rows = np.zeros(FIRST_CAPACITY, dtype) if rows is None else rows
         self._numbers: dict[str, int] = {key: row for row, key in enumerate(self.keys) if key is not None}
@@ -98,7 +118,17 @@ class Table:
     @property
     def used(self) -> int:
         """How many rows were ever used: those from there on are all zeros."""
-        return len(self.keys)
+        return self._unkeyed if self._unkeyed >= 0 else len(self.keys)
+
+    @property
+    def keyed(self) -> bool:
+        """Whether its rows have keys."""
+        return self._unkeyed < 0
+
+    def use(self, rows: int) -> None:
+        """Sees to it that a table without keys has so many rows in use; the new ones are all zeros."""
+        self._reserve(rows)
+        self._unkeyed = max(self._unkeyed, rows)
 
     def row(self, key: str) -> int | None:
         """The number of the key's row, None if it has none."""
@@ -146,13 +176,13 @@ class Table:
         small = first + np.flatnonzero(self.rows[field][first : min(first + count, self.used)] < limit)
         return [key for number in small.tolist() if (key := self.keys[number]) is not None]
 
-    def take_changes(self) -> tuple[Numbers, list[int]]:
+    def take_changes(self) -> TableChanges:
         """The rows that were written, and those whose key changed, since the last call: from now on none have."""
         written = np.flatnonzero(self._dirty[: self.used]).astype(np.int64, copy=False)
         self._dirty[written] = 0
         changed = list(self._keys_changed)
         self._keys_changed.clear()
-        return written, changed
+        return TableChanges(written, self.rows[written], changed, [self.keys[number] for number in changed])
 
     def put_keys(self, numbers: Sequence[int], keys: Sequence[str | None]) -> None:
         """Gives rows other keys, or none, as a chunk of the log has them; the rows become zeros."""
@@ -173,6 +203,22 @@ class Table:
     def loaded(self) -> None:
         """To be called once all chunks were put in: counts the free rows anew."""
         self._free = [row for row, key in enumerate(self.keys) if key is None]
+
+    def put_rows(self, numbers: Numbers, rows: Rows) -> None:
+        """Puts rows in their places, as a chunk of the log has them.
+
+        Raises:
+            ValueError: one of them has no key.
+        """
+        if not len(numbers):
+            return
+        last = int(numbers.max())
+        if not self.keyed:
+            self.use(last + 1)
+        elif last >= self.used:
+            msg = f"it writes row {last} of a table of {self.used}"
+            raise ValueError(msg)
+        self.rows[numbers] = rows
 
     def bytes_held(self) -> int:
         """Bytes of the rows that were ever used."""
@@ -206,7 +252,8 @@ Tables = dict[str, Table]
 
 def new_tables(layout: Layout) -> Tables:
     """Empty tables of a lane."""
-    tables = {name: Table(dtype) for name, dtype in layout.tables.items()}
+    tables = {name: Table(dtype, unkeyed=0 if name in layout.unkeyed else -1) for name, dtype in layout.tables.items()}
     for name in dict.fromkeys(layout.references.values()):
-        tables[name].find([""])
+        if tables[name].keyed:
+            tables[name].find([""])
     return tables

@@ -142,7 +142,7 @@ def run(job: Job, execution: int, process: int, addresses: list[str], workers: i
         command = [sys.executable, "-m", "tests.state.killed_helper", str(store.directory), str(crash.point), whole]
         store.compactor = Compactor(store.directory, store.layouts, 1.0, lambda: [*command, str(crash.times)])
     flow = Dataflow("flow")
-    items = op.input("read", flow, Numbers(job, 0.02 if in_helper else 0.002))
+    items = op.input("read", flow, Numbers(job, 0.02 if in_helper or crash.point in AFTER_AN_IMAGE else 0.002))
     made = stateful_map(STEP, items, mapper, COUNTS, store, pace=PACE)
     op.output("write", made, Lines(job.folder / f"out.{execution}.{process}"))
     config = RecoveryConfig(str(recovery))
@@ -165,6 +165,7 @@ HELPERS_POINTS = {
     Point.IMAGE_RENAMED,
     Point.OLD_IMAGE_REMOVED,
 }
+AFTER_AN_IMAGE = {Point.COMPACTION_KNOWN, Point.LOG_FILE_REMOVED}
 
 
 def read_states(job: Job) -> dict[str, Any]:

@@ -195,7 +195,7 @@ class Engine:
     def contents(self) -> dict[str, tuple[Any, ...]]:
         found: dict[str, tuple[Any, ...]] = {}
         for lane in self.lanes.values():
-            found |= contents(lane.tables)
+            found |= contents(lane.state.tables)
         return found
 
     def close(self) -> None:

@@ -10,14 +10,20 @@ import pytest
 
 from dataflow.settings import UserError
 from dataflow.state.disk import Disk
+from dataflow.state.lanes import Lane, MappedTables
+from dataflow.state.store import Store
 from tests.state.support import (
+    COUNTS,
     EAGER,
+    STEP,
     Died,
     Engine,
     FailingDisk,
     LossyDisk,
     Plain,
     ShortDisk,
+    batch_of,
+    count,
 )
 
 
@@ -330,12 +336,8 @@ def test_another_number_of_lanes_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_disk_is_not_needed_where_nothing_is_kept() -> None:
-    from dataflow.state.lanes import Lane
-    from dataflow.state.store import Store
-    from tests.state.support import COUNTS, STEP, batch_of, count
-
     store = Store.open(None, 2)
-    lane = Lane(store.step(STEP, COUNTS), count)
+    lane = Lane(store.step(STEP, COUNTS), lambda tables: MappedTables(STEP, COUNTS, tables, count))
     (batch,), _ = lane.on_batch([batch_of(1, [("ann", 5)])])
     assert batch.values == [Plain().take("ann", 5)]
     assert lane.snapshot() is None
