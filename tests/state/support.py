@@ -19,7 +19,7 @@ from bytewax.recovery import init_db_dir
 from dataflow.state.batches import PICKLED, LaneBatch, lane_of
 from dataflow.state.compaction import Compacted, make_image
 from dataflow.state.disk import Disk
-from dataflow.state.lanes import Lane, LanePace, Limits
+from dataflow.state.lanes import Lane, LanePace, Limits, MappedTables
 from dataflow.state.log import ChunkId, Token
 from dataflow.state.store import Step, Store
 from dataflow.state.table import Layout, Numbers, Tables
@@ -159,7 +159,11 @@ class Engine:
         self.directory = self.store.directory
         self.step: Step = self.store.step(STEP, layout)
         self.store.compactor = Inline(self.directory, self.store.layouts, disk)  # type: ignore[assignment]
-        self._make = lambda token: Lane(self.step, mapper, token, limits, pace, *([clock] if clock is not None else []))
+
+        def make_state(tables: Tables) -> MappedTables:
+            return MappedTables(STEP, layout, tables, mapper, limits)
+
+        self._make = lambda token: Lane(self.step, make_state, token, pace, *([clock] if clock is not None else []))
         self.epoch, rows = read_rows(recovery)
         self.lanes = {token.lane: self._make(token) for token in rows}
         self._awoken: set[int] = set()
