@@ -1,4 +1,9 @@
-"""The tokens in Bytewax's rows: what the next execution will resume from."""
+"""The tokens in Bytewax's rows: what the next execution will resume from.
+
+Not to be read in a process in which Bytewax has the rows open: it has a SQLite of its own, and where two of them have a
+file open in one process, the one takes the other's locks away (https://sqlite.org/howtocorrupt.html, 2.2.1), and the
+process dies of a bus error.
+"""
 
 import contextlib
 import io

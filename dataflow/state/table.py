@@ -186,10 +186,11 @@ class Table:
 
     def put_keys(self, numbers: Sequence[int], keys: Sequence[str | None]) -> None:
         """Gives rows other keys, or none, as a chunk of the log has them; the rows become zeros."""
-        if numbers:
-            self._reserve(max(numbers) + 1)
-        while numbers and self.used <= max(numbers):
-            self.keys.append(None)
+        if not numbers:
+            return
+        most = max(numbers) + 1
+        self._reserve(most)
+        self.keys += [None] * (most - len(self.keys))
         for number in numbers:
             old = self.keys[number]
             if old is not None:

@@ -20,6 +20,7 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import cluster_main
 
 from dataflow.state import crash_points
+from dataflow.state.batches import Codec, LaneBatch, decode_pickled, encode_pickled
 from dataflow.state.compaction import Compactor
 from dataflow.state.crash_points import Point
 from dataflow.state.lanes import LanePace, stateful_map
@@ -119,6 +120,28 @@ def mapper(tables: Any, rows: Any, values: list[tuple[int, int]]) -> list[tuple[
     return [(*value, result) for value, result in zip(values, made, strict=True)]
 
 
+class CountedBatch:
+    """How often batches were asked for what they are between processes, and how often they were encoded for it."""
+
+    encoded = 0
+    asked = 0
+
+    @staticmethod
+    def encode(values: list[Any]) -> bytes:
+        CountedBatch.encoded += 1
+        return encode_pickled(values)
+
+    @staticmethod
+    def count_asked() -> None:
+        reduce = LaneBatch.__reduce__
+
+        def counted(batch: LaneBatch) -> tuple[Any, ...]:
+            CountedBatch.asked += 1
+            return reduce(batch)
+
+        LaneBatch.__reduce__ = counted  # type: ignore[method-assign]
+
+
 def run(job: Job, execution: int, process: int, addresses: list[str], workers: int, crash: Crash) -> None:
     """One process of one execution, until the input ends or it is killed."""
     os.dup2(os.open(job.folder / f"log.{execution}.{process}", os.O_CREAT | os.O_WRONLY), 2)
@@ -141,9 +164,11 @@ def run(job: Job, execution: int, process: int, addresses: list[str], workers: i
         whole = crash.helper_only or "all"
         command = [sys.executable, "-m", "tests.state.killed_helper", str(store.directory), str(crash.point), whole]
         store.compactor = Compactor(store.directory, store.layouts, 1.0, lambda: [*command, str(crash.times)])
+    CountedBatch.count_asked()
+    codec = Codec(CountedBatch.encode, decode_pickled)
     flow = Dataflow("flow")
     items = op.input("read", flow, Numbers(job, 0.02 if in_helper or crash.point in AFTER_AN_IMAGE else 0.002))
-    made = stateful_map(STEP, items, mapper, COUNTS, store, pace=PACE)
+    made = stateful_map(STEP, items, mapper, COUNTS, store, codec=codec, pace=PACE)
     op.output("write", made, Lines(job.folder / f"out.{execution}.{process}"))
     config = RecoveryConfig(str(recovery))
     cluster_main(
@@ -155,6 +180,7 @@ def run(job: Job, execution: int, process: int, addresses: list[str], workers: i
         worker_count_per_proc=workers,
     )
     store.close()
+    (job.folder / f"reduced.{execution}.{process}").write_text(f"{CountedBatch.encoded} {CountedBatch.asked}\n")
     (job.folder / f"ended.{execution}.{process}").touch()
     os._exit(0)
 
