@@ -26,6 +26,9 @@ from dataflow.state.disk import Disk, write_all
 from dataflow.state.log import ChunkId, Place
 from dataflow.state.table import FIRST_CAPACITY, Layout, Table, Tables, describe
 
+SLICE_BYTES = 2_000_000
+"""So much is written between two syncs: the flow's own syncs wait for what others have written and not synced."""
+
 _HEAD = struct.Struct("<8sII")  # magic, length and checksum of the JSON behind it
 _MAGIC = b"RFIMAGE1"
 _NAME = re.compile(r"(?P<step>[\w-]+)\.(?P<lane>\d{4})\.(?P<version>\d{12})\.image")
@@ -115,7 +118,10 @@ def write_image(
         write_all(disk, fd, [head])
         for begin, part in parts:
             disk.set_size(fd, begin)  # it is open for appending, so what is written next is written there
-            write_all(disk, fd, [part])
+            view = memoryview(part)
+            for first in range(0, len(view), SLICE_BYTES):
+                write_all(disk, fd, [view[first : first + SLICE_BYTES]])
+                disk.sync(fd)
         disk.set_size(fd, at)
         reached(Point.IMAGE_WRITTEN)
         disk.sync(fd)
