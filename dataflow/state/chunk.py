@@ -32,11 +32,10 @@ def unpack_keys(lengths: bytes | memoryview, text: bytes | memoryview) -> list[s
     if len(characters) != (int(ends[-1]) if len(ends) else 0):
         msg = "the lengths of the keys do not add up"
         raise ValueError(msg)
-    begin = 0
-    keys: list[str | None] = []
-    for count, end in zip(counts.tolist(), ends.tolist(), strict=True):
-        keys.append(None if count < 0 else characters[begin:end])
-        begin = end
+    bounds = ends.tolist()
+    keys: list[str | None] = [characters[begin:end] for begin, end in zip([0, *bounds], bounds, strict=False)]
+    for place in np.flatnonzero(counts < 0).tolist():
+        keys[place] = None
     return keys
 
 

@@ -104,8 +104,11 @@ class Table:
         self._unkeyed = unkeyed
         self.keys: list[str | None] = list(keys)
         self.rows: Rows = np.zeros(FIRST_CAPACITY, dtype) if rows is None else rows
-        self._numbers: dict[str, int] = {key: row for row, key in enumerate(self.keys) if key is not None}
-        self._free = [row for row, key in enumerate(self.keys) if key is None]
+        self._free = [row for row, key in enumerate(self.keys) if key is None] if None in self.keys else []
+        # At once: one by one, this took as long as reading a million rows and their checksums.
+        numbers: dict[Any, int] = dict(zip(self.keys, range(len(self.keys)), strict=True))
+        numbers.pop(None, None)
+        self._numbers: dict[str, int] = numbers
         self._dirty = np.zeros(len(self.rows), np.uint8)
         self._keys_changed: dict[int, None] = {}  # rows, in the order of their change
 
@@ -203,7 +206,7 @@ class Table:
 
     def loaded(self) -> None:
         """To be called once all chunks were put in: counts the free rows anew."""
-        self._free = [row for row, key in enumerate(self.keys) if key is None]
+        self._free = [row for row, key in enumerate(self.keys) if key is None] if None in self.keys else []
 
     def put_rows(self, numbers: Numbers, rows: Rows) -> None:
         """Puts rows in their places, as a chunk of the log has them.
