@@ -304,8 +304,9 @@ class LossyDisk(Disk):
                     if left > size and self._random.random() < 0.5:
                         file.seek(size)
                         file.write(self._random.randbytes(left - size))
-        while self._undo and self._random.random() < 0.8:
-            what, path, kept = self._undo.pop()
+        for what, path, kept in reversed(self._undo):
+            if self._random.random() < 0.4:  # a file system need not keep them in order
+                continue
             if what == "made" or not kept.exists():
                 path.unlink(missing_ok=True)
             else:

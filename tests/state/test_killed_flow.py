@@ -18,6 +18,8 @@ CONTEXT.set_forkserver_preload(["tests.state.killed_flow"])
 NO_CRASH = Crash(None)
 MAYBE = {Point.CLEANING}
 """Points that an execution may not come to: there is not always a file to clean."""
+QUICK = {Point.AFTER_APPEND, Point.TOKEN_PICKLED, Point.FIRST_BATCH_OF_EPOCH, Point.IMAGE_RENAMED}
+"""Points at which a flow is killed in the quick tests, too."""
 
 
 def free_addresses(count: int) -> list[str]:
@@ -75,7 +77,11 @@ def logs(job: Job) -> str:
     return "\n".join(f"{path.name}: {path.read_text()[-2000:]}" for path in sorted(job.folder.glob("log.*")))
 
 
-@pytest.mark.parametrize("point", list(Point))
+def marked(point: Point) -> object:
+    return pytest.param(point, marks=() if point in QUICK else pytest.mark.slow, id=point.name)
+
+
+@pytest.mark.parametrize("point", [marked(point) for point in Point])
 def test_a_flow_that_is_killed_at_a_point_goes_on_as_if_it_had_not_been(tmp_path: Path, point: Point) -> None:
     job = Job(tmp_path, items=700, keys=25, lanes=5, seed=int(point))
     prepare(job)
@@ -114,7 +120,12 @@ def test_two_processes_go_on_where_one_and_three_left_off(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("point", "how"), [(Point.IMAGE_WRITTEN, "helper"), (Point.IMAGE_RENAMED, "helper"), (Point.IMAGE_SYNCED, "hang")]
+    ("point", "how"),
+    [
+        (Point.IMAGE_WRITTEN, "helper"),
+        pytest.param(Point.IMAGE_RENAMED, "helper", marks=pytest.mark.slow),
+        (Point.IMAGE_SYNCED, "hang"),
+    ],
 )
 def test_a_helper_that_dies_or_hangs_is_replaced_and_the_flow_goes_on(tmp_path: Path, point: Point, how: str) -> None:
     job = Job(tmp_path, items=700, keys=25, lanes=3, seed=5)
