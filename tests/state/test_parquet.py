@@ -10,9 +10,9 @@ import pytest
 
 from dataflow.settings import UserError
 from dataflow.state.__main__ import main
-from dataflow.state.parquet import export_to, import_from
+from dataflow.state.parquet import export_to, import_from, read_lanes
 from dataflow.state.table import Layout, Tables
-from tests.state.support import COUNTS, STEP, Engine
+from tests.state.support import COUNTS, STEP, Engine, contents
 from tests.state.test_lane_recovery import expected, items_of, run
 
 
@@ -31,6 +31,10 @@ def test_profiles_survive_another_number_of_lanes(tmp_path: Path, lanes: int) ->
     done = import_from(files, tmp_path / "new", {STEP: COUNTS}, lanes)
     assert done[STEP] == (len(expected(items[:300]).states), [], [])
     plain = expected(items[:300])
+    found: dict[str, tuple] = {}
+    for lane in read_lanes(tmp_path / "new"):
+        found |= contents(lane.tables)
+    assert found == plain.states
     engine = Engine(tmp_path / "new", lanes)
     assert engine.take(items[300:]) == [plain.take(*item) for item in items[300:]]
     engine.end_epoch()
