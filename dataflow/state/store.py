@@ -286,6 +286,8 @@ def chains(directory: Path, names: list[str], tokens: dict[tuple[str, str], Toke
 def _clean(directory: Path, names: list[str], tokens: dict[tuple[str, str], Token], disk: Disk) -> None:
     """Removes what no chain needs. Nobody else has the directory meanwhile."""
     kept: set[str] = set()
+    if not tokens:  # the first execution did not get to its first commit; or the rows were moved away, and come back
+        kept.update(path.name for path in directory.glob("*.log"))
     needed = chains(directory, names, tokens)
     for chain in needed.values():
         kept.update(log_name(chunk.place.file) for chunk in chain.chunks)

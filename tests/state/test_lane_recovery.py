@@ -257,6 +257,19 @@ def test_images_without_rows_are_refused(tmp_path: Path) -> None:
         Engine(tmp_path / "r")
 
 
+def test_rows_that_were_away_for_one_start_find_their_log_again(tmp_path: Path) -> None:
+    items = items_of(12, 30)
+    engine = Engine(tmp_path / "r", pace=EAGER._replace(compact_bytes=10**9, log_bytes=10**9))
+    run(engine, items, 3)
+    engine.close()
+    (tmp_path / "r" / "part-0.sqlite3").rename(tmp_path / "away")
+    Engine(tmp_path / "r").close()
+    (tmp_path / "away").rename(tmp_path / "r" / "part-0.sqlite3")
+    resumed = Engine(tmp_path / "r")
+    assert resumed.contents() == expected(items).states
+    resumed.close()
+
+
 def test_rows_of_another_lane_are_refused(tmp_path: Path) -> None:
     engine = Engine(tmp_path / "r")
     engine.take([(f"user {n}", n) for n in range(40)])
