@@ -23,7 +23,8 @@ from dataflow.state import crash_points
 from dataflow.state.batches import Codec, LaneBatch, decode_pickled, encode_pickled
 from dataflow.state.compaction import Compactor
 from dataflow.state.crash_points import Point
-from dataflow.state.lanes import LanePace, stateful_map
+from dataflow.state.lane import LanePace
+from dataflow.state.lanes import stateful_map
 from dataflow.state.log import BEGINNING
 from dataflow.state.store import Store
 from tests.state.support import COUNTS, STEP, Plain, contents, count

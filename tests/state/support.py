@@ -19,8 +19,9 @@ from bytewax.recovery import init_db_dir
 from dataflow.state.batches import PICKLED, LaneBatch, lane_of
 from dataflow.state.compaction import Compacted, make_image
 from dataflow.state.disk import Disk
-from dataflow.state.lanes import Lane, LanePace, Limits, MappedTables
+from dataflow.state.lane import Lane, LanePace
 from dataflow.state.log import ChunkId, Token
+from dataflow.state.mapped_tables import Limits, MappedTables
 from dataflow.state.store import Step, Store
 from dataflow.state.table import Layout, Numbers, Tables
 

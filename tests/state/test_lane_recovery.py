@@ -10,7 +10,8 @@ import pytest
 
 from dataflow.settings import UserError
 from dataflow.state.disk import Disk
-from dataflow.state.lanes import Lane, LanePace, MappedTables
+from dataflow.state.lane import Lane, LanePace
+from dataflow.state.mapped_tables import MappedTables
 from dataflow.state.store import Store
 from tests.state.support import (
     COUNTS,

@@ -14,7 +14,8 @@ from dataflow.settings import UserError
 from dataflow.state.batches import PICKLED, Divider, lane_of
 from dataflow.state.chunk import apply_chunk, pack_chunk, pack_keys, unpack_keys
 from dataflow.state.compaction import read_layout
-from dataflow.state.lanes import LanePace, Limits, guarded
+from dataflow.state.lane import LanePace
+from dataflow.state.mapped_tables import Limits, guarded
 from dataflow.state.store import Store
 from dataflow.state.table import Layout, Table, Tables, describe, new_tables, undescribe
 from dataflow.transaction import Rejection
