@@ -16,11 +16,11 @@ import numpy as np
 from prometheus_client import Counter
 
 from dataflow.feature_groups import Alert, Group, groups_of, number
+from dataflow.features.batch import FeatureBatch
 from dataflow.fraud_factors import CommonValues
 from dataflow.operating_point import MODEL_FIELD_NAMES
 from dataflow.rules import NUMBER_OF, Rule, RuleResult, RuleSet, value_of
 from dataflow.scoring import Floats, Rows, Scorer
-from dataflow.table import Table
 
 MOST: Final = 5
 """Entries of an explanation."""
@@ -73,7 +73,7 @@ class Explainer:
         self._by_id: dict[str, tuple[Rule, list[str]]] = {}
         self._said = -math.inf
 
-    def explain(self, alerts: Table, results: Sequence[RuleResult], rules: RuleSet) -> list[list[Explanation]]:
+    def explain(self, alerts: FeatureBatch, results: Sequence[RuleResult], rules: RuleSet) -> list[list[Explanation]]:
         """The explanation of each of these alerts, at least one entry; never raises.
 
         `alerts` has the model's columns, too; `results` are what `rules` say of them.
@@ -83,7 +83,7 @@ class Explainer:
         except Exception:
             return [self._explain_one(alerts, place, result, rules) for place, result in enumerate(results)]
 
-    def _explain_one(self, alerts: Table, place: int, result: RuleResult, rules: RuleSet) -> list[Explanation]:
+    def _explain_one(self, alerts: FeatureBatch, place: int, result: RuleResult, rules: RuleSet) -> list[Explanation]:
         """By itself, so that no other suffers from one that fails: that one tells its rules' reasons alone."""
         try:
             (explanation,) = self._explain(alerts.part([place]), [result], rules)
@@ -105,7 +105,7 @@ class Explainer:
             # Without the error's text: it may hold what stands in the transaction.
             log.error("an alert could not be explained (%s): it says which rules fired, and is decided as ever", kind)
 
-    def _explain(self, alerts: Table, results: Sequence[RuleResult], rules: RuleSet) -> list[list[Explanation]]:
+    def _explain(self, alerts: FeatureBatch, results: Sequence[RuleResult], rules: RuleSet) -> list[list[Explanation]]:
         if rules is not self._rules:
             self._by_id = {
                 rule.id: (rule, sorted(reads, key=NUMBER_OF.__getitem__))
@@ -117,7 +117,7 @@ class Explainer:
         last_locations = alerts.column("last_location")
         known = [
             Alert(txn, last, numbers, self._common.typical)
-            for txn, last, numbers in zip(alerts.txns, last_locations, alerts.numbers().tolist(), strict=True)
+            for txn, last, numbers in zip(alerts.transactions, last_locations, alerts.numbers().tolist(), strict=True)
         ]
         effects = self._effects(rows, known, np.array(risks))
         explained = []
@@ -175,7 +175,7 @@ class Explainer:
         return None if factor is None else round(factor, 2)
 
     def _of_rules(
-        self, alerts: Table, place: int, result: RuleResult, risk: float, row: Rows
+        self, alerts: FeatureBatch, place: int, result: RuleResult, risk: float, row: Rows
     ) -> tuple[list[Explanation], bool]:
         """The rules that made the alert, and whether one of them is the model's: that one the model's entries explain.
 

@@ -1,15 +1,16 @@
 """Features that mean one thing, together: what is usual for each, and how a person is told that it is not.
 
 Of a group the features are set to the usual all at once: an amount that were usual would have a usual ratio as well.
-The usual is this user's or this merchant's own where the facts hold it; else it is the median of the training window.
+The usual is this user's or this merchant's own where the features hold it; else it is the median of the training window.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from dataflow.features import FIELDS, FLAGS, NUMBERS
-from dataflow.profile import DAY, HOUR, NEVER
+from dataflow.features.catalogue import FIELDS, FLAGS, NUMBERS
+from dataflow.profiles.labels import DAY, NEVER
+from dataflow.profiles.last_hour import HOUR
 from dataflow.transaction import Transaction
 
 Usual = Mapping[str, float]
@@ -27,17 +28,16 @@ LONG_SILENCE = 5.0
 
 
 class Alert:
-    """The facts of one alert, and what is typical of all transactions."""
+    """The features of one alert, and what is typical of all transactions."""
 
-    __slots__ = ("full", "last_location", "numbers", "txn", "typical")
+    __slots__ = ("last_location", "numbers", "txn", "typical")
 
     def __init__(self, txn: Transaction, last_location: str, numbers: list[float], typical: Mapping[str, float]):
-        """`numbers`: the facts, in the order of `features.NUMBERS`; of basic profiles the first ones."""
+        """`numbers`: the features, in the order of `features.catalogue.NUMBERS`."""
         self.txn = txn
         self.last_location = last_location
         self.numbers = numbers
         self.typical = typical
-        self.full = len(numbers) == len(NUMBERS)  # whether the profiles gave all facts
 
     def __getitem__(self, name: str) -> float:
         return self.numbers[_PLACES[name]]
@@ -113,8 +113,6 @@ def distance(km: float) -> str:
 
 
 def _usual_amount(alert: Alert) -> Usual:
-    if not alert.full:
-        return {}
     amount = alert["amount"]
     usual = alert["usual_amount"] or alert.typical.get("amount", amount)
     return {
@@ -133,7 +131,7 @@ _AMOUNT_FACTORS = ("amount_z", "amount_z_above", "amount_ratio", "amount")
 
 def _say_amount(alert: Alert) -> Said:
     amount = alert["amount"]
-    usual = alert["usual_amount"] if alert.full and alert["history"] > 0.0 else 0.0
+    usual = alert["usual_amount"] if alert["history"] > 0.0 else 0.0
     if usual > 0.0:
         ratio = amount / usual
         text = (
@@ -142,7 +140,7 @@ def _say_amount(alert: Alert) -> Said:
             else f"amount {number(amount)}, where this user's usual is {number(usual)}"
         )
         return Said("amount", amount, usual, text, _AMOUNT_FACTORS)
-    text = f"amount {number(amount)}" + (", the first of this user" if alert.full else "")
+    text = f"amount {number(amount)}, the first of this user"
     typical = alert.typical.get("amount", 0.0)
     text += f", where half of all are {number(typical)} or less" if typical > 0.0 else ""
     return Said("amount", amount, None, text, _AMOUNT_FACTORS)
@@ -158,8 +156,6 @@ def _pace(alert: Alert) -> float:
 
 def _usual_pace(alert: Alert) -> Usual:
     """What is slower than usual stays: only haste is unusual, and a silence of many times the usual one."""
-    if not alert.full:
-        return {}
     pace = _pace(alert)
     an_hour, a_day, amount = round(pace / 24.0), round(pace), alert["usual_amount"]
     since = alert["seconds_since_last"]
@@ -178,7 +174,7 @@ def _usual_pace(alert: Alert) -> Usual:
 
 def _say_pace(alert: Alert) -> Said:
     in_hour, since = alert["txn_per_hour"], alert["seconds_since_last"]
-    n24, pace = (alert["txn_per_day"], _pace(alert)) if alert.full else (0.0, 0.0)
+    n24, pace = alert["txn_per_day"], _pace(alert)
     own = f", where this user makes {brief(pace)} a day" if pace else ""
     if in_hour >= 2.0:
         text = f"{counted(in_hour, 'transaction')} of this user in the hour before{own}"
@@ -196,8 +192,6 @@ def _say_pace(alert: Alert) -> Said:
 
 def _usual_place(alert: Alert) -> Usual:
     """As far from the centre as usual, and from there no faster than the usual way in the usual time."""
-    if not alert.full:
-        return {"location_changed": 0.0}
     ratio, km = alert["centre_ratio"], alert["km_from_centre"]
     way = km / ratio if ratio else 0.0
     return {
@@ -215,19 +209,17 @@ _MOVED = ("speed", "km_since_last", "location_changed", "centre_ratio", "new_loc
 
 def _say_place(alert: Alert) -> Said:
     here, before, since = alert.txn.location, alert.last_location, alert["seconds_since_last"]
-    hop = alert["km_since_last"] if alert.full else 0.0
+    hop = alert["km_since_last"]
     if alert["location_changed"]:
         where = f", {distance(hop)} away" if hop >= 1.0 else f", now in {here}"
         return Said("location", here, before, f"paid in {before} {lasting(since)} ago{where}", _MOVED)
-    if alert.full and alert["new_location"]:
+    if alert["new_location"]:
         text = f"location {here} is none of those that are known of this user"
         return Said("new_location", True, False, text, ("new_location", "centre_ratio"))
-    speed = alert["speed"] if alert.full else 0.0
+    speed = alert["speed"]
     if (speed >= 5.0 and alert["centre_ratio"] < 3.0) or (speed >= 100.0 and hop >= 50.0):
         text = f"paid {lasting(since)} ago, {distance(hop)} away: {brief(speed)} km/h"
         return Said("speed", speed, None, text, _MOVED)
-    if not alert.full:
-        return Said("location", here, before or None, f"location {here}", ("location_changed",))
     km, ratio = alert["km_from_centre"], alert["centre_ratio"]
     usual = km / ratio if ratio > 0.0 else None
     text = f"{distance(km)} from the centre of this user's places"

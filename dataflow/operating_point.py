@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from dataflow.features import Field
+from dataflow.features.catalogue import Field
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -23,10 +23,15 @@ MODEL_FIELDS = (
     Field("model_block", "flag", "the risk reaches the point from which the model would block"),
     Field("block_threshold", "number", "that point; infinite where the model has none"),
 )
-"""What the scoring step appends to the facts: `OperatingPoint.columns` makes it, in this order."""
+"""What the scoring step adds to the features: `OperatingPoint.columns` makes it, in this order."""
 MODEL_FIELD_NAMES = tuple(field.name for field in MODEL_FIELDS)
 NO_MODEL = (False, 0.0, False, 1.0, False, math.inf)
 """The same where no model says anything: a risk of 0, and so no alert."""
+
+
+def columns_without_model(count: int) -> dict[str, Floats | Bools]:
+    """The model's fields of so many transactions where no model says anything."""
+    return {name: np.full(count, value) for name, value in zip(MODEL_FIELD_NAMES, NO_MODEL, strict=True)}
 
 
 class Interval(msgspec.Struct, frozen=True):

@@ -9,8 +9,6 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -18,12 +16,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from dataflow.features import FIELDS, Facts
+from dataflow.features.catalogue import FIELDS
 from dataflow.fraud_factors import CommonValues
 from dataflow.operating_point import OperatingPoint
-from dataflow.profile import ANYONE, Population
+from dataflow.profiles.amounts import AmountPrior
 from dataflow.settings import UserError
-from dataflow.table import Table
 
 FORMAT = 1
 """Of the metadata; another number is refused."""
@@ -62,7 +59,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
 
     format: int
     tiers: list[str]
-    features: list[str]  # names out of `features.FIELDS`, in the order of the model's columns
+    features: list[str]  # names out of `features.catalogue.FIELDS`, in the order of the model's columns
     sha256: str  # of the pickle's bytes
     fingerprint: str  # of all the above, see `fingerprint`; its first 12 digits are the model's version
     versions: dict[str, str]  # of Python and of the libraries
@@ -95,31 +92,6 @@ class Tree(NamedTuple):
     value: Floats
 
 
-class Columns:
-    """Reads the columns of a model, in their order, out of facts; training and serving both do it here."""
-
-    def __init__(self, features: Sequence[str]):
-        self._features = tuple(features)
-        names = [field.name for field in FIELDS]
-        columns = [names.index(name) for name in features]
-        self._width = len(columns)
-        # With one index, itemgetter gives the bare value; a slice of one gives a tuple again.
-        self._pick: Callable[[Facts], Any] = itemgetter(*columns)
-        if len(columns) == 1:
-            self._pick = itemgetter(slice(columns[0], columns[0] + 1))
-
-    def __call__(self, batch: Sequence[Facts]) -> Rows:
-        """Rows of shape (len(batch), number of features); what is beyond float32 becomes infinite."""
-        shape = len(batch), self._width
-        with np.errstate(over="ignore"):
-            values = np.fromiter(chain.from_iterable(map(self._pick, batch)), np.float32, shape[0] * shape[1])
-        return values.reshape(shape)
-
-    def of(self, table: Table) -> Rows:
-        """As for the rows of the table, without making them."""
-        return table.floats(self._features)
-
-
 class Model:
     """A model ready to score. It cannot be pickled: every worker's process loads its own.
 
@@ -134,8 +106,7 @@ class Model:
         self.metadata = metadata
         self.features = tuple(metadata.features)
         self.version = metadata.fingerprint[:12]
-        self.population = ANYONE
-        self.rows = Columns(metadata.features)  # facts, one tuple a transaction, to the rows that `score` takes
+        self.amount_prior = AmountPrior()
         self._isolation = IsolationScores(forest, trees)
         self.threshold = self._isolation.threshold  # a risk above it is an anomaly
         self.operating_point = metadata.operating_point or OperatingPoint.of_the_forest(self.threshold)
@@ -187,8 +158,7 @@ class Scorer(Protocol):
     metadata: Metadata
     version: str
     features: tuple[str, ...]
-    population: Population
-    rows: Columns
+    amount_prior: AmountPrior
     threshold: float  # of the Isolation Forest alone: a risk of its own above it is an anomaly
     operating_point: OperatingPoint  # replaced as a whole when it is moved; a batch reads it once
 

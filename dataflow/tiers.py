@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataflow.operating_point import OperatingPoint
-from dataflow.profile import Population
+from dataflow.profiles.amounts import AmountPrior
 from dataflow.scoring import (
     Bools,
-    Columns,
     Floats,
     IsolationScores,
     Metadata,
@@ -143,8 +142,7 @@ class TieredModel:
         self.metadata = metadata
         self.features = tuple(metadata.features)
         self.version = metadata.fingerprint[:12]
-        self.population = Population(*artifact["population"])
-        self.rows = Columns(self.features)
+        self.amount_prior = AmountPrior(*artifact["population"])
         self._cold_start = ColdStart(self.features, Normal(*artifact["normal"]))
         columns = {name: column for column, name in enumerate(self.features)}
         forest_columns = np.array([columns[name] for name in artifact["forest_features"]])

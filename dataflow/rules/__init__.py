@@ -3,7 +3,7 @@
 `python -m dataflow.rules check FILE` checks a file, `python -m dataflow.rules fields` lists what a rule may read.
 """
 
-from dataflow.rules.fields import ALL_FIELDS, NUMBER_OF, Batch, Column, FeatureRows, value_of
+from dataflow.rules.fields import ALL_FIELDS, NUMBER_OF, Batch, value_of
 from dataflow.rules.reloading import LiveRules
 from dataflow.rules.rules_file import examine, load_rules
 from dataflow.rules.ruleset import Action, Cooldowns, Rule, RuleResult, RuleSet
@@ -13,9 +13,7 @@ __all__ = [
     "NUMBER_OF",
     "Action",
     "Batch",
-    "Column",
     "Cooldowns",
-    "FeatureRows",
     "LiveRules",
     "Rule",
     "RuleResult",
