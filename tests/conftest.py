@@ -43,7 +43,6 @@ LONGEST = (
     "test_explanation",
     "test_threshold",
     "test_lifecycle",
-    "test_compiled",
     "test_simulation",
     "test_reloading",
     "test_backtest",
