@@ -35,6 +35,8 @@ from training.backtest_run import run as backtest
 from training.history import History, after, read_history, replay
 from training.train import main as train
 
+pytestmark = pytest.mark.slow
+
 NAMES = [field.name for field in FIELDS]
 DELAY = 3 * DAY
 """Until a label comes, in the simulation that is decided here."""

@@ -28,6 +28,8 @@ from training.history import Past, after, read_history, replay
 from training.tiers import calibrate, population
 from training.train import main as train
 
+pytestmark = pytest.mark.slow
+
 DAY = 86_400.0
 
 

@@ -15,6 +15,8 @@ from tests.rules.builders import rule
 from training.history import after, read_history, replay
 from training.train import main as train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
