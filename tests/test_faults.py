@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from bytewax.testing import TestingSink, TestingSource, run_main
 
-from dataflow import compiled, faults, steps
+from dataflow import faults, steps
 from dataflow.detect import build
 from dataflow.faults import IN_A_ROW, Guard
 from dataflow.feedback import Feedback
@@ -20,9 +20,6 @@ from dataflow.settings import Settings, UserError
 from dataflow.steps import Routed, dead_letter
 from tests.builders import MINUTE, NOON, iso, message, raw, split, txn
 from training.train import main as train
-
-# Compiled code calls its functions directly: no fault can be put in. `make test` runs these interpreted, too.
-pytestmark = pytest.mark.skipif(compiled.running(), reason="runs interpreted: see the Makefile's test target")
 
 SETTINGS = Settings()
 POISON = 999.25
