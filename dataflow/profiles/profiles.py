@@ -249,7 +249,7 @@ class UserProfiles:
                 table.make_room()
             lessons = np.empty(_room(labels_there), labels.LESSON)
             counts[LESSONS] = 0
-            with np.errstate(all="ignore"):  # with the JIT off NumPy would warn of what is meant: x / 0 and the like
+            with quiet():
                 came = user.observe(
                     self.table.rows, self.table.blank, self._side_rows(), events, places, came, self._prior, self._age,
                     lessons, counts, features,
@@ -340,7 +340,7 @@ class MerchantProfiles:
         came = 0
         while True:
             self.labelled.make_room()
-            with np.errstate(all="ignore"):
+            with quiet():
                 came = merchant.observe(
                     self.table.rows, self.table.blank, self.labelled.rows, items, came, self._prior, self._age,
                     payments, lessons, features, self._anew,
