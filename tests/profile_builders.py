@@ -1,0 +1,179 @@
+"""Profiles of users and merchants as tests drive them: events go in, and what came of each is read by name."""
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any, Self
+
+import numpy as np
+
+from dataflow.features.batch import FeatureBatch
+from dataflow.features.catalogue import NUMBERS
+from dataflow.feedback import Feedback
+from dataflow.profiles import labels
+from dataflow.profiles.amounts import AmountPrior
+from dataflow.profiles.labels import LESSON
+from dataflow.profiles.profiles import AGE_DAYS, CAP, NO_PRIOR, MerchantProfiles, UserProfiles, in_order
+from dataflow.profiles.user import TRANSACTION
+from dataflow.transaction import Transaction
+
+Event = Transaction | Feedback
+
+USER_REFERENCES = ("busy", "unusual", "labelled", "last_location", "locations")
+"""Fields of a user's row that are numbers of other rows or of names: which numbers these are means nothing."""
+
+
+class Profiles:
+    """Profiles of users and of merchants as a lane and a replay hold them, and all that they said so far.
+
+    A user's events go through the user's profile, payments and lessons on to the merchants'.
+    """
+
+    def __init__(self, prior: AmountPrior = NO_PRIOR, age_days: float = AGE_DAYS, cap: int = CAP):
+        self.users = UserProfiles(prior, age_days, cap)
+        self.merchants = MerchantProfiles(prior, age_days, cap)
+        self.events: list[Event] = []
+        self._how = (prior, age_days, cap)
+        self._last_locations: list[str] = []
+        self._numbers = [np.empty((0, len(NUMBERS)))]
+        self._counts: list[bool] = []
+        self._lessons = [np.empty(0, LESSON)]
+        self._taught: list[str] = []
+
+    def read(self, *events: Event) -> Self:
+        """Takes events in one after the other, each in a batch of its own."""
+        for event in events:
+            self.read_together([event])
+        return self
+
+    def read_together(self, events: Sequence[Event]) -> Self:
+        """Takes events in as one batch."""
+        before = len(self._counts)
+        records = self.users.events(events)
+        features, lessons = self.users.observe(records)
+        payments = records[records["kind"] == TRANSACTION]
+        paid = [event.merchant for event in events if isinstance(event, Transaction)]
+        taught = self.users.texts(lessons["merchant"])
+        rows = self.merchants.table.rows_of(paid + taught)
+        items = in_order(rows[: len(paid)], rows[len(paid) :], lessons["after"])
+        self.merchants.observe(items, payments, lessons, features)
+        self.events += events
+        self._last_locations += self.users.texts(payments["last_location"])
+        self._numbers.append(features)
+        self._counts += payments["counts"].tolist()
+        lessons = lessons.copy()
+        lessons["after"] += before
+        self._lessons.append(lessons)
+        self._taught += taught
+        return self
+
+    def read_cut(self, events: Sequence[Event], cuts: Iterable[int]) -> Self:
+        """Takes events in as batches that end at these places, and at the end."""
+        begin = 0
+        for end in chain(sorted(min(cut, len(events)) for cut in cuts), [len(events)]):
+            self.read_together(events[begin:end])
+            begin = end
+        return self
+
+    # ------------------------------------------------------------------------------------------------ what was said
+
+    @property
+    def transactions(self) -> list[Transaction]:
+        """All transactions so far, in their order."""
+        return [event for event in self.events if isinstance(event, Transaction)]
+
+    def batch(self) -> FeatureBatch:
+        """All transactions so far with their features, as the model and the rules read them."""
+        return FeatureBatch(self.transactions, list(self._last_locations), np.concatenate(self._numbers))
+
+    def features(self, name: str) -> list[Any]:
+        """A feature of all transactions so far, in their order."""
+        return np.asarray(self.batch().column(name)).tolist()
+
+    def last(self, name: str) -> Any:
+        """A feature of the newest transaction."""
+        return self.features(name)[-1]
+
+    def last_features(self) -> dict[str, Any]:
+        """All features of the newest transaction but the texts that are its own."""
+        numbers = dict(zip(NUMBERS, self._numbers[-1][-1].tolist(), strict=True))
+        return {**numbers, "last_location": self._last_locations[-1]}
+
+    def peek(self, txn: Transaction) -> dict[str, Any]:
+        """As `last_features` of a transaction that would come now; it is not taken in.
+
+        All that came goes through new profiles, in one batch with the transaction.
+        """
+        return Profiles(*self._how).read_together([*self.events, txn]).last_features()
+
+    def counts(self) -> list[bool]:
+        """Of each transaction so far whether it counts; False for a repeat."""
+        return self._counts
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """How many labels so far had each outcome beyond being applied: see `labels.OUTCOMES`."""
+        return self.users.outcomes
+
+    def lessons(self) -> list[dict[str, Any]]:
+        """What labels taught merchants so far, in order: the fields of `labels.LESSON`, the merchant by its name."""
+        lessons = np.concatenate(self._lessons)
+        return [
+            dict(zip(LESSON.names or (), lesson, strict=True)) | {"merchant": merchant}
+            for lesson, merchant in zip(lessons.tolist(), self._taught, strict=True)
+        ]
+
+    # ---------------------------------------------------------------------------------------------- what is remembered
+
+    def user(self, name: str) -> dict[str, Any]:
+        """All that is remembered of a user, by field, numbers of other rows and of names replaced by what they name.
+
+        Two profiles of which this is equal go on alike. Nothing is left out but what is no longer read: places of
+        labels that were given up.
+        """
+        users = self.users
+        row = users.table.rows[users.table.row_of[name]]
+        texts = users.names.texts
+        state = {field: row[field].tobytes() for field in row.dtype.names if field not in USER_REFERENCES}
+        state["last_location"] = texts[row["last_location"]]
+        state["locations"] = [texts[number] for number in row["locations"]]
+        for field, table in (("busy", users.busy), ("unusual", users.unusual)):
+            state[field] = _without(table.rows[row[field]], "next") if row[field] else None
+        if row["labelled"]:
+            labelled = users.labelled.rows[row["labelled"]]
+            state["labelled"] = _without(labelled, "next", "block")
+            state["labels"] = self._labels(int(labelled["block"]), int(labelled["n"]))
+        return state
+
+    def _labels(self, block: int, n: int) -> list[tuple[Any, ...]]:
+        """The labels of a chain of blocks: times, id, merchant, flags."""
+        found = []
+        for place in range(n):
+            if place and place % labels.BLOCK == 0:
+                block = int(self.users.blocks.rows[block]["next"])
+            row = self.users.blocks.rows[block]
+            at, labelled_at, name, merchant, flags = (
+                row[field][place % labels.BLOCK].item() for field in ("at", "labelled_at", "id", "merchant", "flags")
+            )
+            found.append((at, labelled_at, name, self.users.names.texts[merchant], flags))
+        return found
+
+    def merchant(self, name: str) -> dict[str, Any]:
+        """All that is remembered of a merchant, as `user`."""
+        row = self.merchants.table.rows[self.merchants.table.row_of[name]]
+        state = {field: row[field].tobytes() for field in row.dtype.names if field != "labelled"}
+        if row["labelled"]:
+            labelled = self.merchants.labelled.rows[row["labelled"]]
+            state["labels"] = _without(labelled, "next", "at", "key", "fraud")
+            n = int(labelled["n"])
+            state["lessons"] = [labelled[field][:n].tobytes() for field in ("at", "key", "fraud")]
+        return state
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """All that is remembered, by user and by merchant."""
+        users = {name: self.user(name) for name in sorted(self.users.table.row_of)}
+        return users, {name: self.merchant(name) for name in sorted(self.merchants.table.row_of)}
+
+
+def _without(row: Any, *fields: str) -> list[bytes]:
+    """The bytes of a row's other fields."""
+    return [row[field].tobytes() for field in row.dtype.names if field not in fields]
