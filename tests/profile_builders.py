@@ -7,6 +7,9 @@ from typing import Any, Self
 
 import msgspec
 import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from dataflow.features.batch import FeatureBatch
 from dataflow.features.catalogue import NUMBERS
@@ -15,10 +18,14 @@ from dataflow.profiles import fraud_run, labels
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.hashing import hash_texts
 from dataflow.profiles.labels import LESSON
+from dataflow.profiles.last_hour import LATE
 from dataflow.profiles.profiles import AGE_DAYS, CAP, NO_PRIOR, MerchantProfiles, UserProfiles, in_order
 from dataflow.profiles.user import EVENT, TRANSACTION
 from dataflow.transaction import Transaction
-from tests.builders import DAY, NOON, txn
+from tests.builders import DAY, HOUR, NOON, txn
+
+settings.register_profile("busy machine", deadline=None)
+settings.load_profile("busy machine")
 
 Event = Transaction | Feedback
 
@@ -33,6 +40,21 @@ def payment(at: float = NOON, amount: float = 25.0, name: str | None = None, **o
     """A transaction of Ann's with an id of its own; without a detour over JSON, as tests make very many."""
     name = name or f"n{next(_ids)}"
     return msgspec.structs.replace(_TYPICAL, at=at, amount=amount, transaction_id=name, **others)
+
+
+# Gaps in whole seconds, so that the edges of windows and buckets are hit, not just passed near.
+gaps = st.sampled_from([0, 0, 1, 59, 1800, 3599, 3600, 3601, 7199, 7200, 7201]) | st.integers(0, 40 * 86_400)
+amounts = st.floats(0, 5000).map(lambda amount: round(amount, 2))
+
+
+@st.composite
+def streams(draw: st.DrawFn, latest: float = LATE) -> list[Transaction]:
+    """Transactions of one user at one merchant, some of them late by up to `latest` seconds."""
+    at, events = NOON + draw(st.integers(0, 6 * 86_400)), []
+    for gap, late, amount in draw(st.lists(st.tuples(gaps, st.integers(0, int(latest)), amounts), max_size=40)):
+        at += gap
+        events.append(payment(at - late * draw(st.sampled_from([0, 0, 1])), amount))
+    return events
 
 
 class Profiles:
@@ -196,6 +218,17 @@ def merchant_state(merchants: MerchantProfiles, name: str) -> dict[str, Any]:
 def _without(row: Any, *fields: str) -> list[bytes]:
     """The bytes of a row's other fields."""
     return [row[field].tobytes() for field in row.dtype.names if field not in fields]
+
+
+def check_windows(found: Sequence[float], past: Sequence[tuple[float, float]], newest: float) -> None:
+    """Compares counts and sums of 24 h, 7 d, 30 d with a recount of (time, amount) of all that came."""
+    for window, (width, buckets) in enumerate(((4 * HOUR, 6), (DAY, 7), (5 * DAY, 6))):
+        live = [amount for at, amount in past if at // width > newest // width - buckets]
+        assert found[2 * window] == len(live)
+        assert found[2 * window + 1] == pytest.approx(sum(live), rel=1e-6, abs=1e-4)  # sums of float32
+        # What the features' docs promise: at least one bucket less than the name says, at most all of it.
+        whole, least = newest - buckets * width, newest - (buckets - 1) * width
+        assert sum(at > least for at, _ in past) <= found[2 * window] <= sum(at > whole for at, _ in past)
 
 
 Lesson = dict[str, Any]
