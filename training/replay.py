@@ -7,8 +7,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dataflow.features.batch import FeatureBatch
 from dataflow.profiles.amounts import AmountPrior
-from dataflow.profiles.profiles import NO_PRIOR, Features, MerchantProfiles, Records, UserProfiles, in_order
+from dataflow.profiles.profiles import NO_PRIOR, MerchantProfiles, Records, UserProfiles, in_order
 from dataflow.profiles.table import Rows
 from dataflow.profiles.user import EVENT, TRANSACTION
 from dataflow.transaction import Transaction
@@ -18,12 +19,11 @@ BATCH: Final = 4096
 """Transactions that go through the kernels at a time; more are no faster."""
 
 
-class Replayed(NamedTuple):
-    """Transactions of a history, and what the profiles knew before each."""
+class ReplayedBatch(NamedTuple):
+    """Transactions of a history, one after the other, and their features."""
 
     past: list[Past]
-    features: Features  # shape (transactions, columns.FEATURES)
-    last_locations: list[str]
+    batch: FeatureBatch  # of the same transactions
 
 
 def replay(
@@ -32,7 +32,7 @@ def replay(
     label_time: LabelTime | None = None,
     *,
     batch: int = BATCH,
-) -> Iterator[Replayed]:
+) -> Iterator[ReplayedBatch]:
     """The history in batches, with the features that the flow would have had: of the profiles as they were before.
 
     A label counts from its `label_time` on, and before the first transaction after its own that is not earlier than
@@ -55,7 +55,7 @@ def replay(
         merchant_rows = merchants.table.rows_of(names + users.texts(lessons["merchant"]))
         items = in_order(merchant_rows[: len(names)], merchant_rows[len(names) :], lessons["after"])
         merchants.observe(items, transactions, lessons, features)
-        yield Replayed(these, features, users.texts(transactions["last_location"]))
+        yield ReplayedBatch(these, FeatureBatch(txns, users.texts(transactions["last_location"]), features))
         users.sweep_names(*pending.merchants)
 
 
