@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from builders import HOUR, NOON, iso
+from builders import NOON, iso
 
 from dataflow.settings import UserError
 from dataflow.simulation import Simulated
