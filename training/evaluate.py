@@ -2,10 +2,10 @@
 
 `python -m training.evaluate --history FILE --label-delay 7d --train-from A --test-from B --test-until C --out DIR`
 writes scores.csv (its columns: `decisions.scores_columns`), metrics.json and report.html. The history is replayed
-through the functions that the flow's steps call, in their order, with each label coming in when it comes: a test holds
-the two equal, number by number. With `--weeks N` the test window is N weeks, and the model is trained anew for each, as
-the "Reproducible Machine Learning for Credit Card Fraud Detection" handbook does. The operating point is chosen anew
-for each week, too, in its training window alone; for the first seed only, whose models decide.
+through the profiles of the flow, with each label coming in when it comes: a test holds the two equal, number by number.
+With `--weeks N` the test window is N weeks, and the model is trained anew for each, as the "Reproducible Machine
+Learning for Credit Card Fraud Detection" handbook does. The operating point is chosen anew for each week, too, in its
+training window alone; for the first seed only, whose models decide.
 """
 
 import sys
