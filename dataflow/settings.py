@@ -45,10 +45,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rules_file: Path = Path(__file__).parent / "rules.toml"
     rules_check_seconds: float = 1.0
     model_file: Path = Path("fraud_model.pkl")
+    # Longer than any feature looks back: what a profile knew by then has faded.
+    profile_age_days: float = 400.0
+    max_profiles: int = 10_000_000
     recovery_dir: Path = Path("recovery")
-    # No decision is made while a snapshot is taken, 0.4 s for 5,000 active users; what came since the last is decided
-    # again after a crash, at 25,000 a second. Bytewax takes whole seconds.
-    recovery_interval: int = 60
+    # What came since the last snapshot is decided again after a crash. Bytewax takes whole seconds.
+    recovery_interval: int = 5
     recovery_partitions: int = 4
     output_settle_seconds: float = 0.5
     delivery_timeout_seconds: float = 120.0
@@ -223,6 +225,14 @@ TABLE: Sequence[Setting] = (
         "how long a changed rules file, or operating point of the model, must stand still until it is taken", "s",
     ),
     Setting("MODEL_FILE", "model_file", PATH, "the model; its JSON lies beside it"),
+    Setting(
+        "PROFILE_AGE_DAYS", "profile_age_days", number(31.0),
+        "a profile without an event for so long, by event times, begins anew", "d",
+    ),
+    Setting(
+        "MAX_PROFILES", "max_profiles", whole(1000),
+        "of users, and of merchants; beyond it those without an event for longest are forgotten",
+    ),
     Setting("RECOVERY_DIR", "recovery_dir", PATH, "where snapshots of the state are kept"),
     Setting("RECOVERY_INTERVAL", "recovery_interval", whole(1), "between snapshots", "s"),
     Setting("RECOVERY_PARTITIONS", "recovery_partitions", whole(1), "files of a new recovery directory"),

@@ -1,21 +1,22 @@
 """Small builders for what the tests speak of: transactions, messages, named instants."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from confluent_kafka import Message
 
-from dataflow.enriched import Lesson, Replaced
 from dataflow.feedback import Feedback
 from dataflow.parsing import parse
 from dataflow.record import Record
 from dataflow.settings import Settings
-from dataflow.steps import Routed, written
 from dataflow.transaction import Transaction
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC).timestamp()
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
+
+if TYPE_CHECKING:
+    from dataflow.steps import Routed
 
 _numbers = iter(range(10**9))
 
@@ -65,8 +66,10 @@ def message(
     return Message(topic=topic, partition=partition, offset=number, key=key, value=value, headers=headers)
 
 
-def split(routed: list[Routed]) -> tuple[list[Record], list[Record]]:
+def split(routed: "list[Routed]") -> tuple[list[Record], list[Record]]:
     """What goes to the sink: the decisions, and the dead letters."""
+    from dataflow.steps import written  # tests of profiles and features need no flow
+
     records = written(routed)
     invalid = Settings().invalid_topic
     return [r for r in records if r.topic != invalid], [r for r in records if r.topic == invalid]
@@ -77,18 +80,3 @@ def label(
 ) -> Feedback:
     """The label of a transaction, which comes `after` seconds later."""
     return Feedback(name, user, merchant, at, fraud, at + after)
-
-
-def lesson(
-    at: float = NOON,
-    labelled_at: float | None = None,
-    fraud: bool = True,
-    explained: bool = False,
-    *,
-    name: str | None = None,
-    before: Replaced | None = None,
-) -> Lesson:
-    """What a label teaches a merchant; of a transaction of its own, without a name."""
-    key = (str(next(_numbers)) if name is None else name).encode().rjust(6)[-6:]
-    came = at + DAY if labelled_at is None else labelled_at
-    return Lesson("Amazon", key, at, came, fraud, explained, before)
