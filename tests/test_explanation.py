@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSink, TestingSource, run_main
+from dataflow.profile import ANYONE
 
 from dataflow import explanation
 from dataflow.detect import build
@@ -22,7 +23,6 @@ from dataflow.feature_groups import GROUPS, Alert
 from dataflow.features import BASIC, FIELDS, NUMBERS, USER_FIELDS
 from dataflow.fraud import SCENARIOS
 from dataflow.operating_point import OperatingPoint
-from dataflow.profile import ANYONE
 from dataflow.rules import LiveRules
 from dataflow.scoring import Scorer, load_model
 from dataflow.settings import Settings

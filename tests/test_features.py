@@ -6,11 +6,11 @@ import pickle
 from typing import Any
 
 import pytest
+from dataflow.profile import MERCHANTS, NEVER, PLACES, MerchantProfile, Population, UserProfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataflow.features import FIELDS, MERCHANT_FIELDS, USER_FIELDS, Facts, facts, merchant_facts, user_facts
-from dataflow.profile import MERCHANTS, NEVER, PLACES, MerchantProfile, Population, UserProfile
 from dataflow.transaction import UNKNOWN, Transaction
 from tests.builders import DAY, HOUR, MINUTE, NOON, label, lesson, txn
 

@@ -13,10 +13,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-from prometheus_client import REGISTRY
-
 from dataflow.enriched import Replaced
 from dataflow.profile import (
     CLIP,
@@ -44,6 +40,10 @@ from dataflow.profile import (
     kilometres,
     paid,
 )
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from prometheus_client import REGISTRY
+
 from dataflow.transaction import Transaction
 from tests.builders import DAY, HOUR, MINUTE, NOON, label, lesson
 from tests.builders import txn as parsed

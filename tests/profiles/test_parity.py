@@ -5,12 +5,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from dataflow.profile import ANYONE, MerchantProfile, Population, UserProfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataflow.features import FIELDS, NUMBERS, observe_merchant, observe_user
 from dataflow.feedback import LABELS, Feedback
-from dataflow.profile import ANYONE, MerchantProfile, Population, UserProfile
 from dataflow.profiles import columns
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.labels import OUTCOMES
