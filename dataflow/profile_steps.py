@@ -66,7 +66,8 @@ class EventBatch:
 
     def payments(self) -> Rows:
         """The places of the transactions."""
-        return (self.records["kind"] == TRANSACTION).nonzero()[0]
+        places: Rows = (self.records["kind"] == TRANSACTION).nonzero()[0]
+        return places
 
     def learned(self) -> FeatureBatch:
         """The transactions, with their features."""

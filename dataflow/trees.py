@@ -87,7 +87,7 @@ class TreeSum:
             other.result()
         is_nan = np.isnan(rows)
         if is_nan.any():
-            with_nan = is_nan.any(axis=1).nonzero()[0]
+            with_nan = np.flatnonzero(is_nan.any(axis=1))
             careful = np.full(len(with_nan), self._start)
             _add_with_nan(rows[with_nan], self._nodes, self._nan_left, self._roots, self._values, careful)
             sums[with_nan] = careful
