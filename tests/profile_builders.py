@@ -16,6 +16,7 @@ from dataflow.features.catalogue import NUMBERS
 from dataflow.feedback import Feedback
 from dataflow.profiles import fraud_run, labels
 from dataflow.profiles.amounts import AmountPrior
+from dataflow.profiles.columns import USER_FEATURES
 from dataflow.profiles.hashing import hash_texts
 from dataflow.profiles.labels import LESSON
 from dataflow.profiles.last_hour import LATE
@@ -286,6 +287,15 @@ class TaughtMerchant:
     def run(self, at: float) -> dict[str, float]:
         """What the last run of unexplained frauds says, by the names of the features."""
         return dict(zip(RUN, fraud_run.read_run(self._row, self.profiles.labelled.rows, at), strict=True))
+
+    def features(self, txn: Transaction) -> dict[str, float]:
+        """The merchant's features of a payment, which is then taken in."""
+        payments = np.zeros(1, EVENT)
+        payments["at"], payments["amount"], payments["counts"] = txn.at, txn.amount, True
+        features = np.zeros((1, len(NUMBERS)))
+        items = in_order(self._rows, self._rows[:0], np.empty(0, np.int64))
+        self.profiles.observe(items, payments, np.empty(0, LESSON), features)
+        return dict(zip(NUMBERS[USER_FEATURES:], features[0, USER_FEATURES:].tolist(), strict=True))
 
     def state(self) -> dict[str, Any]:
         """All that is remembered."""
