@@ -10,7 +10,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -25,16 +24,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table as Shown
 
-from dataflow.features import observe_merchant, observe_user
+from dataflow.features.batch import FeatureBatch
 from dataflow.lifecycle import calm_collector
 from dataflow.operating_point import OperatingPoint
-from dataflow.profile import MerchantProfile, UserProfile
 from dataflow.rules import LiveRules, RuleSet, load_rules
 from dataflow.rules.lists import no_pause
 from dataflow.rules.rules_file import MAX_RULES
-from dataflow.table import Table
 from dataflow.transaction import Transaction
 from training.history import read_history
+from training.replay import replay
 
 SECONDS = 0.3  # a run
 RUNS = 5
@@ -76,20 +74,19 @@ class Sample(NamedTuple):
 
     txns: list[Transaction]
     last_locations: list[str]
-    numbers: list[bytes]
+    numbers: NDArray[np.float64]
     risks: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.txns)
 
-    def batches(self, size: int) -> list[Callable[[], Table]]:
-        """Functions that make the batches, each anew, as the flow does: a table keeps the columns that it made."""
+    def batches(self, size: int) -> list[Callable[[], FeatureBatch]]:
+        """Functions that make the batches, each anew, as the flow does: a batch keeps the columns that it made."""
 
-        def make(part: slice, of_model: dict[str, Any]) -> Table:
-            table = Table(self.txns[part], self.last_locations[part], self.numbers[part])
-            for name, values in of_model.items():
-                table.take(name, values)
-            return table
+        def make(part: slice, of_model: dict[str, Any]) -> FeatureBatch:
+            batch = FeatureBatch(self.txns[part], self.last_locations[part], self.numbers[part])
+            batch.put(of_model)
+            return batch
 
         point = OperatingPoint(alert=0.5)
         parts = [slice(begin, begin + size) for begin in range(0, len(self), size)]
@@ -98,16 +95,16 @@ class Sample(NamedTuple):
 
 def sample(count: int) -> Sample:
     """So many transactions, drawn from four times as many."""
-    users: defaultdict[str, UserProfile] = defaultdict(UserProfile)
-    merchants: defaultdict[str, MerchantProfile] = defaultdict(MerchantProfile)
-    known = []
-    for past in islice(read_history(None, users=200, days=60), 4 * count):
-        payment = observe_user(past.transaction, users[past.transaction.user])
-        numbers = observe_merchant(payment, merchants[past.transaction.merchant])
-        known.append((past.transaction, payment.last_location, numbers))
-    drawn = Random(1).sample(known, count)
-    txns, last_locations, packed = map(list, zip(*drawn, strict=True))
-    return Sample(txns, last_locations, packed, np.random.default_rng(1).beta(1, 20, count))
+    history = islice(read_history(None, users=200, days=60), 4 * count)
+    ((_, batch),) = replay(history, batch=4 * count)
+    drawn = Random(1).sample(range(len(batch)), count)
+    last_locations = batch.column("last_location")
+    return Sample(
+        [batch.transactions[place] for place in drawn],
+        [last_locations[place] for place in drawn],
+        batch.numbers()[drawn],
+        np.random.default_rng(1).beta(1, 20, count),
+    )
 
 
 def best(call: Callable[[], object], items: int) -> float:

@@ -35,7 +35,7 @@ from dataflow.scoring import (
 EVIDENCE, FEEDBACK, SUPERVISED = "evidence", "feedback", "supervised"
 
 GRADED = ("amount_z", "txn_per_hour")
-"""The facts whose rarity is evidence by itself, each with the weight `RARE_WEIGHT`.
+"""The features whose rarity is evidence by itself, each with the weight `RARE_WEIGHT`.
 
 With the amount and the speed among them, and a weight of .3, this tier ordered worse than the forest by itself on the
 simulation (average precision .291 to .313) and on synccfd (.510 to .522); as it is, .315 and .526.
@@ -55,7 +55,7 @@ RARE_FROM, RARE_TO = 1.5, 3.5
 
 ENOUGH_HISTORY = 5.0
 """Earlier transactions from which a user's own past counts."""
-AMOUNT_FACTS = ("amount_z", "amount_z_above", "amount_ratio")
+AMOUNT_FEATURES = ("amount_z", "amount_z_above", "amount_ratio")
 """Those that measure an amount by the user's own: without enough history it is measured by all users' amounts."""
 NEED_HISTORY = (
     *("amount_to_largest", "unusual_day", "unusual_fortnight", "km_from_centre", "centre_ratio", "burst"),
@@ -67,7 +67,7 @@ NEED_HISTORY = (
 class Normal(NamedTuple):
     """What is normal among all, learned from the training window."""
 
-    facts: dict[str, float]  # of each of `NEED_HISTORY`: the median of the users with enough history
+    medians: dict[str, float]  # of each of `NEED_HISTORY`: that of the users with enough history
     amount: float  # mean of the amounts, and their standard deviation, both without the largest in a thousand
     spread: float
 
@@ -78,8 +78,8 @@ class ColdStart:
     def __init__(self, features: Sequence[str], normal: Normal):
         columns = {name: column for column, name in enumerate(features)}
         self._history, self._amount = columns["history"], columns["amount"]
-        self._medians = [(columns[name], normal.facts[name]) for name in NEED_HISTORY if name in columns]
-        self._by_amount = [(columns[name], name) for name in AMOUNT_FACTS if name in columns]
+        self._medians = [(columns[name], normal.medians[name]) for name in NEED_HISTORY if name in columns]
+        self._by_amount = [(columns[name], name) for name in AMOUNT_FEATURES if name in columns]
         self._normal = normal
 
     def __call__(self, rows: Rows) -> Rows:
@@ -157,7 +157,7 @@ class TieredModel:
         nodes = [tree_ensemble(trees, "rows", "depths")]
         self._outputs = ["depths"]
         self._supervised = SUPERVISED in metadata.tiers
-        self.importance: dict[str, float] = {}  # of each fact to the supervised tier: its share of the splits' gain
+        self.importance: dict[str, float] = {}  # of each feature to the supervised tier: its share of the splits' gain
         if self._supervised:
             supervised = np.array([columns[name] for name in artifact["supervised_features"]])
             boosting = artifact["boosting"]

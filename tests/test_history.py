@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from builders import HOUR, NOON, iso, txn
+from builders import NOON, iso
 
-from dataflow.features import FIELDS, facts
-from dataflow.profile import MerchantProfile, UserProfile
 from dataflow.settings import UserError
 from dataflow.simulation import Simulated
 from dataflow.simulation import history as simulate
 from training import history
-from training.history import Past, after, find_label_column, read_history, replay
+from training.history import Past, find_label_column, read_history
 
 HEADER = "transaction_id,timestamp,user,merchant,amount"
 
@@ -303,28 +301,3 @@ def test_the_simulated_history_is_in_order_labelled_and_the_same_for_a_seed() ->
     assert all(each.fraud is not None and bool(each.scenario) == each.fraud for each in past)
     assert past == simulate(5)
     assert past != simulate(6)
-
-
-def test_replay_gives_the_facts_of_the_profiles_as_they_were_before() -> None:
-    days = [txn(user=user, at=NOON + i * HOUR / 3, amount=i) for i in range(20) for user in ("ann", "bob")]
-    profiles = {"ann": UserProfile(), "bob": UserProfile()}
-    merchant = MerchantProfile()
-    z = [field.name for field in FIELDS].index("amount_z")
-    replayed = list(replay(Past(each, None, "") for each in days))
-    for (past, got), each in zip(replayed, days, strict=True):
-        assert past.transaction is each
-        assert got == facts(each, profiles[each.user], merchant)
-        profiles[each.user].update(each)
-        merchant.update(each, float(got[z]))
-
-
-def test_a_label_counts_from_its_time_on_and_not_before() -> None:
-    """The leak test: what is found out later moves nothing that came before."""
-    past = [Past(txn(user=f"u{i % 3}", at=NOON + i * HOUR), False, "") for i in range(48)]
-    planted = [Past(each.transaction, i == 5, "") for i, each in enumerate(past)]
-    without = [facts for _, facts in replay(past, label_time=after(10 * HOUR))]
-    with_fraud = [facts for _, facts in replay(planted, label_time=after(10 * HOUR))]
-    assert without[:15] == with_fraud[:15]  # the label of the sixth comes with the sixteenth
-    assert without[15] != with_fraud[15]
-    never = [facts for _, facts in replay(planted, label_time=lambda _past: None)]
-    assert never == [facts for _, facts in replay(past)]

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from builders import DAY, NOON
 
-from dataflow.features import FIELDS
+from dataflow.features.catalogue import FIELDS
 from dataflow.operating_point import OperatingPoint
 from dataflow.rules import load_rules
 from dataflow.settings import Settings, UserError
+from tests.rules.builders import batch, row
 from training.operating_point_report import table, told
 from training.operating_points import (
     BLOCK_PRECISION,
@@ -364,9 +365,7 @@ def test_the_rules_are_counted_as_if_the_model_never_raised_an_alert() -> None:
     rules = load_rules(Settings().rules_file)
     assert reads_model(rules)
 
-    def facts(**known: object) -> tuple[object, ...]:
-        blank = {"number": 0.0, "text": "", "flag": False}
-        return tuple(known.get(field.name, blank[field.kind]) for field in FIELDS)
-
-    calm, high = facts(amount=10.0), facts(amount=4000.0)
-    assert rule_alerts(rules, [calm, high, calm]) == [False, True, False]  # type: ignore[list-item]
+    blank = {field.name: {"number": 0.0, "text": "", "flag": False}[field.kind] for field in FIELDS}
+    calm, high = row(**blank | {"amount": 10.0}), row(**blank | {"amount": 4000.0})
+    found = rule_alerts(rules, batch([calm, high, calm]))
+    assert found.tolist() == [False, True, False]

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from sklearn.ensemble import IsolationForest
 
 from dataflow import scoring
-from dataflow.features import FIELDS, facts
-from dataflow.profile import UserProfile
+from dataflow.features.catalogue import FIELDS
 from dataflow.scoring import ISOLATION_FOREST, Metadata, Model, Window, agrees, fingerprint, load_model
 from dataflow.settings import UserError
+from tests.profile_builders import Profiles
 from training.train import main
 
 FEATURES = ["amount", "txn_per_hour"]
@@ -193,7 +193,7 @@ def test_several_workers_score_at_once() -> None:
 
 def test_no_rows_give_no_scores() -> None:
     model = compiled(forest())
-    risk, anomaly = model.score(model.rows([]))
+    risk, anomaly = model.score(Profiles().batch().floats(model.features))
     assert (len(risk), len(anomaly)) == (0, 0)
 
 
@@ -205,13 +205,12 @@ def test_risk_is_higher_for_the_stranger_row() -> None:
 
 @pytest.mark.parametrize("features", [["amount"], ["txn_per_hour", "amount"]])
 def test_rows_take_the_models_features_in_the_models_order(features: list[str]) -> None:
-    profile = UserProfile()
-    profile.update(txn(at=NOON))
-    profile.update(txn(at=NOON + MINUTE))
+    profiles = Profiles().read(txn(at=NOON), txn(at=NOON + MINUTE), txn(at=NOON + 2 * MINUTE, amount=12.5))
     model = Model(metadata(features), forest(width=len(features)))
     values = {"amount": 12.5, "txn_per_hour": 2.0}
-    rows = model.rows([facts(txn(at=NOON + 2 * MINUTE, amount=12.5), profile)] * 3)
+    rows = profiles.batch().part([2, 2, 2]).floats(model.features)
     assert rows.dtype == np.float32
+    assert rows.flags.c_contiguous
     assert rows.tolist() == [[values[name] for name in features]] * 3
 
 
@@ -220,7 +219,8 @@ def test_an_amount_beyond_float32_is_taken_for_a_very_large_one() -> None:
     model = Model(metadata(["amount"]), tried)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        rows = model.rows([facts(txn(amount=amount), UserProfile()) for amount in (1e300, 3e38)])
+        paid = [txn(user, amount=amount) for user, amount in (("ann", 1e300), ("bob", 3e38))]
+        rows = Profiles().read(*paid).batch().floats(model.features)
     risk, _ = model.score(rows)
     assert risk[0] == risk[1]
 

@@ -1,31 +1,22 @@
-"""The tiers of a model: compiled they are scikit-learn's, and the live flow and training see the same facts."""
+"""The tiers of a model: compiled they are scikit-learn's, and how each tier reads a transaction."""
 
 import hashlib
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import joblib
 import numpy as np
 import pytest
-from bytewax.testing import TestingSink, TestingSource, run_main
 
-from dataflow.detect import build
-from dataflow.features import FIELDS
-from dataflow.parsing import parse
-from dataflow.profile import Population
-from dataflow.rules import LiveRules, load_rules
+from dataflow.profiles.amounts import AmountPrior
 from dataflow.scoring import fingerprint, load_model
-from dataflow.settings import Settings, UserError
-from dataflow.simulation import history, to_json
-from dataflow.steps import Routed, written
-from dataflow.table import Table
+from dataflow.settings import UserError
 from dataflow.tiers import ColdStart, Normal, Tail, TieredModel
 from dataflow.transaction import Transaction
-from tests.builders import message
-from training.history import Past, after, read_history, replay
-from training.tiers import calibrate, population
+from tests.replaying import replayed_rows
+from training.history import Past, after, read_history
+from training.tiers import amount_prior, calibrate
 from training.train import main as train
 
 DAY = 86_400.0
@@ -49,7 +40,7 @@ def model(model_file: Path) -> TieredModel:
 @pytest.fixture(scope="module")
 def rows(model: TieredModel) -> np.ndarray:
     past = read_history(None, seed=9, users=150, days=14)
-    return model.rows([facts for _, facts in replay(past, model.population, after(3 * DAY))])
+    return replayed_rows(past, model.features, model.amount_prior, after(3 * DAY))
 
 
 def picked(model: TieredModel, rows: np.ndarray, names: list[str]) -> np.ndarray:
@@ -134,7 +125,7 @@ def test_a_newcomers_amount_is_measured_by_all_users_amounts(model_file: Path, m
 
 def test_newcomers_are_not_alerted_more_often_than_others_by_more_than_three_times(model: TieredModel) -> None:
     past = read_history(None, seed=21, users=600, days=20)
-    rows = model.rows([facts for _, facts in replay(past, model.population, after(3 * DAY))])
+    rows = replayed_rows(past, model.features, model.amount_prior, after(3 * DAY))
     new = ~warm(model, rows)
     assert new.sum() > 2_000
     for tier, risk in model.tiers(rows).items():
@@ -175,18 +166,18 @@ def test_rarity_is_graded_by_the_share_of_the_training_window_that_reaches_it() 
     assert scaled[0] == graded[1]  # the unit does not matter
 
 
-def test_the_population_is_the_median_users(model: TieredModel) -> None:
+def test_what_amounts_are_like_among_all_is_told_by_the_median_user(model: TieredModel) -> None:
     def paid(user: str, *amounts: float) -> Iterator[Past]:
         for amount in amounts:
             yield Past(Transaction(user=user, amount=amount, location="US", device="d", merchant="m", txn_type="t",
                                    timestamp="", transaction_id="x"), None, "")  # fmt: skip
 
     past = [*paid("a", *[10.0] * 5, *[20.0] * 5), *paid("b", *[100.0] * 10), *paid("c", 1e9)]
-    found = population(past)
+    found = amount_prior(past)
     mean, spread = np.median([15.0, 100.0]), np.median([np.std([10.0] * 5 + [20.0] * 5, ddof=1) / 15.0, 0.0])
-    assert found == Population(pytest.approx(mean), pytest.approx(spread))
-    assert model.population.amount > 0
-    assert population([]) == Population()
+    assert found == AmountPrior(pytest.approx(mean), pytest.approx(spread))
+    assert model.amount_prior.amount > 0
+    assert amount_prior([]) == AmountPrior()
 
 
 def test_too_few_labels_are_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,64 +193,6 @@ def test_a_tampered_tiered_model_is_refused(model_file: Path, tmp_path: Path) ->
     path.with_suffix(".json").write_bytes(model_file.with_suffix(".json").read_bytes())
     with pytest.raises(UserError, match="SHA-256 differs"):
         load_model(path)
-
-
-def test_the_live_flow_sees_the_very_facts_that_training_replays(model: TieredModel) -> None:
-    """Training = serving: number by number, with feedback in between, from the messages' own bytes."""
-    simulated = list(history(4, 60, 12, datetime(2026, 3, 1, tzinfo=UTC)))
-    delay = 2 * DAY
-    values = [to_json(each) for each in simulated]
-    parsed = [parse(value, None, "transactions", 0, n, 0) for n, value in enumerate(values)]
-    past = [
-        Past(txn, each.fraud, "") for txn, each in zip(parsed, simulated, strict=True) if isinstance(txn, Transaction)
-    ]
-    expected = [facts for _, facts in replay(past, model.population, after(delay))]
-
-    # One source for both kinds of event, in the order of their times, so that the interleaving is that of the replay.
-    labels = [
-        (each.at + delay, -1, json.dumps({
-            "transaction_id": each.transaction_id, "user": each.user, "merchant": each.merchant,
-            "timestamp": each.timestamp, "fraud": each.fraud,
-            "labelled_at": datetime.fromtimestamp(each.at + delay, UTC).isoformat(),
-        }).encode())
-        for each in simulated
-    ]  # fmt: skip
-    events = sorted([*((each.at, n, values[n]) for n, each in enumerate(simulated)), *labels], key=lambda e: e[:2])
-    seen = Recorder(model)
-    settings = Settings()
-    decisions: list[Routed] = []
-    topics = settings.transactions_topic, settings.feedback_topic
-    feed = [message(value, topic=topics[number < 0]) for _, number, value in events]
-    rules = LiveRules(settings.rules_file, check_every=1.0)
-    run_main(build(TestingSource(feed, 1), TestingSink(decisions), seen, rules, settings))
-    assert len(seen.facts) == len(expected)
-    for number, (live, replayed) in enumerate(zip(seen.facts, expected, strict=True)):
-        for field, ours, theirs in zip(FIELDS, live, replayed, strict=True):
-            assert repr(ours) == repr(theirs), (number, field.name)
-    assert any(row[[f.name for f in FIELDS].index("merchant_frauds_week")] for row in seen.facts)
-    assert len(written(decisions)) == len(expected)
-    assert load_rules(settings.rules_file).version == rules.current().version
-
-
-class Recorder:
-    """A model that keeps the facts that the flow hands to it, and is its own reader of columns."""
-
-    def __init__(self, model: TieredModel):
-        self._model = model
-        self.version = model.version
-        self.population = model.population
-        self.metadata = model.metadata
-        self.features = model.features
-        self.operating_point = model.operating_point
-        self.facts: list[tuple] = []
-        self.rows = self
-
-    def of(self, table: Table) -> np.ndarray:
-        self.facts += table.rows()
-        return self._model.rows.of(table)
-
-    def score(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self._model.score(rows)
 
 
 def test_tiers_of_an_earlier_release_are_refused_in_one_line(model_file: Path, tmp_path: Path) -> None:

@@ -16,12 +16,14 @@ from sklearn.ensemble import IsolationForest
 from sklearn.metrics import average_precision_score
 
 from dataflow.rules import load_rules
-from dataflow.scoring import Columns, load_model
+from dataflow.scoring import load_model
 from dataflow.settings import Settings
 from dataflow.simulation import history as simulate
+from tests.replaying import replayed_rows
 from training.fitting import bounded
-from training.history import after, read_history, replay
+from training.history import after, read_history
 from training.operating_points import rule_alerts
+from training.replay import replay
 from training.tiers import TREES as TIER_TREES
 from training.train import main
 from training.train_options import TREES, parse
@@ -80,8 +82,7 @@ def test_the_simulated_history_makes_a_model_that_loads_and_tells_what_it_is(
 
 def test_the_rows_that_it_trains_on_are_those_that_serving_scores(tmp_path: Path) -> None:
     out = trained(tmp_path, "--history", str(history(tmp_path)), "--trees", "30")
-    facts = [facts for _, facts in replay(read_history(tmp_path / "past.csv"))]
-    rows = Columns(["amount", "txn_per_hour"])(facts)
+    rows = replayed_rows(read_history(tmp_path / "past.csv"), ["amount", "txn_per_hour"])
     assert rows[:, 1].max() > 3
     assert joblib.load(out).fit(rows).offset_ == -load_model(out).threshold
 
@@ -126,11 +127,10 @@ def test_contamination_sets_the_threshold(tmp_path: Path, contamination: str) ->
         assert model.metadata.metrics["training_data"]["share_flagged"] == pytest.approx(0.1, abs=0.02)
 
 
-def test_an_infinite_fact_trains_as_the_largest_finite_one_and_scores_as_that(tmp_path: Path) -> None:
+def test_an_infinite_feature_trains_as_the_largest_finite_one_and_scores_as_that(tmp_path: Path) -> None:
     out = trained(tmp_path, *SMALL, "--features", "amount,seconds_since_last")
     model = load_model(out)
-    facts = [facts for _, facts in replay(read_history(None, users=60, days=3))]
-    rows = model.rows(facts)
+    rows = replayed_rows(read_history(None, users=60, days=3), model.features)
     assert np.isinf(rows[:, 1]).sum() > 20
     np.testing.assert_array_equal(
         model.score(rows)[0], model.score(bounded(rows, model.features, ["isolation_forest"]))[0]
@@ -237,7 +237,7 @@ def test_its_figures_are_of_later_transactions_by_a_model_of_the_earlier_ones(
     said = capsys.readouterr().out
 
     past = list(read_history(path))
-    rows = Columns(["amount", "txn_per_hour"])([facts for _, facts in replay(past)])
+    rows = replayed_rows(past, ["amount", "txn_per_hour"])
     fraud = np.array([each.fraud for each in past])
     forest = IsolationForest(n_estimators=30, contamination=0.01, random_state=42).fit(rows[:1200])
     expected = average_precision_score(fraud[1200:], -forest.score_samples(rows[1200:]))
@@ -259,7 +259,7 @@ def test_its_figures_are_of_later_transactions_by_a_model_of_the_earlier_ones(
 
 
 def test_nothing_of_the_later_part_is_in_the_model_that_is_measured(tmp_path: Path) -> None:
-    """Not even the population, which has what amounts are like among all."""
+    """Not even what amounts are like among all."""
     thresholds = []
     for later in (1.0, 7.0):
         path = labelled_history(tmp_path / "past.csv", rows=600, later=later)
@@ -344,14 +344,15 @@ def test_as_many_alerts_as_promised_come_on_a_later_part_of_the_simulation(tmp_p
     assert point.chosen_by == "--alerts-per-day 30"
     assert point.expected.alerts_a_day.value == pytest.approx(30, rel=0.02)
     past = read_history(None, seed=seed, users=users, days=days + 7)
-    facts = list(replay(past, model.population, after(7 * DAY)))
-    end = facts[-1][0].transaction.at
-    later = [(each, known) for each, known in facts if each.transaction.at > end - 7 * DAY]
-    risk, anomaly = model.score(model.rows([known for _, known in later]))
-    of_rules = rule_alerts(load_rules(Settings().rules_file), [known for _, known in later])
-    came = point.alerts(risk, anomaly) | np.array(of_rules)
+    ((lived, batch),) = replay(past, model.amount_prior, after(7 * DAY), batch=1_000_000)
+    at = np.asarray(batch.column("timestamp"))
+    later = np.flatnonzero(at > at[-1] - 7 * DAY).tolist()
+    last_week = batch.part(later)
+    risk, anomaly = model.score(last_week.floats(model.features))
+    of_rules = rule_alerts(load_rules(Settings().rules_file), last_week)
+    came = point.alerts(risk, anomaly) | of_rules
     assert came.sum() / 7 == pytest.approx(30, rel=0.2)
-    fraud = np.array([each.fraud for each, _ in later], np.bool_)
+    fraud = np.array([lived[place].fraud for place in later], np.bool_)
     for promised, found in (
         (point.expected.precision, fraud[came].mean()),
         (point.expected.recall, came[fraud].mean()),
@@ -395,8 +396,7 @@ def test_a_forest_alone_keeps_its_own_verdict_and_has_a_curve(tmp_path: Path) ->
     assert point.expected is not None
     assert point.expected.precision is not None
     assert len(point.curve) > 20
-    rows = model.rows([facts for _, facts in replay(read_history(path))])
-    risk, anomaly = model.score(rows)
+    risk, anomaly = model.score(replayed_rows(read_history(path), model.features))
     assert (point.alerts(risk, anomaly) == anomaly).all()
     assert point.block is None
 

@@ -2,7 +2,7 @@
 
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, date, datetime
 from itertools import combinations, islice
 from pathlib import Path
@@ -15,14 +15,15 @@ from bytewax.testing import run_main
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME
 
 from dataflow.detect import build
-from dataflow.operating_point import MODEL_FIELD_NAMES, OperatingPoint
+from dataflow.operating_point import OperatingPoint
 from dataflow.parsing import event_time
 from dataflow.record import Record
-from dataflow.rules import LiveRules, RuleSet
+from dataflow.rules import LiveRules
 from dataflow.scoring import Scorer
 from dataflow.settings import Settings
 from dataflow.steps import Routed, written
 from dataflow.transaction import Transaction
+from training.deciders import Deciders, WrittenDecision
 from training.history import DAY, History
 from training.kafka_history import KafkaHistory
 
@@ -105,21 +106,6 @@ class Tally(msgspec.Struct):
     def days(self) -> int:
         """From the first to the last day, both counted."""
         return max(self.by_day) - min(self.by_day) + 1 if self.by_day else 0
-
-
-class _Written(msgspec.Struct, gc=False):
-    """What a decision's message says, as far as it is counted."""
-
-    transaction_id: str
-    timestamp: str
-    fraudulent: bool
-    amount: float
-    rules: list[str]
-    shadow_rules: list[str]
-    action: str
-    model_score: float
-    alert_threshold: float
-    suppressed: bool = False
 
 
 class _Wire(msgspec.Struct, gc=False, omit_defaults=True):
@@ -228,7 +214,7 @@ class PastFeedback(PastMessage):
 
 
 _encode = msgspec.json.encode
-_decode = msgspec.json.Decoder(_Written).decode
+_decode = msgspec.json.Decoder(WrittenDecision).decode
 
 
 class _Dated(msgspec.Struct, gc=False):
@@ -386,37 +372,6 @@ def _refusals(tally: Tally) -> Callable[[list[Record]], None]:
     return count
 
 
-class Deciders:
-    """Tells from a decision who would have raised an alert alone."""
-
-    def __init__(self, rules: RuleSet, point: OperatingPoint):
-        self._threshold_decides = not point.of_forest
-        both = list(zip(rules.rules, rules.reads, strict=True))
-        self._of_model = {rule.id for rule, reads in both if not set(reads).isdisjoint(MODEL_FIELD_NAMES)}
-        flag = "model_anomaly" if point.of_forest else "model_alert"
-        plain = [rule.id for rule, _ in both if rule.effect in ("active", "shadow")]
-        self._exactly = {rule.id for rule, _ in both if rule.id in plain and rule.when.strip() in ("model_alert", flag)}
-        self._deny = {rule.id for rule, _ in both if rule.effect == "deny"}
-        self._allow = {rule.id for rule, _ in both if rule.effect == "allow"}
-
-    @property
-    def model_told(self) -> bool:
-        """Whether `model` knows: a forest's own verdict shows only in a rule that says it."""
-        return bool(self._exactly) or self._threshold_decides
-
-    def rules(self, fired: Sequence[str]) -> bool:
-        """Whether rules and lists that read nothing of the model raise an alert; `fired` are the ids of a decision."""
-        if not self._deny.isdisjoint(fired):
-            return True
-        return self._allow.isdisjoint(fired) and any(rule not in self._of_model for rule in fired)
-
-    def model(self, out: "_Written") -> bool:
-        """Whether the model does by itself, whatever the rules and lists say."""
-        if self._exactly:  # to the last bit, where the score that is written has six digits
-            return not self._exactly.isdisjoint(out.rules) or not self._exactly.isdisjoint(out.shadow_rules)
-        return self._threshold_decides and out.model_score >= out.alert_threshold
-
-
 class _Counting:
     def __init__(
         self,
@@ -479,7 +434,7 @@ class _Counting:
             if len(fired) > 1:
                 tally.pairs.update(combinations(sorted(fired), 2))
 
-    def _count_deciders(self, out: _Written, truth: bool | None, offset: int) -> None:
+    def _count_deciders(self, out: WrittenDecision, truth: bool | None, offset: int) -> None:
         tally, deciders = self._tally, self._deciders
         tally.money.add_amount(truth, out.amount)
         alerted = dict(zip(DECIDERS, (deciders.rules(out.rules), deciders.model(out), out.fraudulent), strict=True))

@@ -5,6 +5,7 @@ these as well; what needs the truth is of those whose label is known.
 """
 
 import csv
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,15 +14,12 @@ import msgspec
 import numpy as np
 
 from dataflow.decision import combined
-from dataflow.features import FIELDS
+from dataflow.features.batch import FeatureBatch
 from dataflow.operating_point import OperatingPoint
-from dataflow.rules import FeatureRows, RuleSet
+from dataflow.rules import RuleSet
 from dataflow.scoring import Bools, Floats, Indices
-from training.evaluation import BATCH, Replayed, Result
+from training.evaluation import Replayed, Result
 from training.measures import DAY, calibration_errors, reliability
-
-_NAMES = [field.name for field in FIELDS]
-_USER = _NAMES.index("user")
 
 
 class Decided(NamedTuple):
@@ -55,59 +53,76 @@ def scores_columns(tiers: list[str]) -> list[str]:
 def write_scores(path: Path, replayed: Replayed, results: list[Result], rules: RuleSet) -> list[Decided]:
     """Decides all transactions of the windows, writes one line for each (`scores_columns`), and gives the decisions."""
     tiers = list(results[0].measures)
-    decided = []
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(scores_columns(tiers))
-        for result in results:
-            point = result.model.operating_point
-            risks, own = [], []
-            alerts: list[bool] = []
-            blocked: list[bool] = []
-            fired: dict[str, list[int]] = {}
-            for begin in range(0, len(result.window), BATCH):
-                window = result.window[begin : begin + BATCH]
-                block = np.ascontiguousarray(replayed.rows[window])
-                risk, anomaly = result.model.score(block)
-                risks.append(risk)
-                own.append(point.alerts(risk, anomaly))
-                of_tiers = result.model.tiers(block)
-                by_tier = zip(*(of_tiers[tier].tolist() for tier in tiers), strict=True)
-                places = window.tolist()
-                rows = [replayed.tested[row] for row in places]
-                by_rules = rules.evaluate(FeatureRows(rows, point.columns(risk, anomaly)))
-                for row, scores, own_risk, found in zip(places, by_tier, risk.tolist(), by_rules, strict=True):
-                    if found.fraudulent:
-                        for name in found.rules:
-                            fired.setdefault(name, []).append(len(alerts))
-                    alerts.append(found.fraudulent)
-                    blocked.append(found.action == "block")
-                    score = combined(found.p_genuine, own_risk)
-                    writer.writerow(
-                        (
-                            replayed.ids[row],
-                            replayed.tested[row][_USER],
-                            datetime.fromtimestamp(replayed.at[row], UTC).isoformat(),
-                            replayed.amounts[row],
-                            int(replayed.fraud[row]) if replayed.labelled[row] else "",
-                            *scores,
-                            *(score, int(found.fraudulent), found.action, " | ".join(found.reasons)),
-                        )
-                    )
-            decided.append(
-                Decided(
-                    result.week,
-                    point,
-                    result.window,
-                    np.concatenate(risks),
-                    replayed.by_rules[result.window],
-                    np.concatenate(own),
-                    np.array(alerts, np.bool_),
-                    np.array(blocked, np.bool_),
-                    {name: _among(places, len(alerts)) for name, places in fired.items()},
-                )
+        return [_decide(replayed, result, rules, tiers, writer.writerows) for result in results]
+
+
+def _decide(
+    replayed: Replayed,
+    result: Result,
+    rules: RuleSet,
+    tiers: list[str],
+    write: Callable[[Iterable[tuple[Any, ...]]], None],
+) -> Decided:
+    """The decisions of one window, whose lines it writes."""
+    point = result.model.operating_point
+    risks, own = [], []
+    alerts: list[bool] = []
+    blocked: list[bool] = []
+    fired: dict[str, list[int]] = {}
+    for rows, batch in _of_window(replayed, result.window):
+        block = replayed.rows[rows]
+        risk, anomaly = result.model.score(block)
+        risks.append(risk)
+        own.append(point.alerts(risk, anomaly))
+        batch.put(point.columns(risk, anomaly))
+        found = rules.evaluate(batch)
+        for place, each in enumerate(found, len(alerts)):
+            if each.fraudulent:
+                for name in each.rules:
+                    fired.setdefault(name, []).append(place)
+        alerts += [each.fraudulent for each in found]
+        blocked += [each.action == "block" for each in found]
+        of_tiers = result.model.tiers(block)
+        truth = zip(replayed.fraud[rows].tolist(), replayed.labelled[rows].tolist(), strict=True)
+        write(
+            zip(
+                [txn.transaction_id or "" for txn in batch.transactions],
+                batch.column("user"),
+                [datetime.fromtimestamp(at, UTC).isoformat() for at in replayed.at[rows].tolist()],
+                replayed.amounts[rows].tolist(),
+                [int(fraud) if labelled else "" for fraud, labelled in truth],
+                *(of_tiers[tier].tolist() for tier in tiers),
+                [combined(each.p_genuine, own_risk) for each, own_risk in zip(found, risk.tolist(), strict=True)],
+                [int(each.fraudulent) for each in found],
+                [each.action for each in found],
+                [" | ".join(each.reasons) for each in found],
+                strict=True,
             )
-    return decided
+        )
+    return Decided(
+        result.week,
+        point,
+        result.window,
+        np.concatenate(risks),
+        replayed.by_rules[result.window],
+        np.concatenate(own),
+        np.array(alerts, np.bool_),
+        np.array(blocked, np.bool_),
+        {name: _among(places, len(alerts)) for name, places in fired.items()},
+    )
+
+
+def _of_window(replayed: Replayed, window: Indices) -> Iterator[tuple[Indices, FeatureBatch]]:
+    """The transactions of a window in batches, and their rows in the replayed history; they follow each other there."""
+    for first, batch in replayed.tested:
+        begin = max(int(window[0]) - first, 0)
+        end = min(int(window[-1]) + 1 - first, len(batch))
+        if begin < end:
+            whole = end - begin == len(batch)
+            yield np.arange(first + begin, first + end), batch if whole else batch.part(range(begin, end))
 
 
 def _among(places: list[int], count: int) -> Bools:

@@ -2,10 +2,10 @@
 
 `python -m training.evaluate --history FILE --label-delay 7d --train-from A --test-from B --test-until C --out DIR`
 writes scores.csv (its columns: `decisions.scores_columns`), metrics.json and report.html. The history is replayed
-through the functions that the flow's steps call, in their order, with each label coming in when it comes: a test holds
-the two equal, number by number. With `--weeks N` the test window is N weeks, and the model is trained anew for each, as
-the "Reproducible Machine Learning for Credit Card Fraud Detection" handbook does. The operating point is chosen anew
-for each week, too, in its training window alone; for the first seed only, whose models decide.
+through the profiles of the flow, with each label coming in when it comes: a test holds the two equal, number by number.
+With `--weeks N` the test window is N weeks, and the model is trained anew for each, as the "Reproducible Machine
+Learning for Credit Card Fraud Detection" handbook does. The operating point is chosen anew for each week, too, in its
+training window alone; for the first seed only, whose models decide.
 """
 
 import sys
@@ -30,7 +30,7 @@ from training.history import DAY, History, Past, after, find_label_column, read_
 from training.labels_file import read_labels, relabelled
 from training.measures import Measures
 from training.report import write_report
-from training.tiers import population
+from training.tiers import amount_prior
 
 SHOWN = {
     "average precision": "average_precision",
@@ -77,16 +77,16 @@ def run(options: Options, console: Console) -> None:
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=console
     ) as progress:
         task = progress.add_task("learn what amounts are like", total=1.0)
-        among_all = population(_between(history, options.train_from, options.test_from, progress, task))
+        prior = amount_prior(_between(history, options.train_from, options.test_from, progress, task))
         progress.update(task, completed=1.0)
-        replayed = collect(history, options, among_all, label_time, rules, progress)
+        replayed = collect(history, options, prior, label_time, rules, progress)
         results = []
         parts = windows(options)
         task = progress.add_task("train and test", total=len(parts) * len(options.seeds))
         for begin, end in parts:
             for seed in options.seeds:
                 note = notes.append if seed == options.seeds[0] else None
-                results.append(train_and_test(replayed, options, among_all, begin, end, seed, note))
+                results.append(train_and_test(replayed, options, prior, begin, end, seed, note))
                 progress.advance(task)
     options.out.mkdir(parents=True, exist_ok=True)
     of_first_seed = [result for result in results if result.seed == options.seeds[0]]
@@ -147,7 +147,7 @@ def by_scenario(measures: list[Measures]) -> dict[str, dict[str, float]]:
 
 
 def importance(model: TieredModel) -> dict[str, float]:
-    """How much each fact matters to the supervised tier, its share of the splits' gain; empty without one."""
+    """How much each feature matters to the supervised tier, its share of the splits' gain; empty without one."""
     return dict(sorted(model.importance.items(), key=lambda item: -item[1]))
 
 

@@ -2,23 +2,23 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 from rich.progress import Progress
 
-from dataflow.features import Facts
+from dataflow.features.batch import FeatureBatch
 from dataflow.operating_point import OperatingPoint
-from dataflow.profile import Population
+from dataflow.profiles.amounts import AmountPrior
 from dataflow.rules import RuleSet
-from dataflow.scoring import Bools, Columns, Floats, Indices, Metadata, Rows, Window
+from dataflow.scoring import Bools, Floats, Indices, Metadata, Rows, Window
 from dataflow.settings import UserError
 from dataflow.tiers import SUPERVISED, TieredModel, needed
 from training.evaluate_options import Options
-from training.history import DAY, History, LabelTime, Past, replay
+from training.history import DAY, History, LabelTime, Past
 from training.measures import Measures, measure
 from training.operating_points import FEWEST_TO_CARRY_OVER, Note, Scored, carried_over, choose, rule_alerts
+from training.replay import replay
 from training.tiers import FOREST_FEATURES, SUPERVISED_FEATURES, TooFewLabelsError, all_tiers, fit
 
 BATCH = 4096
@@ -30,9 +30,8 @@ FEATURES = needed(all_tiers(SUPERVISED), FOREST_FEATURES, SUPERVISED_FEATURES)
 
 
 class Replayed(NamedTuple):
-    """The history as facts, one row a transaction, and what is known of each and from when on."""
+    """The history as the models see it, one row a transaction, and what is known of each and from when on."""
 
-    ids: list[str]
     users: "np.ndarray[Any, np.dtype[np.int32]]"  # numbered in the order in which they first came
     at: Floats
     amounts: Floats
@@ -42,7 +41,8 @@ class Replayed(NamedTuple):
     label_at: Floats  # infinite where no label ever comes
     scenario: list[str]
     by_rules: Bools  # alerts of the rules without the model, from the start of the training on
-    tested: dict[int, Facts]  # of the rows from the start of the test on, for the rules
+    tested: list[tuple[int, FeatureBatch]]
+    """The transactions from the start of the test on, for the rules: in their order, each batch with its first row."""
 
 
 class Result(NamedTuple):
@@ -56,17 +56,15 @@ class Result(NamedTuple):
 
 
 def collect(
-    history: History, options: Options, among_all: Population, label_time: LabelTime, rules: RuleSet, progress: Progress
+    history: History, options: Options, prior: AmountPrior, label_time: LabelTime, rules: RuleSet, progress: Progress
 ) -> Replayed:
     """Replays the history up to the end of the test, and keeps the models' columns."""
-    columns = Columns(FEATURES)
     task = progress.add_task("replay the history", total=1.0)
     numbers: dict[str, int] = {}
-    ids: list[str] = []
-    users, at, amounts, scenario = [], [], [], []
-    blocks, truth, label_at = [], [], []
-    by_rules: list[bool] = []
-    tested: dict[int, Facts] = {}
+    count = 0
+    users, at, amounts, rows, truth, label_at, by_rules = [], [], [], [], [], [], []
+    scenario: list[str] = []
+    tested: list[tuple[int, FeatureBatch]] = []
 
     def until() -> Iterator[Past]:
         for past in history:
@@ -74,44 +72,40 @@ def collect(
                 return
             yield past
 
-    replaying = replay(until(), among_all, label_time)
-    while batch := list(islice(replaying, BATCH)):
-        blocks.append(columns([facts for _, facts in batch]))
-        for past, facts in batch:
-            txn = past.transaction
-            if txn.at >= options.test_from:
-                tested[len(ids)] = facts
-            ids.append(txn.transaction_id or "")
-            users.append(numbers.setdefault(txn.user, len(numbers)))
-            at.append(txn.at)
-            amounts.append(txn.amount)
-            truth.append(2 if past.fraud is None else int(past.fraud))
-            comes = label_time(past)
-            label_at.append(np.inf if comes is None else comes)
-            scenario.append(past.scenario)
-        if at[-1] >= options.train_from:
-            by_rules += rule_alerts(rules, [facts for _, facts in batch])
-        else:
-            by_rules += [False] * len(batch)
+    for past, batch in replay(until(), prior, label_time):
+        times = np.array(batch.column("timestamp"))  # copies: a view would keep all features of its batch
+        at.append(times)
+        amounts.append(np.array(batch.column("amount")))
+        rows.append(batch.floats(FEATURES))
+        # `len` is read before `setdefault` puts the user there: so users are numbered from 0.
+        users.append(np.array([numbers.setdefault(user, len(numbers)) for user in batch.column("user")], np.int32))
+        truth.append(np.array([2 if each.fraud is None else each.fraud for each in past], np.int8))
+        label_at.append(np.array([label_time(each) for each in past], np.float64))  # float64 makes NaN of None
+        scenario += [each.scenario for each in past]
+        trained = times[-1] >= options.train_from
+        by_rules.append(rule_alerts(rules, batch) if trained else np.zeros(len(batch), np.bool_))
+        first = int(np.searchsorted(times, options.test_from))
+        if first < len(batch):
+            tested.append((count + first, batch if first == 0 else batch.part(range(first, len(batch)))))
+        count += len(batch)
         progress.update(task, completed=history.progress)
     progress.update(task, completed=1.0)
-    if not blocks:
+    if not count:
         msg = f"{options.history} has no transaction before {day(options.test_until)}"
         raise UserError(msg)
-    rows = np.concatenate(blocks)
-    rows[np.isinf(rows)] = np.float32(30 * DAY)  # "seconds since the last", where there was none
-    known = np.array(truth, np.int8)
+    all_rows = np.concatenate(rows)
+    all_rows[np.isinf(all_rows)] = np.float32(30 * DAY)  # "seconds since the last", where there was none
+    known, comes = np.concatenate(truth), np.concatenate(label_at)
     return Replayed(
-        ids=ids,
-        users=np.array(users, np.int32),
-        at=np.array(at),
-        amounts=np.array(amounts),
-        rows=rows,
+        users=np.concatenate(users),
+        at=np.concatenate(at),
+        amounts=np.concatenate(amounts),
+        rows=all_rows,
         fraud=known == 1,
         labelled=known < 2,
-        label_at=np.array(label_at),
+        label_at=np.where(np.isnan(comes), np.inf, comes),
         scenario=scenario,
-        by_rules=np.array(by_rules, np.bool_),
+        by_rules=np.concatenate(by_rules),
         tested=tested,
     )
 
@@ -119,7 +113,7 @@ def collect(
 def train_and_test(
     replayed: Replayed,
     options: Options,
-    among_all: Population,
+    prior: AmountPrior,
     begin: float,
     end: float,
     seed: int,
@@ -135,7 +129,7 @@ def train_and_test(
     at = replayed.at
     start = options.train_from + begin - options.test_from  # each week has a window of the same length before it
     try:
-        model = fitted(replayed, options, among_all, start, begin, seed)
+        model = fitted(replayed, options, prior, start, begin, seed)
     except TooFewLabelsError as error:
         advice = "take an earlier --train-from, or --tiers feedback"
         msg = f"cannot train for the window from {day(begin)}: {error}: {advice}"
@@ -144,7 +138,7 @@ def train_and_test(
         msg = f"cannot train for the window from {day(begin)}: {error}"
         raise UserError(msg) from error
     if note is not None:
-        model.operating_point = choose_point(replayed, options, among_all, start, begin, model, note)
+        model.operating_point = choose_point(replayed, options, prior, start, begin, model, note)
     # Cards known as compromised by then are not tested: they would be blocked. The handbook removes those that the
     # training knew, and day by day those that became known since.
     test = (at >= begin) & (at < end)
@@ -170,7 +164,7 @@ def train_and_test(
 
 
 def fitted(
-    replayed: Replayed, options: Options, among_all: Population, start: float, moment: float, seed: int
+    replayed: Replayed, options: Options, prior: AmountPrior, start: float, moment: float, seed: int
 ) -> TieredModel:
     """A model of what lies between `start` and a moment, by the labels that had come by that moment.
 
@@ -181,14 +175,14 @@ def fitted(
     past = (replayed.at >= start) & (replayed.at < moment)
     in_time = replayed.labelled & (replayed.label_at <= moment)
     rows = np.ascontiguousarray(replayed.rows[past])
-    artifact = fit(options.tiers, rows, FEATURES, replayed.fraud[past], in_time[past], among_all, seed, 0.01)
+    artifact = fit(options.tiers, rows, FEATURES, replayed.fraud[past], in_time[past], prior, seed, 0.01)
     return TieredModel(_metadata(options, seed, moment), artifact)
 
 
 def choose_point(
     replayed: Replayed,
     options: Options,
-    among_all: Population,
+    prior: AmountPrior,
     start: float,
     begin: float,
     model: TieredModel,
@@ -207,7 +201,7 @@ def choose_point(
     known = replayed.labelled & (replayed.label_at <= begin)
     unseen = ~known if options.tiers[-1] == SUPERVISED else np.ones(len(known), np.bool_)
     try:
-        earlier = fitted(replayed, options, among_all, start, moment, model.metadata.seed)
+        earlier = fitted(replayed, options, prior, start, moment, model.metadata.seed)
     except (TooFewLabelsError, ValueError) as error:
         rows = np.flatnonzero((replayed.at >= start) & (replayed.at < begin) & unseen)
         told = f"{len(rows):,} transactions before {day(begin)} whose labels had not come ({error})"

@@ -1,18 +1,16 @@
-"""From a history to a fitted model, and how good it is: on the flow's own facts, with labels as they come."""
+"""From a history to a fitted model, and how good it is: on the flow's own features, with labels as they come."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dataflow.profile import Population
+from dataflow.profiles.amounts import AmountPrior
 from dataflow.rules import RuleSet
 from dataflow.scoring import (
     ISOLATION_FOREST,
     Bools,
-    Columns,
     Floats,
     Metadata,
     Model,
@@ -21,13 +19,14 @@ from dataflow.scoring import (
 )
 from dataflow.settings import UserError
 from dataflow.tiers import TieredModel, needed
-from training.history import History, after, replay
+from training.history import History, after
 from training.operating_points import Scored, rule_alerts
+from training.replay import replay
 from training.tiers import FOREST_FEATURES, SUPERVISED_FEATURES, TooFewLabelsError, all_tiers
 from training.tiers import fit as fit_tiers
 from training.train_options import Options
 
-BATCH = 4_096  # transactions that become rows at a time
+BATCH = 4_096  # transactions that are scored at a time
 
 
 class Replayed(NamedTuple):
@@ -75,7 +74,7 @@ def features_of(options: Options) -> tuple[str, ...]:
 
 
 def collect(
-    history: History, options: Options, among_all: Population, rules: RuleSet, tell: Callable[[float], None]
+    history: History, options: Options, prior: AmountPrior, rules: RuleSet, tell: Callable[[float], None]
 ) -> Replayed:
     """Replays the history and keeps the model's columns, 4 bytes a value, and what the rules alone alert on.
 
@@ -84,19 +83,19 @@ def collect(
     Raises:
         UserError: the history is wrong, or too short for any model.
     """
-    columns = Columns(features_of(options))
+    features = features_of(options)
     blocks: list[Rows] = []
     truth: list[bytes] = []
-    times: list[float] = []
-    amounts: list[float] = []
-    by_rules: list[bool] = []
-    replaying = replay(history, among_all, None if options.tiers == [ISOLATION_FOREST] else after(options.label_delay))
-    while batch := list(islice(replaying, BATCH)):
-        blocks.append(columns([facts for _, facts in batch]))
-        truth.append(bytes(2 if past.fraud is None else past.fraud for past, _ in batch))
-        times += [past.transaction.at for past, _ in batch]
-        amounts += [past.transaction.amount for past, _ in batch]
-        by_rules += rule_alerts(rules, [facts for _, facts in batch])
+    times: list[Floats] = []  # copies: a view would keep all features of its batch
+    amounts: list[Floats] = []
+    by_rules: list[Bools] = []
+    label_time = None if options.tiers == [ISOLATION_FOREST] else after(options.label_delay)
+    for past, batch in replay(history, prior, label_time):
+        blocks.append(batch.floats(features))
+        truth.append(bytes(2 if each.fraud is None else each.fraud for each in past))
+        times.append(np.array(batch.column("timestamp")))
+        amounts.append(np.array(batch.column("amount")))
+        by_rules.append(rule_alerts(rules, batch))
         tell(history.progress)
     tell(1.0)
     count = sum(map(len, blocks))
@@ -108,13 +107,13 @@ def collect(
         np.concatenate(blocks),
         fraud == 1,
         fraud < 2,
-        np.array(times),
-        np.array(amounts),
-        np.array(by_rules, np.bool_),
+        np.concatenate(times),
+        np.concatenate(amounts),
+        np.concatenate(by_rules),
     )
 
 
-def fit(replayed: Replayed, options: Options, among_all: Population, moment: float) -> Any:
+def fit(replayed: Replayed, options: Options, prior: AmountPrior, moment: float) -> Any:
     """What the pickle holds, fitted to what was known at a moment: a forest, or the artifact of several tiers.
 
     Raises:
@@ -137,7 +136,7 @@ def fit(replayed: Replayed, options: Options, among_all: Population, moment: flo
             features,
             replayed.fraud,
             known,
-            among_all,
+            prior,
             options.seed,
             options.contamination,
         )

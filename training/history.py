@@ -7,7 +7,7 @@ import io
 import math
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from itertools import count, islice
@@ -16,10 +16,7 @@ from typing import IO, Any, Protocol
 
 import msgspec
 
-from dataflow.features import Facts, observe_merchant, observe_user, row
-from dataflow.feedback import Feedback
 from dataflow.parsing import event_time
-from dataflow.profile import ANYONE, Lessons, MerchantProfile, Population, UserProfile
 from dataflow.settings import UserError
 from dataflow.simulation import DEFAULT_START, history, natural_rate
 from dataflow.transaction import UNKNOWN, Transaction
@@ -153,49 +150,6 @@ LabelTime = Callable[[Past], float | None]
 def after(delay: float) -> LabelTime:
     """Labels that come so many seconds after their transactions, where these are known at all."""
     return lambda past: None if past.fraud is None else past.transaction.at + delay
-
-
-def replay(
-    past: Iterable[Past], population: Population = ANYONE, label_time: LabelTime | None = None
-) -> Iterator[tuple[Past, Facts]]:
-    """Each transaction with the facts that the flow would have had: of the profiles as they were before.
-
-    A label counts from its `label_time` on, and before the transaction of that very time; without that, none does.
-    """
-    users: dict[str, UserProfile] = {}
-    merchants: dict[str, MerchantProfile] = {}
-    pending: list[tuple[float, int, Past]] = []
-    for number, each in enumerate(past):
-        txn = each.transaction
-        while pending and pending[0][0] <= txn.at:
-            labelled_at, _, known = heapq.heappop(pending)
-            label = _feedback(known, labelled_at)
-            _teach(merchants, users[label.user].learn(label))
-        user = users.get(txn.user)
-        if user is None:
-            user = users[txn.user] = UserProfile()
-        merchant = merchants.get(txn.merchant)
-        if merchant is None:
-            merchant = merchants[txn.merchant] = MerchantProfile()
-        payment = observe_user(txn, user, population)
-        facts = row(txn, payment.last_location, observe_merchant(payment, merchant, population))
-        _teach(merchants, payment.lessons)
-        yield each, facts
-        if label_time is not None and (comes := label_time(each)) is not None:
-            heapq.heappush(pending, (comes, number, each))
-
-
-def _feedback(known: Past, labelled_at: float) -> Feedback:
-    txn = known.transaction
-    return Feedback(txn.transaction_id or "", txn.user, txn.merchant, txn.at, bool(known.fraud), labelled_at)
-
-
-def _teach(merchants: dict[str, MerchantProfile], lessons: Lessons) -> None:
-    for lesson in lessons:
-        merchant = merchants.get(lesson.merchant)
-        if merchant is None:
-            merchant = merchants[lesson.merchant] = MerchantProfile()
-        merchant.learn(lesson)
 
 
 def _simulated(seed: int, users: int, days: float, start: datetime, population: str) -> History:

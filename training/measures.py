@@ -90,7 +90,7 @@ def isotonic_deviation(risk: Floats, fraud: Bools, bins: int = 12) -> float:
 def card_precision(risk: Floats, fraud: Bools, at: Floats, users: "np.ndarray[Any, Any]", top: int) -> float:
     """The handbook's card precision top-k: share of frauds among the k riskiest users of a day, mean over the days.
 
-    A user counts by his riskiest transaction of the day, and no more once he was found.
+    A user counts by their riskiest transaction of the day, and no more once they were found.
     """
     day = (at // DAY).astype(np.int64)
     found: set[int] = set()

@@ -6,15 +6,15 @@ too. `--precision` is of the model's own alerts. `--cost-of-alert` weighs all al
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 
-from dataflow.features import Facts
-from dataflow.operating_point import CurvePoint, Interval, OperatingPoint
-from dataflow.rules import FeatureRows, RuleSet
+from dataflow.features.batch import FeatureBatch
+from dataflow.operating_point import CurvePoint, Interval, OperatingPoint, columns_without_model
+from dataflow.rules import RuleSet
 from dataflow.scoring import Bools, Floats, Indices
 from dataflow.settings import UserError
 from training.arguments import number
@@ -138,9 +138,13 @@ def _share(text: str) -> float:
     return value
 
 
-def rule_alerts(rules: RuleSet, facts: Sequence[Facts]) -> list[bool]:
-    """On which transactions the rules alone raise an alert: as if the model never did."""
-    return [result.fraudulent for result in rules.evaluate(FeatureRows(facts))]
+def rule_alerts(rules: RuleSet, batch: FeatureBatch) -> Bools:
+    """On which transactions the rules alone raise an alert; shape (n,).
+
+    The batch then has the model's columns, too, as they are where no model says anything.
+    """
+    batch.put(columns_without_model(len(batch)))
+    return np.fromiter((result.fraudulent for result in rules.evaluate(batch)), np.bool_, len(batch))
 
 
 def reads_model(rules: RuleSet) -> bool:

@@ -1,7 +1,6 @@
 """What an operating point is moved by: transactions replayed, or the decisions that the model has made."""
 
 from collections.abc import Iterable, Sequence
-from itertools import islice
 
 import msgspec
 import numpy as np
@@ -16,10 +15,10 @@ from dataflow.scoring import Bools, Floats, Metadata, Scorer
 from dataflow.settings import Settings, UserError
 from dataflow.simulation import POPULATIONS
 from dataflow.tiers import SUPERVISED
-from training.backtest_run import Deciders
-from training.fitting import BATCH
-from training.history import DAY, History, after, find_label_column, read_history, replay
+from training.deciders import Deciders
+from training.history import DAY, History, after, find_label_column, read_history
 from training.operating_points import Note, Scored, need_labels, part, rule_alerts
+from training.replay import replay
 from training.threshold_options import Options
 from training.train_options import LABEL_DELAY, simulated_size
 
@@ -63,35 +62,39 @@ def scored_by_replay(model: Scorer, rules: RuleSet, options: Options, console: C
 def _replayed(model: Scorer, rules: RuleSet, history: History, delay: float, console: Console) -> Scored:
     """The whole history, each transaction with the profiles as they were before it and the labels that had come."""
     risks, anomalies = [np.empty(0)], [np.empty(0, np.bool_)]
+    amounts, times, by_rules = [np.empty(0)], [np.empty(0)], [np.empty(0, np.bool_)]
     fraud: list[bool | None] = []
-    amounts: list[float] = []
-    times: list[float] = []
-    by_rules: list[bool] = []
     columns = (TextColumn("{task.description:28}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("replay the history", total=1.0)
-        replaying = replay(history, model.population, after(delay))
-        while batch := list(islice(replaying, BATCH)):
-            facts = [facts for _, facts in batch]
-            risk, anomaly = model.score(model.rows(facts))
+        for past, batch in replay(history, model.amount_prior, after(delay)):
+            risk, anomaly = model.score(batch.floats(model.features))
             risks.append(risk)
             anomalies.append(anomaly)
-            fraud += [past.fraud for past, _ in batch]
-            amounts += [past.transaction.amount for past, _ in batch]
-            times += [past.transaction.at for past, _ in batch]
-            by_rules += rule_alerts(rules, facts)
+            fraud += [each.fraud for each in past]
+            amounts.append(np.array(batch.column("amount")))  # copies: a view would keep all features of its batch
+            times.append(np.array(batch.column("timestamp")))
+            by_rules.append(rule_alerts(rules, batch))
             progress.update(task, completed=history.progress)
         progress.update(task, completed=1.0)
-    return _scored(np.concatenate(risks), np.concatenate(anomalies), fraud, amounts, times, by_rules, history.source)
+    return _scored(
+        np.concatenate(risks),
+        np.concatenate(anomalies),
+        fraud,
+        np.concatenate(amounts),
+        np.concatenate(times),
+        np.concatenate(by_rules),
+        history.source,
+    )
 
 
 def _scored(
     risk: Floats,
     anomaly: Bools,
     fraud: Sequence[bool | None],
-    amounts: Sequence[float],
-    times: Sequence[float],
-    by_rules: Sequence[bool],
+    amounts: Floats,
+    times: Floats,
+    by_rules: Bools,
     measured_on: str,
 ) -> Scored:
     return Scored(
@@ -99,9 +102,9 @@ def _scored(
         anomaly,
         fraud=np.array([each is True for each in fraud], np.bool_),
         labelled=np.array([each is not None for each in fraud], np.bool_),
-        amounts=np.array(amounts),
-        times=np.array(times),
-        by_rules=np.array(by_rules, np.bool_),
+        amounts=amounts,
+        times=times,
+        by_rules=by_rules,
         measured_on=measured_on,
     )
 
@@ -192,7 +195,15 @@ def scored_on_topics(model: Scorer, rules: RuleSet, options: Options, note: Note
     if strange:
         note(f"{strange:,} messages on {where} are not decisions with a model_score, and were left out")
     measured_on = f"{len(risk):,} decisions of this model on {where}"
-    scored = _scored(np.array(risk), np.zeros(len(risk), np.bool_), fraud, amounts, times, by_rules, measured_on)
+    scored = _scored(
+        np.array(risk),
+        np.zeros(len(risk), np.bool_),
+        fraud,
+        np.array(amounts),
+        np.array(times),
+        np.array(by_rules, np.bool_),
+        measured_on,
+    )
     if scored.labelled.any():
         alerted = scored.by_rules | (scored.risk >= model.operating_point.alert)
         note(

@@ -1,12 +1,12 @@
 """Fits the tiers of a model to what was known at a moment: see `dataflow.tiers` for what each is."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from dataflow.profile import Population
+from dataflow.profiles.amounts import AmountPrior
 from dataflow.scoring import ISOLATION_FOREST, Bools, Floats, Rows
 from dataflow.tiers import ENOUGH_HISTORY, GRADED, NEED_HISTORY, SUPERVISED, Calibration, ColdStart, Normal, Tail
 from training.history import Past
@@ -48,6 +48,9 @@ CALIBRATED_ON = 0.25
 ENOUGH_FOR_ISOTONIC, ENOUGH_FOR_PLATT = 100, 10
 """Frauds among these from which a curve of any rising shape is fitted, and one of two parameters."""
 
+BLOCK = 4_096
+"""Transactions of which amounts are summed up at a time."""
+
 UNCALIBRATED = Calibration(np.array([0.0, 1.0]), np.array([0.0, 1.0]))
 """Scores as they are."""
 
@@ -56,28 +59,30 @@ class TooFewLabelsError(Exception):
     """There are not enough labels to learn from."""
 
 
-def population(past: Iterable[Past], fewest: int = 10) -> Population:
-    """What amounts are like among all: the median user's mean, and his spread in means.
+def amount_prior(past: Iterable[Past], fewest: int = 10) -> AmountPrior:
+    """What amounts are like among all: the median user's mean, and the spread of their amounts in means.
 
-    Of the users with at least `fewest` transactions in the window; without any such, `Population` says not known.
+    Of the users with at least `fewest` transactions in the window; without any such, it says not known.
     """
-    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
-    for each in past:
-        amount = each.transaction.amount
-        of_user = sums[each.transaction.user]
-        of_user[0] += 1.0
-        of_user[1] += amount
-        of_user[2] += amount * amount
-    known = np.array([values for values in sums.values() if values[0] >= fewest])
-    if not len(known):
-        return Population()
-    count, total, squares = known.T
+    numbers: dict[str, int] = {}
+    totals = np.zeros((3, 0))  # of each user: transactions, the sum of their amounts, that of the squares
+    rows = iter(past)
+    while block := [each.transaction for each in islice(rows, BLOCK)]:
+        # `len` is read before `setdefault` puts the user there: so users are numbered from 0.
+        users = np.fromiter((numbers.setdefault(txn.user, len(numbers)) for txn in block), np.intp, len(block))
+        amounts = np.fromiter((txn.amount for txn in block), np.float64, len(block))
+        totals = np.pad(totals, ((0, 0), (0, len(numbers) - totals.shape[1])))
+        for total, values in zip(totals, (np.ones(len(block)), amounts, amounts * amounts), strict=True):
+            np.add.at(total, users, values)
+    count, total, squares = totals[:, totals[0] >= fewest]
+    if not len(count):
+        return AmountPrior()
     mean = total / count
     spread = np.sqrt(np.maximum(squares / count - mean * mean, 0.0) * count / (count - 1.0))
     paid = mean > 0
     if not paid.any():
-        return Population()
-    return Population(float(np.median(mean[paid])), float(np.median(spread[paid] / mean[paid])))
+        return AmountPrior()
+    return AmountPrior(float(np.median(mean[paid])), float(np.median(spread[paid] / mean[paid])))
 
 
 def fit(
@@ -86,11 +91,11 @@ def fit(
     names: Sequence[str],
     fraud: Bools,
     labelled: Bools,
-    population: Population,
+    prior: AmountPrior,
     seed: int,
     contamination: float | str,
 ) -> dict[str, Any]:
-    """The artifact of a model: its forest, the tails of the graded facts, and the supervised tier where named.
+    """The artifact of a model: its forest, the tails of the graded features, and the supervised tier where named.
 
     rows: (n, len(names)), finite, in the order of time; fraud and labelled: (n,), what was known of each when the model
     is trained.
@@ -104,7 +109,7 @@ def fit(
         msg = "there is no transaction to learn from"
         raise ValueError(msg)
     column = {name: number for number, name in enumerate(names)}
-    normal = normal_facts(rows, names)
+    normal = normal_features(rows, names)
     rows = ColdStart(names, normal)(rows)
     learned = rows[:, [column[name] for name in FOREST_FEATURES]]
     forest = IsolationForest(
@@ -118,7 +123,7 @@ def fit(
         "forest_features": list(FOREST_FEATURES),
         "forest_tail": (own.largest, own.count),
         "tails": {name: (tail.largest, tail.count) for name, tail in tails.items()},
-        "population": tuple(population),
+        "population": tuple(prior),
         "normal": tuple(normal),
     }
     if SUPERVISED not in tiers:
@@ -128,19 +133,19 @@ def fit(
     if frauds < FEWEST_FRAUDS or frauds == len(known):
         msg = f"{frauds} frauds among {len(known)} labels known in time, {FEWEST_FRAUDS} are needed"
         raise TooFewLabelsError(msg)
-    facts = rows[:, [column[name] for name in SUPERVISED_FEATURES]]
+    supervised = rows[:, [column[name] for name in SUPERVISED_FEATURES]]
     earlier, later = np.split(known, [int(len(known) * (1 - CALIBRATED_ON))])
     if 0 < fraud[earlier].sum() < len(earlier):
-        raw = fit_boosting(facts[earlier], fraud[earlier], seed).predict_proba(facts[later])[:, 1]
+        raw = fit_boosting(supervised[earlier], fraud[earlier], seed).predict_proba(supervised[later])[:, 1]
         artifact["calibration"] = tuple(calibrate(raw, fraud[later]))
     else:
         artifact["calibration"] = tuple(UNCALIBRATED)
     artifact["supervised_features"] = list(SUPERVISED_FEATURES)
-    artifact["boosting"] = fit_boosting(facts[known], fraud[known], seed)
+    artifact["boosting"] = fit_boosting(supervised[known], fraud[known], seed)
     return artifact
 
 
-def normal_facts(rows: Rows, names: Sequence[str]) -> Normal:
+def normal_features(rows: Rows, names: Sequence[str]) -> Normal:
     """What is normal among all, of rows of shape (n, len(names)): medians of the users with enough history."""
     column = {name: number for number, name in enumerate(names)}
     warm = rows[rows[:, column["history"]] >= ENOUGH_HISTORY]
@@ -151,7 +156,7 @@ def normal_facts(rows: Rows, names: Sequence[str]) -> Normal:
     return Normal(medians, float(amounts.mean()), float(amounts.std()))
 
 
-def fit_boosting(facts: Rows, fraud: Bools, seed: int) -> Any:
+def fit_boosting(rows: Rows, fraud: Bools, seed: int) -> Any:
     """Gradient boosting fitted to all frauds and at most `GENUINE_KEPT` others, weighted for those left out.
 
     A random forest beside it, the mean of both, took nine times as long to fit and ordered no better: average precision
@@ -179,7 +184,7 @@ def fit_boosting(facts: Rows, fraud: Bools, seed: int) -> Any:
     # On a machine with other work, threads that wait for each other by spinning made this five times slower; and sums
     # over threads differ in their last digits.
     with threadpool_limits(1, user_api="openmp"):
-        return boosting.fit(facts[chosen], fraud[chosen].astype(np.int64), sample_weight=weights)
+        return boosting.fit(rows[chosen], fraud[chosen].astype(np.int64), sample_weight=weights)
 
 
 def calibrate(raw: Floats, fraud: Bools) -> Calibration:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from dataflow.features import FIELDS
+from dataflow.features.catalogue import FIELDS
 from dataflow.scoring import ISOLATION_FOREST, TIERS
 from dataflow.settings import Settings, UserError
 from dataflow.simulation import POPULATIONS
@@ -189,7 +189,7 @@ def _features(text: str) -> tuple[str, ...]:
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in numbers:
-            msg = f"{name!r} is none of the facts that are numbers: {', '.join(numbers)}"
+            msg = f"{name!r} is none of the features that are numbers: {', '.join(numbers)}"
             raise argparse.ArgumentTypeError(msg)
         if names.count(name) > 1:
             msg = f"{name!r} stands there twice"

@@ -4,13 +4,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from itertools import islice
+from operator import add
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dataflow.rules.fields import ALL_FIELDS, OF_FEEDBACK, OF_MODEL, FeatureRows
+from dataflow.features.batch import FeatureBatch
+from dataflow.operating_point import columns_without_model
+from dataflow.rules.fields import ALL_FIELDS, OF_FEEDBACK, OF_MODEL
 from dataflow.rules.functions import FUNCTIONS
 from dataflow.rules.rules_file import examine
 from dataflow.rules.ruleset import RuleSet
@@ -18,6 +21,8 @@ from dataflow.settings import Settings, UserError
 
 SAMPLE = 20_000
 """Transactions of the simulation, or of a history, on which the conditions are tried."""
+BATCH = SAMPLE // 4
+"""Of them at a time."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,18 +83,21 @@ def show_check(path: Path, history: Path | None, model: Path | None, console: Co
             print(f"redflag: {mistake}", file=sys.stderr)
         return 2
     tried_on, source, scored = sample(rules, history, model)
-    hits = rules.matches(tried_on)
+    count = sum(map(len, tried_on))
+    hits = [0] * len(rules.rules)
+    for batch in tried_on:
+        hits = list(map(add, hits, rules.matches(batch)))
     table = Table(title=f"{path}: {len(rules.rules)} rules, version {rules.version}", title_justify="left")
     for column in ("rule", "mode", "action", "weight", "cooldown", "meets it"):
         table.add_column(column, justify="left" if column in ("rule", "mode", "action") else "right")
-    for rule, count, reads in zip(rules.rules, hits, rules.reads, strict=True):
+    for rule, met_by, reads in zip(rules.rules, hits, rules.reads, strict=True):
         tried = rule.effect != "off" and (scored or not reads & OF_MODEL) and not reads & OF_FEEDBACK
-        share = f"{count / len(tried_on):.3%}" if tried and tried_on else "not tried"
+        share = f"{met_by / count:.3%}" if tried and count else "not tried"
         cooldown = f"{rule.cooldown:g} s" if rule.cooldown else ""
         table.add_row(rule.id, rule.effect, rule.action, f"{rule.weight:g}", cooldown, share)
         # That a list has no one of the sample on it says nothing.
-        if tried and rule.effect in ("active", "shadow") and count in (0, len(tried_on)):
-            which = "none" if count == 0 else "every one"
+        if tried and rule.effect in ("active", "shadow") and met_by in (0, count):
+            which = "none" if met_by == 0 else "every one"
             print(f"redflag: warning: {path}: rule {rule.id!r}: {which} of {source} meets it", file=sys.stderr)
     console.print(table)
     if not scored and any(reads & OF_MODEL for reads in rules.reads):
@@ -102,28 +110,33 @@ def show_check(path: Path, history: Path | None, model: Path | None, console: Co
     return 0
 
 
-def sample(rules: RuleSet, history: Path | None, model: Path | None) -> tuple[FeatureRows, str, bool]:
-    """Transactions to try the rules on, what they are, and whether a model scored them.
+def sample(rules: RuleSet, history: Path | None, model: Path | None) -> tuple[list[FeatureBatch], str, bool]:
+    """Transactions to try the rules on, in batches, what they are, and whether a model scored them.
 
     Raises:
         UserError: the history or the model cannot be used.
     """
-    from training.history import read_history, replay
+    from training.history import read_history
+    from training.replay import replay
 
     past = read_history(history, users=750)
     # The later ones: by then people have a history.
     skip = 0 if history else SAMPLE // 2
-    known = [facts for _, facts in islice(replay(past), skip, SAMPLE + skip)]
-    source = f"{len(known):,} transactions ({past.source})"
+    replaying = replay(islice(past, skip + SAMPLE), batch=BATCH)
+    batches = [batch for _, batch in islice(replaying, skip // BATCH, None)]
+    source = f"{sum(map(len, batches)):,} transactions ({past.source})"
+    for batch in batches:
+        batch.put(columns_without_model(len(batch)))
     path = model or Settings.load().model_file
     reads_model = any(reads & OF_MODEL for reads in rules.reads)
-    if not known or not reads_model or (model is None and not path.exists()):
-        return FeatureRows(known), source, False
+    if not batches or not reads_model or (model is None and not path.exists()):
+        return batches, source, False
     from dataflow.scoring import load_model
 
     loaded = load_model(path)
-    risks, anomalies = loaded.score(loaded.rows(known))
-    return FeatureRows(known, loaded.operating_point.columns(risks, anomalies)), source, True
+    for batch in batches:
+        batch.put(loaded.operating_point.columns(*loaded.score(batch.floats(loaded.features))))
+    return batches, source, True
 
 
 if __name__ == "__main__":

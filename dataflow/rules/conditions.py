@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dataflow.features import NUMBERS
-from dataflow.rules.fields import Batch, Column
+from dataflow.features.batch import Column
+from dataflow.features.catalogue import NUMBERS
+from dataflow.rules.fields import Batch
 from dataflow.rules.functions import NAMESPACE
 from dataflow.rules.language import Condition
 from dataflow.rules.lists import Pause

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dataflow.features import Facts
 from dataflow.rules import ALL_FIELDS, Rule, RuleSet, load_rules
 from dataflow.rules.conditions import SCREENED_ROWS
 from dataflow.rules.fields import KINDS
 from dataflow.rules.language import read_condition
 from dataflow.settings import TUTORIAL_RULES, Settings
-from tests.rules.builders import evaluate, row
+from tests.rules.builders import Row, evaluate, row
 from tests.rules.row_evaluator import RowEvaluator, Rows
 
 NUMBERS = ("amount", "timestamp", "txn_per_hour", "seconds_since_last", "history", "model_score", "block_threshold")
@@ -51,7 +50,7 @@ class Draw(random.Random):
             [self.choice(PLAIN), self.choice(PLAIN), self.choice(EXTREME), self.uniform(-10, 30), self.uniform(0, 2000)]
         )
 
-    def row(self) -> Facts:
+    def row(self) -> Row:
         return row(**{name: self.value(KINDS[name]) for name in (*NUMBERS, *TEXTS, *FLAGS)})
 
     def sign(self) -> str:
@@ -133,7 +132,7 @@ class Draw(random.Random):
         return Rule(name, when, self.choice(reasons), self.random(), effect, self.choice([0.0, 600.0]), action)
 
 
-def check(rules: Sequence[Rule], rows: Sequence[Facts]) -> None:
+def check(rules: Sequence[Rule], rows: Sequence[Row]) -> None:
     """Both evaluators must say the same of these rows, in a batch, in a large one and one by one."""
     found = RuleSet(rules, [read_condition(r.when, KINDS, LISTS, CASELESS) for r in rules], LISTS, "v")
     expected = RowEvaluator(rules, LISTS, CASELESS).evaluate(Rows(rows))

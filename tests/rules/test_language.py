@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataflow import features
+from dataflow.features import catalogue
 from dataflow.rules.conditions import SCREENED_ROWS, Conditions
 from dataflow.rules.fields import Column
 from dataflow.rules.functions import Kind
@@ -51,7 +51,7 @@ class Alike:
         return values if FIELDS[name] == "text" else np.array(values, float if FIELDS[name] == "number" else bool)
 
     def numbers(self) -> Any:
-        return np.array([[self._values.get(name, 0.0) for name in features.NUMBERS]] * self._count, float)
+        return np.array([[self._values.get(name, 0.0) for name in catalogue.NUMBERS]] * self._count, float)
 
 
 def holds(condition: str, **others: float | str | bool) -> bool:

@@ -8,13 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dataflow.features import Facts
 from dataflow.operating_point import MODEL_FIELDS
 from dataflow.rules import ALL_FIELDS, Rule, RuleResult, RuleSet, examine, load_rules
 from dataflow.rules import conditions as conditions_module
 from dataflow.rules.conditions import STEP_CHARACTERS
 from dataflow.settings import TUTORIAL_RULES, Settings, UserError
-from tests.rules.builders import batch, evaluate, row, rule
+from tests.rules.builders import Row, batch, evaluate, row, rule
 
 BUILT_IN = Settings().rules_file
 FOUR_CHECKS = ["high_amount", "location_change", "flagged_merchant", "ml_anomaly"]
@@ -650,8 +649,8 @@ def write(path: Path, content: str | bytes) -> Path:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(files, st.lists(rows, max_size=3))
-def test_any_file_is_refused_in_lines_or_evaluates_on_any_facts(
-    tmp_path: Path, content: str | bytes, facts: list[Facts]
+def test_any_file_is_refused_in_lines_or_evaluates_on_any_rows(
+    tmp_path: Path, content: str | bytes, rows: list[Row]
 ) -> None:
     path = write(tmp_path / "rules.toml", content)
     rules, found = examine(path)
@@ -661,13 +660,13 @@ def test_any_file_is_refused_in_lines_or_evaluates_on_any_facts(
         with pytest.raises(UserError):
             load_rules(path)
     else:
-        check_results(rules, facts)
+        check_results(rules, rows)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(conditions.filter(str.strip), st.lists(rows, min_size=1, max_size=3))
 def test_a_file_with_one_random_condition_is_told_its_rule_or_evaluates(
-    tmp_path: Path, condition: str, facts: list[Facts]
+    tmp_path: Path, condition: str, rows: list[Row]
 ) -> None:
     content = (
         f"[lists]\nbad = ['x']\n[[rule]]\nid = 'a'\nwhen = {toml(condition)}\nreason = '{{merchant}} {{amount}}'\n"
@@ -678,12 +677,12 @@ def test_a_file_with_one_random_condition_is_told_its_rule_or_evaluates(
         (line,) = found
         assert line.startswith(f"{path}: rule 'a', when, ")
     else:
-        check_results(rules, facts)
+        check_results(rules, rows)
 
 
-def check_results(rules: RuleSet, facts: list[Facts]) -> None:
+def check_results(rules: RuleSet, rows: list[Row]) -> None:
     effects = {r.id: r.effect for r in rules.rules}
-    for result in evaluate(rules, facts):
+    for result in evaluate(rules, rows):
         assert result.fraudulent == bool(result.rules)
         assert len(result.reasons) == len(result.rules)
         assert all(effects[name] == "active" for name in result.rules)

@@ -6,24 +6,24 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from dataflow.features import FIELDS, Facts, observe_merchant, observe_user
-from dataflow.features import row as facts_of
-from dataflow.operating_point import MODEL_FIELDS
-from dataflow.profile import MerchantProfile, UserProfile
-from dataflow.rules import FeatureRows, RuleResult, load_rules
+from dataflow.features.batch import FeatureBatch
+from dataflow.features.catalogue import FIELDS
+from dataflow.operating_point import MODEL_FIELDS, columns_without_model
+from dataflow.rules import RuleResult, load_rules
 from dataflow.settings import Settings
-from dataflow.transaction import Transaction
 from tests.builders import DAY, HOUR, MINUTE, NOON, txn
+from tests.profile_builders import Profiles
 from tests.rules.builders import evaluate, row
 from tests.rules.test_ruleset import FOUR_CHECKS
-from training.history import Past, after, read_history, replay
+from training.history import Past, after, read_history
+from training.replay import replay
 
 RULES = load_rules(Settings().rules_file)
 NEW = [rule.id for rule in RULES.rules if rule.effect == "active" and rule.id not in FOUR_CHECKS]
 
 
 class Case(NamedTuple):
-    """Facts on which a rule fires at the edge of its condition, and for each what is a step too little."""
+    """Features on which a rule fires at the edge of its condition, and for each what is a step too little."""
 
     rule: str
     fires: dict[str, Any]
@@ -93,9 +93,15 @@ CASES = [
 ]
 
 
-def result(facts: dict[str, Any]) -> RuleResult:
-    (found,) = evaluate(RULES, [row(**facts)])
+def result(features: dict[str, Any]) -> RuleResult:
+    (found,) = evaluate(RULES, [row(**features)])
     return found
+
+
+def without_model(batch: FeatureBatch) -> list[RuleResult]:
+    """What the rules say where no model says anything."""
+    batch.put(columns_without_model(len(batch)))
+    return RULES.evaluate(batch)
 
 
 def test_each_new_rule_has_its_case() -> None:
@@ -161,8 +167,7 @@ class Account:
     """A user with forty days of a purchase of 50 each noon at home, and the rules' word on what follows."""
 
     def __init__(self) -> None:
-        self.profile = UserProfile()
-        self.merchants: dict[str, MerchantProfile] = {}
+        self.profiles = Profiles()
         for day in range(40):
             self.pays(NOON + day * DAY, merchant=f"shop{day % 5}")
 
@@ -170,13 +175,8 @@ class Account:
         latitude, longitude = place
         others = {"location": "US", "device": "card-1"} | others
         each = txn(at=at, amount=amount, latitude=latitude, longitude=longitude, transaction_id=f"t{at}", **others)
-        (found,) = RULES.evaluate(FeatureRows([self._facts(each)]))
+        found = without_model(self.profiles.read(each).batch())[-1]
         return [rule for rule in found.rules if rule in NEW]
-
-    def _facts(self, each: Transaction) -> Facts:
-        payment = observe_user(each, self.profile)
-        merchant = self.merchants.setdefault(each.merchant, MerchantProfile())
-        return facts_of(each, payment.last_location, observe_merchant(payment, merchant))
 
 
 @pytest.fixture
@@ -252,16 +252,16 @@ def simulated() -> Tally:
     tally = Tally(Counter(), Counter(), Counter(), 0)
     decided = 0
     begin = 0.0
-    for past, facts in replay(read_history(None, seed=11, users=700, days=DAYS), label_time=after(3 * DAY)):
-        begin = begin or past.transaction.at
-        if past.transaction.at < begin + WARM * DAY:
-            continue
-        decided += 1
-        (found,) = RULES.evaluate(FeatureRows([facts]))
-        tally.hits.update(found.rules)
-        if past.fraud:
-            tally.frauds.update(found.rules)
-            tally.scenarios.update((rule, past.scenario) for rule in found.rules)
+    for past, batch in replay(read_history(None, seed=11, users=700, days=DAYS), label_time=after(3 * DAY)):
+        begin = begin or past[0].transaction.at
+        for each, found in zip(past, without_model(batch), strict=True):
+            if each.transaction.at < begin + WARM * DAY:
+                continue
+            decided += 1
+            tally.hits.update(found.rules)
+            if each.fraud:
+                tally.frauds.update(found.rules)
+                tally.scenarios.update((rule, each.scenario) for rule in found.rules)
     return tally._replace(decided=decided)
 
 
@@ -305,8 +305,8 @@ def test_a_merchant_is_under_attack_from_when_labels_say_so_until_they_say_other
         for user in range(40)
     ]
     accused: dict[str, list[int]] = {"kiosk": [], "shop": []}
-    for number, (each, facts) in enumerate(replay(past, label_time=after(DAY))):
-        (found,) = RULES.evaluate(FeatureRows([facts]))
+    decided = [found for _, batch in replay(past, label_time=after(DAY)) for found in without_model(batch)]
+    for number, (each, found) in enumerate(zip(past, decided, strict=True)):
         if "merchant_under_attack" in found.rules:
             accused[each.transaction.merchant].append(number // 40)
     assert accused["shop"] == []
