@@ -66,8 +66,7 @@ def build(
     flow = Dataflow("redflag_detect")
     store = store or Store.open(None)
     limits = ProfileLimits(settings.profile_age_days, max(1, settings.max_profiles // store.lanes))
-    keying = Guard("key_by_user", dead_letter)
-    profiles = ProfileSteps(store.names, model.amount_prior, limits, keying, alone=workers == 1)
+    profiles = ProfileSteps(store.names, model.amount_prior, limits, dead_letter, alone=workers == 1)
     steps = Steps(model, rules, settings, profiles)
 
     messages = op.input("read_messages", flow, source)

@@ -35,6 +35,8 @@ P = TypeVar("P", bound="UserPart | MerchantPart")
 
 SWEEPS = 128
 """Flushes in which all profiles of a lane are looked at once for their age."""
+FAILED = 255
+"""Kind of the events that a step has raised on."""
 FEWEST_SWEPT = 256
 """Profiles at least that are looked at in each."""
 LANES_KEPT = 65_536
@@ -55,6 +57,12 @@ class EventBatch:
         self.lesson_merchants: list[str] = []  # the name of the merchant of each
         self.failed = failed or []  # what a step has raised on
         self.missing = 1  # parts that are not back
+
+    def fail(self, place: int, letter: Rejection | None) -> None:
+        """Takes an event out that a step has raised on; `letter` goes to the dead letters."""
+        self.records["kind"][place] = FAILED
+        if letter is not None:
+            self.failed.append(letter)
 
     def payments(self) -> Rows:
         """The places of the transactions."""
@@ -294,20 +302,21 @@ class _Sweep:
 class UserLane:
     """The profiles of a lane of users."""
 
-    def __init__(self, step: str, prior: AmountPrior, limits: ProfileLimits, tables: Tables):
+    def __init__(self, guard: Guard, prior: AmountPrior, limits: ProfileLimits, tables: Tables):
+        self._guard = guard
         self._profiles = UserProfiles(prior, limits.age_days, limits.cap, tables)
-        self._sweep = _Sweep(step, self._profiles.table, self._profiles.free_idle)
+        self._sweep = _Sweep(guard.step, self._profiles.table, self._profiles.free_idle)
         self._told = dict.fromkeys(self._profiles.outcomes, 0)
 
     def take(self, part: UserPart, /) -> UserPart:
         """Reads the features of the part's transactions, and takes its events in."""
-        batch, places, profiles = part.batch, part.places, self._profiles
+        batch, profiles = part.batch, self._profiles
+        places = self._found(batch, part.places)
         if not len(places):
             return part
         if batch.features is None:
             batch.features = np.empty((len(batch.events), FEATURES))
         there = places.tolist()
-        profiles.find(batch.records, places, [batch.events[place] for place in there])
         lessons = profiles.update(batch.records, places, batch.features)
         # Numbers of names mean nothing outside of the lane.
         for place, text in zip(there, profiles.texts(batch.records["last_location"][places]), strict=True):
@@ -318,6 +327,28 @@ class UserLane:
         self._count_outcomes()
         self._sweep.newest = max(self._sweep.newest, float(batch.records["at"][places].max()) / DAY)
         return part
+
+    def _found(self, batch: EventBatch, places: Rows) -> Rows:
+        """Finds the rows of these events; the places of those for which that does not raise.
+
+        What may raise is done before anything of the profiles is changed; the kernels are compiled, and raise nothing.
+        """
+        events = [batch.events[place] for place in places.tolist()]
+        try:
+            self._profiles.find(batch.records, places, events)
+        except Exception:
+            sound = []
+            for number, event in enumerate(events):
+                place = places[number : number + 1]
+                try:
+                    self._profiles.find(batch.records, place, [event])
+                    self._guard.in_a_row = 0
+                    sound.append(number)
+                except Exception as error:
+                    batch.fail(int(place[0]), self._guard.failed(event, error))
+            return places[sound]
+        self._guard.in_a_row = 0
+        return places
 
     def _count_outcomes(self) -> None:
         if self._profiles.outcomes != self._told:
@@ -338,16 +369,22 @@ class UserLane:
 class MerchantLane:
     """The profiles of a lane of merchants."""
 
-    def __init__(self, step: str, prior: AmountPrior, limits: ProfileLimits, tables: Tables):
+    def __init__(self, guard: Guard, prior: AmountPrior, limits: ProfileLimits, tables: Tables):
+        self._guard = guard
         self._profiles = MerchantProfiles(prior, limits.age_days, limits.cap, tables)
-        self._sweep = _Sweep(step, self._profiles.table, self._profiles.free_idle)
+        self._sweep = _Sweep(guard.step, self._profiles.table, self._profiles.free_idle)
 
     def take(self, part: MerchantPart, /) -> MerchantPart:
         """Adds what the merchants' profiles know to the features of the part's payments, and takes its items in."""
-        batch, items = part.batch, part.items
-        if not len(items):
-            return part
-        assert batch.features is not None  # noqa: S101
+        batch, items = part.batch, self._found(part.batch, part.items)
+        if len(items):
+            assert batch.features is not None  # noqa: S101
+            self._profiles.observe(items, batch.records, batch.lessons, batch.features)
+            self._sweep.newest = max(self._sweep.newest, float(batch.records["at"].max()) / DAY)
+        return part
+
+    def _found(self, batch: EventBatch, items: Records) -> Records:
+        """Finds the rows of these items; those for which that does not raise."""
         events, names = batch.events, batch.lesson_merchants
         places = items["place"].tolist()
         if items["is_lesson"].any():
@@ -355,10 +392,23 @@ class MerchantLane:
             merchants = [names[place] if is_lesson else events[place].merchant for place, is_lesson in told]
         else:
             merchants = [events[place].merchant for place in places]
-        items["row"] = self._profiles.table.rows_of(merchants)
-        self._profiles.observe(items, batch.records, batch.lessons, batch.features)
-        self._sweep.newest = max(self._sweep.newest, float(batch.records["at"].max(initial=0.0)) / DAY)
-        return part
+        try:
+            items["row"] = self._profiles.find(merchants)
+        except Exception:
+            sound = []
+            for number, (merchant, place) in enumerate(zip(merchants, places, strict=True)):
+                is_lesson = items["is_lesson"][number]
+                try:
+                    items["row"][number] = self._profiles.find([merchant])[0]
+                    self._guard.in_a_row = 0
+                    sound.append(number)
+                except Exception as error:
+                    letter = self._guard.failed(merchant if is_lesson else events[place], error)
+                    if not is_lesson:  # of a label the message was taken in by the user's profile
+                        batch.fail(place, letter)
+            return items[sound]
+        self._guard.in_a_row = 0
+        return items
 
     def changes(self) -> list[TableChanges]:
         """What changed in each table of `MERCHANT_LAYOUT`."""
@@ -371,8 +421,6 @@ class MerchantLane:
 
 # ------------------------------------------------------------------------------------------------------- the steps
 
-USERS, MERCHANTS = "update_user_profile", "update_merchant_profile"
-
 
 class ProfileSteps:
     """The steps from parsed events to transactions with all their features.
@@ -381,17 +429,24 @@ class ProfileSteps:
         names: of the lanes.
         prior: what amounts are like among all, of the model.
         limits: what is forgotten.
-        guard: what becomes of an event that cannot be taken in.
+        dead_letter: what becomes of an event that a step raises on: see `Guard`.
         alone: there is one worker.
     """
 
     def __init__(
-        self, names: Sequence[str], prior: AmountPrior, limits: ProfileLimits, guard: Guard, alone: bool = True
+        self,
+        names: Sequence[str],
+        prior: AmountPrior,
+        limits: ProfileLimits,
+        dead_letter: Callable[[Any, str, str], Rejection | None],
+        alone: bool = True,
     ):
         self._lanes = len(names)
         self._prior = prior
         self._limits = limits
-        self._guard = guard
+        self._keying = Guard("key_by_user", dead_letter)
+        self._of_users = Guard("update_user_profile", dead_letter)
+        self._of_merchants = Guard("update_merchant_profile", dead_letter)
         self._columns = EventColumns()
         self._lane_of_merchant: dict[str, int] = {}
         self._at_users: InFlight[UserPart] = InFlight(names, alone)
@@ -399,11 +454,11 @@ class ProfileSteps:
 
     def users(self, tables: Tables) -> UserLane:
         """The profiles of a lane of users, from its tables."""
-        return UserLane(USERS, self._prior, self._limits, tables)
+        return UserLane(self._of_users, self._prior, self._limits, tables)
 
     def merchants(self, tables: Tables) -> MerchantLane:
         """The profiles of a lane of merchants, from its tables."""
-        return MerchantLane(MERCHANTS, self._prior, self._limits, tables)
+        return MerchantLane(self._of_merchants, self._prior, self._limits, tables)
 
     def key_by_user(self, parsed: list[Event | Rejection]) -> list[tuple[str, UserPart]]:
         """Keys events by the lane of their user, so that one worker sees all of a user's, in their order.
@@ -427,10 +482,10 @@ class ProfileSteps:
         try:
             records = self._columns.of(events)
         except Exception:
-            sound, bad = self._guard.each(events, self._checked)
+            sound, bad = self._keying.each(events, self._checked)
             records = self._columns.of(sound)
         else:
-            self._guard.in_a_row = 0
+            self._keying.in_a_row = 0
         return EventBatch(sound, records, bad)
 
     def _checked(self, events: list[Event]) -> list[Event]:

@@ -54,7 +54,12 @@ def suppress_repeats(recent: RecentAlerts | None, decision: Decision) -> tuple[R
 
 
 def dead_letter(value: Any, error: str, step: str) -> Rejection | None:
-    """The dead letter of whatever a step takes: the message that it came from as it was, which error, in which step."""
+    """The dead letter of whatever a step takes: the message that it came from as it was, which error, in which step.
+
+    None for what a label teaches a merchant, of which the step has the merchant's name: the label itself was taken in.
+    """
+    if isinstance(value, str):
+        return None
     if isinstance(value, Feedback):
         return replace(value.message, error=error, step=step) if value.message is not None else None
     txn: Transaction = value.transaction if isinstance(value, Decision) else value

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dataflow.feedback import Feedback
 from dataflow.profiles import columns, fraud_run, labels, last_hour, merchant, unusual_ids, user
 from dataflow.profiles.amounts import AmountPrior
+from dataflow.profiles.compilation import quiet
 from dataflow.profiles.hashing import NameHashes, hash_texts, payment_words
 from dataflow.profiles.labels import BEGUN_ANEW, COUNTS, LESSONS, OUTCOMES
 from dataflow.profiles.side_table import SideTable
@@ -331,6 +332,10 @@ class MerchantProfiles:
         idle = self.table.idle(day - self._age - LATEST_DAYS, first, count)
         self.table.free(idle)
         return len(idle)
+
+    def find(self, merchants: Sequence[str]) -> Rows:
+        """The rows of merchants."""
+        return self.table.rows_of(merchants)
 
     def observe(self, items: Records, payments: Records, lessons: Records, features: Features) -> None:
         """Adds the merchants' features as of before each payment, and takes all items in, in their order.

@@ -1,6 +1,6 @@
 """Rows of profiles by key, of which the ones idle for longest go beyond a cap; and names by number."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, Final
 
@@ -59,6 +59,11 @@ class ProfileTable:
     def keys(self) -> list[str | None]:
         """The key of each row that was ever used; None: free."""
         return self.table.keys
+
+    @property
+    def row_of(self) -> Mapping[str, int]:
+        """The row of each key."""
+        return self.table.row_of
 
     def rows_of(self, keys: Sequence[str]) -> Rows:
         """The row of each key, which counts as written; a new key gets a blank one.

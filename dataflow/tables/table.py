@@ -140,6 +140,11 @@ class Table:
         self._reserve(rows)
         self._unkeyed = max(self._unkeyed, rows)
 
+    @property
+    def row_of(self) -> Mapping[str, int]:
+        """The number of each key's row."""
+        return self._numbers
+
     def row(self, key: str) -> int | None:
         """The number of the key's row, None if it has none."""
         return self._numbers.get(key)
