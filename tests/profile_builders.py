@@ -21,6 +21,7 @@ from dataflow.profiles.hashing import hash_texts
 from dataflow.profiles.labels import LESSON
 from dataflow.profiles.last_hour import LATE
 from dataflow.profiles.profiles import AGE_DAYS, CAP, NO_PRIOR, MerchantProfiles, UserProfiles, in_order
+from dataflow.profiles.side_table import SIDE_FIELDS
 from dataflow.profiles.user import EVENT, TRANSACTION
 from dataflow.transaction import Transaction
 from tests.builders import DAY, HOUR, NOON, txn
@@ -32,6 +33,8 @@ Event = Transaction | Feedback
 
 USER_REFERENCES = ("busy", "unusual", "labelled", "last_location", "locations")
 """Fields of a user's row that are numbers of other rows or of names: which numbers these are means nothing."""
+CHAINED = tuple(name for name, _ in SIDE_FIELDS)
+"""Fields of side tables that say nothing of a profile: which row follows, and whether the log has it."""
 
 _TYPICAL = txn()
 _ids = iter(range(10**9))
@@ -83,23 +86,25 @@ class Profiles:
 
     def read_together(self, events: Sequence[Event]) -> Self:
         """Takes events in as one batch."""
-        before = len(self._counts)
         records = self.users.events(events)
-        features, lessons = self.users.observe(records)
-        payments = records[records["kind"] == TRANSACTION]
-        paid = [event.merchant for event in events if isinstance(event, Transaction)]
+        features = np.empty((len(events), len(NUMBERS)))
+        lessons = self.users.update(records, np.arange(len(events)), features)
+        payments = np.flatnonzero(records["kind"] == TRANSACTION)
         taught = self.users.texts(lessons["merchant"])
-        rows = self.merchants.table.rows_of(paid + taught)
-        items = in_order(rows[: len(paid)], rows[len(paid) :], lessons["after"])
-        self.merchants.observe(items, payments, lessons, features)
-        self.events += events
-        self._last_locations += self.users.texts(payments["last_location"])
-        self._numbers.append(features)
-        self._counts += payments["counts"].tolist()
-        lessons = lessons.copy()
-        lessons["after"] += before
+        items = in_order(payments, lessons["event"])
+        merchants = [
+            taught[place] if is_lesson else events[place].merchant
+            for place, is_lesson in zip(items["place"].tolist(), items["is_lesson"].tolist(), strict=True)
+        ]
+        items["row"] = self.merchants.table.rows_of(merchants)
+        self.merchants.observe(items, records, lessons, features)
+        lessons["event"] += len(self.events)
+        self._last_locations += self.users.texts(records["last_location"][payments])
+        self._numbers.append(features[payments])
+        self._counts += records["counts"][payments].tolist()
         self._lessons.append(lessons)
         self._taught += taught
+        self.events += events
         return self
 
     def read_cut(self, events: Sequence[Event], cuts: Iterable[int]) -> Self:
@@ -168,16 +173,16 @@ class Profiles:
         labels that were given up.
         """
         users = self.users
-        row = users.table.rows[users.table.row_of[name]]
+        row = users.table.rows[_row(users, name)]
         texts = users.names.texts
         state = {field: row[field].tobytes() for field in row.dtype.names if field not in USER_REFERENCES}
         state["last_location"] = texts[row["last_location"]]
         state["locations"] = [texts[number] for number in row["locations"]]
         for field, table in (("busy", users.busy), ("unusual", users.unusual)):
-            state[field] = _without(table.rows[row[field]], "next") if row[field] else None
+            state[field] = _without(table.rows[row[field]], *CHAINED) if row[field] else None
         if row["labelled"]:
             labelled = users.labelled.rows[row["labelled"]]
-            state["labelled"] = _without(labelled, "next", "block")
+            state["labelled"] = _without(labelled, *CHAINED, "block")
             state["labels"] = self._labels(int(labelled["block"]), int(labelled["n"]))
         return state
 
@@ -200,17 +205,34 @@ class Profiles:
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """All that is remembered, by user and by merchant."""
-        users = {name: self.user(name) for name in sorted(self.users.table.row_of)}
-        return users, {name: self.merchant(name) for name in sorted(self.merchants.table.row_of)}
+        users = {name: self.user(name) for name in names(self.users)}
+        return users, {name: self.merchant(name) for name in names(self.merchants)}
+
+
+def names(profiles: UserProfiles | MerchantProfiles) -> list[str]:
+    """Who has a profile, in the order of the names."""
+    return sorted(name for name in profiles.table.keys if name is not None)
+
+
+def _row(profiles: UserProfiles | MerchantProfiles, name: str) -> int:
+    """The number of somebody's row.
+
+    Raises:
+        KeyError: they have none.
+    """
+    row = profiles.table.table.row(name)
+    if row is None:
+        raise KeyError(name)
+    return row
 
 
 def merchant_state(merchants: MerchantProfiles, name: str) -> dict[str, Any]:
     """All that is remembered of a merchant, by field; places of lessons that were forgotten are left out."""
-    row = merchants.table.rows[merchants.table.row_of[name]]
+    row = merchants.table.rows[_row(merchants, name)]
     state: dict[str, Any] = {field: row[field].tobytes() for field in row.dtype.names if field != "labelled"}
     if row["labelled"]:
         labelled = merchants.labelled.rows[row["labelled"]]
-        state["labels"] = _without(labelled, "next", "at", "key", "fraud")
+        state["labels"] = _without(labelled, *CHAINED, "at", "key", "fraud")
         n = int(labelled["n"])
         state["lessons"] = [labelled[field][:n].tobytes() for field in ("at", "key", "fraud")]
     return state
@@ -233,7 +255,7 @@ def check_windows(found: Sequence[float], past: Sequence[tuple[float, float]], n
 
 
 Lesson = dict[str, Any]
-"""What a label teaches a merchant: the fields of `labels.LESSON`, but for `merchant` and `after`."""
+"""What a label teaches a merchant: the fields of `labels.LESSON`, but for `merchant` and `event`."""
 
 
 def lesson(
@@ -271,7 +293,8 @@ class TaughtMerchant:
         for number, each in enumerate(taught):
             for field, value in each.items():
                 lessons[field][number] = value
-        items = in_order(self._rows[:0], self._rows.repeat(len(taught)), lessons["after"])
+        items = in_order(self._rows[:0], lessons["event"])
+        items["row"] = self._rows[0]
         self.profiles.observe(items, np.empty(0, EVENT), lessons, np.empty((0, len(NUMBERS))))
         return self
 
@@ -293,7 +316,8 @@ class TaughtMerchant:
         payments = np.zeros(1, EVENT)
         payments["at"], payments["amount"], payments["counts"] = txn.at, txn.amount, True
         features = np.zeros((1, len(NUMBERS)))
-        items = in_order(self._rows, self._rows[:0], np.empty(0, np.int64))
+        items = in_order(np.zeros(1, np.int64), np.empty(0, np.int64))
+        items["row"] = self._rows[0]
         self.profiles.observe(items, payments, np.empty(0, LESSON), features)
         return dict(zip(NUMBERS[USER_FEATURES:], features[0, USER_FEATURES:].tolist(), strict=True))
 

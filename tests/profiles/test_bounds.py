@@ -65,8 +65,8 @@ def test_rows_have_the_widths_that_the_docs_promise() -> None:
         return [np.dtype(each).itemsize for each in fields]  # type: ignore[call-overload]
 
     assert (user.DTYPE.itemsize, merchant.DTYPE.itemsize) == (521, 280)
-    assert widths(unusual_ids.SIDE_FIELDS, labels.LABELLED_FIELDS, labels.BLOCK_FIELDS) == [136, 60, 236]
-    assert widths(last_hour.BUSY_FIELDS, fraud_run.LABELLED_FIELDS) == [12_300, 2453]
+    assert widths(unusual_ids.UNUSUAL_FIELDS, labels.LABELLED_FIELDS, labels.BLOCK_FIELDS) == [137, 61, 237]
+    assert widths(last_hour.BUSY_FIELDS, fraud_run.LABELLED_FIELDS) == [12_301, 2454]
 
 
 def busy() -> Profiles:
