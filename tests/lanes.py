@@ -53,6 +53,18 @@ class Lanes:
         """A field of all transactions, in their order."""
         return [value for batch in self.known for value in np.asarray(batch.column(name)).tolist()]
 
+    def last_at(self, user: str) -> float:
+        """Event time of a user's newest transaction, seconds since 1970."""
+        return self._last_at(0, user)
+
+    def merchant_last_at(self, merchant: str) -> float:
+        """Likewise of a merchant's."""
+        return self._last_at(1, merchant)
+
+    def _last_at(self, step: int, key: str) -> float:
+        table = self.tables[step]["profiles"]
+        return float(table.rows["last_at"][table.row_of[key]])
+
     def state(self) -> Any:
         """All that is kept, as bytes."""
         return [
