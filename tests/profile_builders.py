@@ -173,7 +173,7 @@ class Profiles:
         labels that were given up.
         """
         users = self.users
-        row = users.table.rows[_row(users, name)]
+        row = users.table.rows[users.table.row_of[name]]
         texts = users.names.texts
         state = {field: row[field].tobytes() for field in row.dtype.names if field not in USER_REFERENCES}
         state["last_location"] = texts[row["last_location"]]
@@ -205,30 +205,13 @@ class Profiles:
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """All that is remembered, by user and by merchant."""
-        users = {name: self.user(name) for name in names(self.users)}
-        return users, {name: self.merchant(name) for name in names(self.merchants)}
-
-
-def names(profiles: UserProfiles | MerchantProfiles) -> list[str]:
-    """Who has a profile, in the order of the names."""
-    return sorted(name for name in profiles.table.keys if name is not None)
-
-
-def _row(profiles: UserProfiles | MerchantProfiles, name: str) -> int:
-    """The number of somebody's row.
-
-    Raises:
-        KeyError: they have none.
-    """
-    row = profiles.table.table.row(name)
-    if row is None:
-        raise KeyError(name)
-    return row
+        users = {name: self.user(name) for name in sorted(self.users.table.row_of)}
+        return users, {name: self.merchant(name) for name in sorted(self.merchants.table.row_of)}
 
 
 def merchant_state(merchants: MerchantProfiles, name: str) -> dict[str, Any]:
     """All that is remembered of a merchant, by field; places of lessons that were forgotten are left out."""
-    row = merchants.table.rows[_row(merchants, name)]
+    row = merchants.table.rows[merchants.table.row_of[name]]
     state: dict[str, Any] = {field: row[field].tobytes() for field in row.dtype.names if field != "labelled"}
     if row["labelled"]:
         labelled = merchants.labelled.rows[row["labelled"]]
