@@ -61,6 +61,39 @@ def streams(draw: st.DrawFn, latest: float = LATE) -> list[Transaction]:
     return events
 
 
+def awkward(seed: int, n: int, users: int, span: float) -> list[Event]:
+    """Transactions, late, repeated or under a used id; labels before and after them, sent again, changed."""
+    random = np.random.default_rng(seed)
+    events: list[tuple[float, Event]] = []
+    for number in range(n):
+        at = NOON + float(np.round(random.uniform(0, span), 6))
+        place = (
+            {}
+            if random.random() < 0.3
+            else {"latitude": random.uniform(-90, 90), "longitude": random.uniform(-180, 180)}
+        )
+        paid = txn(
+            f"user {random.integers(users)}",
+            at=at,
+            amount=float(np.round(random.lognormal(3, 1.5), 2)),
+            location=str(random.choice(["US", "FR", "unknown", "IN", "DE", "NO"])),
+            device=str(random.choice(["phone", "unknown", "till"])),
+            merchant=f"shop {random.integers(25)}",
+            transaction_id=f"id {number if random.random() < 0.95 else random.integers(number + 1)}",
+            **place,
+        )
+        came = at + (random.uniform(0, 4 * HOUR) if random.random() < 0.2 else 0.0)
+        events.append((came, paid))
+        if random.random() < 0.05:
+            events.append((came + random.uniform(0, HOUR), paid))
+        for _ in range(random.integers(0, 4)):
+            told = at + float(random.choice([0.0, DAY, random.uniform(0, 40 * DAY)]))
+            name = paid.transaction_id or ""
+            labelled = Feedback(name, paid.user, paid.merchant, at, bool(random.random() < 0.4), told)
+            events.append((came + random.normal(0, DAY), labelled))
+    return [event for _, event in sorted(events, key=lambda each: each[0])]
+
+
 class Profiles:
     """Profiles of users and of merchants as a lane and a replay hold them, and all that they said so far.
 

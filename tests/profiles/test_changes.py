@@ -11,8 +11,7 @@ from dataflow.profiles.profiles import MERCHANT_LAYOUT, NAMES_KEPT, USER_LAYOUT,
 from dataflow.tables.table import Tables, new_tables
 from dataflow.transaction import Transaction
 from tests.builders import DAY, NOON, label
-from tests.profile_builders import Event, Profiles, payment
-from tests.profiles.test_cuts import awkward
+from tests.profile_builders import Event, Profiles, awkward, payment
 
 
 class Log:
