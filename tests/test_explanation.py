@@ -38,6 +38,8 @@ from training.history import History, LabelTime, after, read_history
 from training.replay import replay
 from training.train import main as train
 
+pytestmark = pytest.mark.slow
+
 DELAY = 3 * DAY
 """Until a label comes, in the simulation that is decided here."""
 START = datetime(2026, 3, 1, tzinfo=UTC)

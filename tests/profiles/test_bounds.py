@@ -7,6 +7,7 @@ import sys
 
 import msgspec
 import numpy as np
+import pytest
 
 from dataflow.profiles import fraud_run, labels, last_hour, merchant, unusual_ids, user
 from dataflow.profiles.labels import LABELLED
@@ -86,6 +87,7 @@ def digest() -> str:
     return hashlib.sha256(repr(busy().state()).encode()).hexdigest()
 
 
+@pytest.mark.slow
 def test_what_is_remembered_is_the_same_in_every_process() -> None:
     code = "from tests.profiles.test_bounds import digest; print(digest())"
     found = {

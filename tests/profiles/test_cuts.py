@@ -37,6 +37,7 @@ ages = st.sampled_from([0.05, 1.0, 4.0, AGE_DAYS])
 spans = st.sampled_from([3 * HOUR, 5 * DAY, 60 * DAY])
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 5), spans, ages, st.lists(st.integers(0, 200), max_size=6))
 def test_one_by_one_all_at_once_and_cut_anywhere_all_is_alike(
@@ -59,6 +60,7 @@ def test_long_awkward_histories_are_alike_and_reach_all_that_labels_can_do(seed:
     assert cut.merchants.begun_anew > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delay", [7 * DAY, HOUR, 0.0])
 def test_a_simulated_history_is_alike_with_labels_so_late(delay: float) -> None:
     comes: list[tuple[float, int, Event]] = []
@@ -96,6 +98,7 @@ def since_evicted(profiles: Profiles, batches: Sequence[list[Event]]) -> list[tu
     return ended + [(user, *stay, True) for user, stay in stays.items()]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 12), st.lists(st.integers(0, 120), max_size=12))
 def test_whoever_is_evicted_begins_anew_and_nobody_else_is_touched(seed: int, cap: int, cuts: list[int]) -> None:

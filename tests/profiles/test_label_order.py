@@ -62,6 +62,7 @@ def interleaved(txns: list[Transaction], labels: list[Feedback], chance: random.
     return [next(ours) if turn else next(theirs) for turn in turns]
 
 
+@pytest.mark.slow
 @given(histories(), st.randoms(use_true_random=False))
 @settings(max_examples=150)
 def test_the_state_is_the_same_wherever_labels_come_among_transactions(
