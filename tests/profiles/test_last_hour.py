@@ -65,6 +65,7 @@ def test_beyond_the_limit_the_newest_count() -> None:
 def test_late_ones_of_a_user_beyond_the_limit_push_out_older_ones_only() -> None:
     events = [payment(NOON + n) for n in range(1500)]
     events += [payment(NOON + 1499 - n * 3) for n in range(0, 400, 3)]
+    events += [payment(NOON + 300 + n) for n in range(0, 60, 10)]  # older than all that are kept
     events += [payment(NOON + 1500 + HOUR * hours) for hours in (0.5, 1.0, 2.0, 5.0)]
     profiles = Profiles().read_cut(events, [700])
     expected, kept = [], list[float]()
