@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
@@ -105,11 +105,10 @@ class Nowhere(FixedPartitionedSink[list[Record], int]):
         return NowherePart(self)
 
 
-def in_bytewax(sent: Sequence[tuple[bytes, bytes]], model: Path, profiles: Literal["full", "basic"]) -> float:
+def in_bytewax(sent: Sequence[tuple[bytes, bytes]], model: Path, rules_file: Path) -> float:
     """µs of CPU time a transaction that the whole graph takes, without Kafka and without recovery."""
-    rules_file = TUTORIAL_RULES if profiles == "basic" else Settings().rules_file
-    settings = Settings(profiles=profiles, rules_file=rules_file)
-    scorer, rules = load_model(model), LiveRules(settings.rules_file, check_every=1.0)
+    settings = Settings(rules_file=rules_file)
+    scorer, rules = load_model(model), LiveRules(rules_file, check_every=1.0)
     now = int(time.time() * 1000)
     partitions: list[list[Message]] = [[] for _ in range(PARTITIONS)]
     for key, value in sent:
@@ -167,8 +166,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="redflag-profile-") as scratch:
         two = train(Path(scratch, "two.pkl"), *TWO_FEATURES)
         table.add_section()
-        table.add_row("the graph in Bytewax, full profiles", f"{in_bytewax(sent, arguments.model, 'full'):.2f}", "")
-        table.add_row("the graph in Bytewax, like for like", f"{in_bytewax(sent, two, 'basic'):.2f}", "")
+        everything = in_bytewax(sent, arguments.model, settings.rules_file)
+        table.add_row("the graph in Bytewax, everything on", f"{everything:.2f}", "")
+        table.add_row("the graph in Bytewax, like for like", f"{in_bytewax(sent, two, TUTORIAL_RULES):.2f}", "")
     Console().print(table)
 
 

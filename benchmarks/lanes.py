@@ -27,9 +27,9 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import run_main
 
-from dataflow.state.lanes import stateful_map
+from dataflow.state.lanes import stateful_map_items
 from dataflow.state.store import Store
-from dataflow.state.table import Layout, Numbers, Tables
+from dataflow.tables.table import Layout, Numbers, Tables
 
 ROW = np.dtype([("at", "f8"), ("n", "i8"), ("sums", "f4", 96), ("rest", "u4", 50)], align=True)
 LAYOUT = Layout({"profiles": ROW})
@@ -113,7 +113,7 @@ def run(given: argparse.Namespace) -> dict[str, float]:
     store = Store.open(recovery, given.lanes)
     flow = Dataflow("lanes")
     items = op.input("read", flow, _Source(given))
-    op.output("write", stateful_map("update", items, update, LAYOUT, store, in_order=True), _Nowhere())
+    op.output("write", stateful_map_items("update", items, update, LAYOUT, store, in_order=True), _Nowhere())
     interval = timedelta(seconds=given.interval)
     run_main(flow, epoch_interval=interval, recovery_config=RecoveryConfig(str(recovery)))
     ended = time.perf_counter()

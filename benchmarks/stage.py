@@ -20,7 +20,6 @@ import joblib
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from dataflow import compiled
 from dataflow.scoring import IsolationScores, isolation_trees, tree_ensemble
 from dataflow.simulation import history, to_json
 from tests.kafka_server import create_topics
@@ -37,18 +36,16 @@ TWO_FEATURES = ("--features", "amount,txn_per_hour", "--tiers", "isolation_fores
 
 def machine() -> dict[str, Any]:
     """What the figures were taken on, and how busy it was with other work."""
-    if not compiled.running():
-        print("not compiled: ours run interpreted; `make bench` compiles first", file=sys.stderr)
     said = Path("/proc/cpuinfo").read_text()
     cpu = next((line.split(":")[1].strip() for line in said.splitlines() if line.startswith("model name")), "unknown")
-    libraries = ("bytewax", "confluent-kafka", "onnxruntime", "msgspec", "scikit-learn", "pandas")
+    libraries = ("bytewax", "confluent-kafka", "numba", "numpy", "onnxruntime", "msgspec", "scikit-learn", "pandas")
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit.stdout.strip(), "cpu": cpu,
         "cores": os.cpu_count(), "load_before": os.getloadavg(), "system": platform.system() + " " + platform.release(),
-        "python": platform.python_version(), "compiled": compiled.running(),
+        "python": platform.python_version(),
         "versions": {name: version(name) for name in libraries},
     }  # fmt: skip
 

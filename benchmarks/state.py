@@ -1,6 +1,6 @@
 """What state costs: bytes a user in memory and on disk, time of a snapshot and of a resume, CPU a transaction.
 
-For each number of users, on a real Kafka, with full profiles and the default model and rules:
+For each number of users, on a real Kafka, with the default model and rules:
 
 1. every user pays three times, on three days, in a single epoch; the growth of the process is the memory;
 2. a graceful stop takes the snapshot of all of them; what the recovery directory then holds is the disk;
@@ -10,7 +10,7 @@ For each number of users, on a real Kafka, with full profiles and the default mo
 5. transactions of users drawn at random: the CPU time of each, with its share of the snapshots;
 6. the same with a snapshot every 60 s, the default, over two minutes in which there is always more to do.
 
-The recovery directory has 128 partitions, as is right for a million users (see the README), for every size.
+The recovery directory has 128 partitions, as is right for a million users (see docs/operations.md), for every size.
 """
 
 import argparse

@@ -48,8 +48,6 @@ class Row(NamedTuple):
     share: int  # one in so many of the transactions
     start: Callable[[Job], None]
     model: str = "two"
-    profiles: str = "full"
-    interpreted: bool = False
     warm_up: int = 0  # transactions before the clock starts; 0: a short prelude
     prepare: Callable[[], object] | None = None  # once, before all rounds; raises KafkaUnavailableError
 
@@ -102,10 +100,8 @@ ROWS = (
     Row("faust", "Faust (faust-streaming)", SLOW_SHARE, _faust),
     Row("kafka_streams_one", "Kafka Streams, exactly once, one thread", 1, _kafka_streams(1), **ON_JVM),
     Row("kafka_streams_two", "Kafka Streams, exactly once, two threads", 1, _kafka_streams(2), **ON_JVM),
-    Row("ours_like_for_like", "ours, like for like (PROFILES=basic)", 1, _detect, profiles="basic"),
-    Row("ours_full_profiles", "ours, like for like on full profiles", 1, _detect),
+    Row("ours_like_for_like", "ours, like for like: the tutorial's checks", 1, _detect),
     Row("ours_everything", "ours, everything on", 1, _detect, "default"),
-    Row("ours_interpreted", "ours, everything on, interpreted", 1, _detect, "default", interpreted=True),
     Row("ours_two_processes", "ours, everything on, two processes", 1, _detect_twice, "default"),
     Row("limit_promises", "consume → produce, idempotent and with our headers", 1, _module("limit", "promises")),
     Row("limit_defaults", "consume → produce, the client's default pauses", 1, _module("limit", "defaults")),
@@ -136,9 +132,8 @@ def measure(count: int, rounds: int, rows: list[Row], scratch: Path) -> list[dic
                 environment = {
                     "MODEL_FILE": str(models[row.model]), "BENCH_FOREST": str(scratch / "forest.onnx"),
                     "BENCH_FOREST_JSON": str(scratch / "forest.json"),
-                    "BENCH_GROUP": name, "PROFILES": row.profiles, "RECOVERY_INTERVAL": "10",
+                    "BENCH_GROUP": name, "RECOVERY_INTERVAL": "10",
                     "RULES_FILE": str(RULES[row.model]),
-                    "INTERPRETED": str(int(row.interpreted)),
                 }  # fmt: skip
                 job = Job(kafka.bootstrap, name, scratch, environment)
                 try:

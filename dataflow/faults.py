@@ -15,6 +15,7 @@ from prometheus_client import Counter
 from dataflow.settings import UserError
 from dataflow.transaction import Rejection
 
+S = TypeVar("S")
 V = TypeVar("V")
 W = TypeVar("W")
 
@@ -100,3 +101,24 @@ class Guard:
             return do(sound), bad
         self.in_a_row = 0
         return made, []
+
+
+def guarded(
+    mapper: Callable[[S | None, V], tuple[S | None, W]], guard: Guard
+) -> Callable[[S | None, V], tuple[S | None, W | Rejection]]:
+    """A mapper for Bytewax's `stateful_map`, for which a value on which it raises becomes a `Rejection`.
+
+    The state then stays what it was.
+    """
+
+    def safe(state: S | None, value: V) -> tuple[S | None, W | Rejection]:
+        try:
+            made = mapper(state, value)
+        except Exception as error:
+            letter = guard.failed(value, error)
+            assert letter is not None  # noqa: S101 - an alert has a message
+            return state, letter
+        guard.in_a_row = 0
+        return made
+
+    return safe

@@ -1,7 +1,8 @@
 """Features that mean one thing, together: what is usual for each, and how a person is told that it is not.
 
 Of a group the features are set to the usual all at once: an amount that were usual would have a usual ratio as well.
-The usual is this user's or this merchant's own where the features hold it; else it is the median of the training window.
+The usual is this user's or this merchant's own where the features hold it; else it is the median of the training
+window.
 """
 
 import math

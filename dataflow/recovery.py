@@ -17,15 +17,16 @@ from typing import IO, Any, NamedTuple
 
 from bytewax.recovery import init_db_dir
 
-from dataflow import lifecycle, profile
+from dataflow import lifecycle, profiles
 from dataflow.execution import Execution
 from dataflow.rules import cooldown
 from dataflow.settings import Settings, UserError
+from dataflow.state.store import DIRECTORY as STATE
 
 MANIFEST = "redflag.json"
 ROOM_NEEDED = 1_000_000  # bytes free under the directory: with less, SQLite fails or, on a tmpfs, crashes
 ROOM_CHECK_SECONDS = 1.0
-_OURS = ("part-*.sqlite3*", "lock.*", MANIFEST)
+_OURS = ("part-*.sqlite3*", "lock.*", MANIFEST, STATE, f"{STATE}/*")
 _log = logging.getLogger("redflag.recovery")
 _held: list[Any] = []  # open lock files: the kernel lets go of them when this process ends, however it ends
 
@@ -107,11 +108,10 @@ def _shut(directory: Path) -> None:
 
 
 def identity(settings: Settings) -> dict[str, Any]:
-    """What recovery data belongs to: the flow, the version of its state, its profiles, its topics."""
+    """What recovery data belongs to: the flow, the version of its state, its topics."""
     return {
         "flow": "detect",
-        "state_version": [profile.VERSION, cooldown.VERSION],
-        "profiles": settings.profiles,
+        "state_version": [profiles.VERSION, cooldown.VERSION],
         "source": settings.transactions_topic,
         "outputs": [settings.alerts_topic, settings.classified_topic, settings.invalid_topic],
     }
@@ -266,7 +266,7 @@ def _check(directory: Path, own: Mapping[str, Any]) -> str:
         msg = f"{manifest} is damaged: restore it from a backup, or use an empty recovery directory"
         raise UserError(msg) from error
     for key, value in own.items():
-        known = found.get(key, "full" if key == "profiles" else None)  # older ones do not say it
+        known = found.get(key)
         if known != value:
             msg = (
                 f"recovery directory {directory} belongs to {key} {json.dumps(known)}, but this flow has "

@@ -30,6 +30,8 @@ from tests.kafka_server import (
 )
 
 EMBEDDED_PARTITIONS = 4
+KAFKA_FIXTURES = frozenset(("broker", "topics", "apache_kafka", "kafka_server"))
+"""Whatever asks for one of these gets the mark `kafka`."""
 
 # Files whose tests take longest, from the longest on. They are begun first: one that is begun last would run alone at
 # the end, while the other workers have nothing left to do.
@@ -43,7 +45,6 @@ LONGEST = (
     "test_explanation",
     "test_threshold",
     "test_lifecycle",
-    "test_compiled",
     "test_simulation",
     "test_reloading",
     "test_backtest",
@@ -70,13 +71,16 @@ MakeTopic = Callable[..., str]
 _broker_used = pytest.StashKey[str]()
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure() -> None:
     os.environ.setdefault("METRICS_ADDRESS", "off")  # the tests' flows run side by side, and beside a `make detect`
     event_log.set_up()  # as a program does: what is logged stands on standard error
-    config.addinivalue_line("markers", "real_kafka: needs more of the shared broker than the embedded one can do")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        # Not by hand: a test that begins to use a broker cannot be forgotten.
+        if KAFKA_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("kafka")
     order = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 

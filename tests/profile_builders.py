@@ -1,25 +1,60 @@
 """Profiles of users and merchants as tests drive them: events go in, and what came of each is read by name."""
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any, Self
 
+import msgspec
 import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from dataflow.features.batch import FeatureBatch
 from dataflow.features.catalogue import NUMBERS
 from dataflow.feedback import Feedback
-from dataflow.profiles import labels
+from dataflow.profiles import fraud_run, labels
 from dataflow.profiles.amounts import AmountPrior
+from dataflow.profiles.hashing import hash_texts
 from dataflow.profiles.labels import LESSON
+from dataflow.profiles.last_hour import LATE
 from dataflow.profiles.profiles import AGE_DAYS, CAP, NO_PRIOR, MerchantProfiles, UserProfiles, in_order
-from dataflow.profiles.user import TRANSACTION
+from dataflow.profiles.user import EVENT, TRANSACTION
 from dataflow.transaction import Transaction
+from tests.builders import DAY, HOUR, NOON, txn
+
+settings.register_profile("busy machine", deadline=None)
+settings.load_profile("busy machine")
 
 Event = Transaction | Feedback
 
 USER_REFERENCES = ("busy", "unusual", "labelled", "last_location", "locations")
 """Fields of a user's row that are numbers of other rows or of names: which numbers these are means nothing."""
+
+_TYPICAL = txn()
+_ids = iter(range(10**9))
+
+
+def payment(at: float = NOON, amount: float = 25.0, name: str | None = None, **others: Any) -> Transaction:
+    """A transaction of Ann's with an id of its own; without a detour over JSON, as tests make very many."""
+    name = name or f"n{next(_ids)}"
+    return msgspec.structs.replace(_TYPICAL, at=at, amount=amount, transaction_id=name, **others)
+
+
+# Gaps in whole seconds, so that the edges of windows and buckets are hit, not just passed near.
+gaps = st.sampled_from([0, 0, 1, 59, 1800, 3599, 3600, 3601, 7199, 7200, 7201]) | st.integers(0, 40 * 86_400)
+amounts = st.floats(0, 5000).map(lambda amount: round(amount, 2))
+
+
+@st.composite
+def streams(draw: st.DrawFn, latest: float = LATE) -> list[Transaction]:
+    """Transactions of one user at one merchant, some of them late by up to `latest` seconds."""
+    at, events = NOON + draw(st.integers(0, 6 * 86_400)), []
+    for gap, late, amount in draw(st.lists(st.tuples(gaps, st.integers(0, int(latest)), amounts), max_size=40)):
+        at += gap
+        events.append(payment(at - late * draw(st.sampled_from([0, 0, 1])), amount))
+    return events
 
 
 class Profiles:
@@ -87,7 +122,8 @@ class Profiles:
 
     def features(self, name: str) -> list[Any]:
         """A feature of all transactions so far, in their order."""
-        return np.asarray(self.batch().column(name)).tolist()
+        values: list[Any] = np.asarray(self.batch().column(name)).tolist()
+        return values
 
     def last(self, name: str) -> Any:
         """A feature of the newest transaction."""
@@ -159,14 +195,7 @@ class Profiles:
 
     def merchant(self, name: str) -> dict[str, Any]:
         """All that is remembered of a merchant, as `user`."""
-        row = self.merchants.table.rows[self.merchants.table.row_of[name]]
-        state = {field: row[field].tobytes() for field in row.dtype.names if field != "labelled"}
-        if row["labelled"]:
-            labelled = self.merchants.labelled.rows[row["labelled"]]
-            state["labels"] = _without(labelled, "next", "at", "key", "fraud")
-            n = int(labelled["n"])
-            state["lessons"] = [labelled[field][:n].tobytes() for field in ("at", "key", "fraud")]
-        return state
+        return merchant_state(self.merchants, name)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """All that is remembered, by user and by merchant."""
@@ -174,6 +203,97 @@ class Profiles:
         return users, {name: self.merchant(name) for name in sorted(self.merchants.table.row_of)}
 
 
+def merchant_state(merchants: MerchantProfiles, name: str) -> dict[str, Any]:
+    """All that is remembered of a merchant, by field; places of lessons that were forgotten are left out."""
+    row = merchants.table.rows[merchants.table.row_of[name]]
+    state: dict[str, Any] = {field: row[field].tobytes() for field in row.dtype.names if field != "labelled"}
+    if row["labelled"]:
+        labelled = merchants.labelled.rows[row["labelled"]]
+        state["labels"] = _without(labelled, "next", "at", "key", "fraud")
+        n = int(labelled["n"])
+        state["lessons"] = [labelled[field][:n].tobytes() for field in ("at", "key", "fraud")]
+    return state
+
+
 def _without(row: Any, *fields: str) -> list[bytes]:
     """The bytes of a row's other fields."""
     return [row[field].tobytes() for field in row.dtype.names if field not in fields]
+
+
+def check_windows(found: Sequence[float], past: Sequence[tuple[float, float]], newest: float) -> None:
+    """Compares counts and sums of 24 h, 7 d, 30 d with a recount of (time, amount) of all that came."""
+    for window, (width, buckets) in enumerate(((4 * HOUR, 6), (DAY, 7), (5 * DAY, 6))):
+        live = [amount for at, amount in past if at // width > newest // width - buckets]
+        assert found[2 * window] == len(live)
+        assert found[2 * window + 1] == pytest.approx(sum(live), rel=1e-6, abs=1e-4)  # sums of float32
+        # What the features' docs promise: at least one bucket less than the name says, at most all of it.
+        whole, least = newest - buckets * width, newest - (buckets - 1) * width
+        assert sum(at > least for at, _ in past) <= found[2 * window] <= sum(at > whole for at, _ in past)
+
+
+Lesson = dict[str, Any]
+"""What a label teaches a merchant: the fields of `labels.LESSON`, but for `merchant` and `after`."""
+
+
+def lesson(
+    at: float = NOON,
+    labelled_at: float | None = None,
+    fraud: bool = True,
+    explained: bool = False,
+    *,
+    name: str | None = None,
+) -> Lesson:
+    """What a label teaches a merchant, a day after its transaction; of one of its own, without a name."""
+    return {
+        "key": hash_texts([name or f"lesson {next(_ids)}"])[0], "at": at,
+        "labelled_at": at + DAY if labelled_at is None else labelled_at, "fraud": fraud, "explained": explained,
+        "before": math.nan, "before_fraud": False, "before_explained": False,
+    }  # fmt: skip
+
+
+def in_place_of(old: Lesson, **changes: Any) -> Lesson:
+    """The lesson that corrects another."""
+    before = {"before": old["labelled_at"], "before_fraud": old["fraud"], "before_explained": old["explained"]}
+    return old | before | changes
+
+
+class TaughtMerchant:
+    """A merchant that nobody pays, and of which labels tell."""
+
+    def __init__(self) -> None:
+        self.profiles = MerchantProfiles()
+        self._rows = self.profiles.table.rows_of(["Amazon"])
+
+    def learn(self, *taught: Lesson) -> Self:
+        """Takes lessons in, one after the other."""
+        lessons = np.zeros(len(taught), LESSON)
+        for number, each in enumerate(taught):
+            for field, value in each.items():
+                lessons[field][number] = value
+        items = in_order(self._rows[:0], self._rows.repeat(len(taught)), lessons["after"])
+        self.profiles.observe(items, np.empty(0, EVENT), lessons, np.empty((0, len(NUMBERS))))
+        return self
+
+    @property
+    def _row(self) -> Any:
+        return self.profiles.table.rows[self._rows[0]]
+
+    def labels(self, at: float) -> tuple[float, ...]:
+        """Labels that came, and frauds among them, over 24 h, 7 d and 30 d: what the features are made of."""
+        counts: tuple[float, ...] = fraud_run.read_labels(self._row, self.profiles.labelled.rows, at)
+        return counts
+
+    def run(self, at: float) -> dict[str, float]:
+        """What the last run of unexplained frauds says, by the names of the features."""
+        return dict(zip(RUN, fraud_run.read_run(self._row, self.profiles.labelled.rows, at), strict=True))
+
+    def state(self) -> dict[str, Any]:
+        """All that is remembered."""
+        return merchant_state(self.profiles, "Amazon")
+
+
+RUN = (
+    "merchant_compromised", "run_days", "run_frauds", "run_genuine", "genuine_since", "days_since_merchant_fraud",
+    "days_since_merchant_genuine",
+)  # fmt: skip
+"""The features that `fraud_run.read_run` gives, in its order."""

@@ -9,10 +9,12 @@ import msgspec
 import pytest
 from bytewax.testing import TestingSink, TestingSource, run_main
 
-from dataflow import compiled, faults, steps
+from dataflow import faults, steps
 from dataflow.detect import build
 from dataflow.faults import IN_A_ROW, Guard
+from dataflow.features.batch import FeatureBatch
 from dataflow.feedback import Feedback
+from dataflow.profiles.profiles import EventColumns, MerchantProfiles, UserProfiles
 from dataflow.record import Record
 from dataflow.rules import LiveRules, RuleSet
 from dataflow.scoring import Model, load_model
@@ -20,9 +22,6 @@ from dataflow.settings import Settings, UserError
 from dataflow.steps import Routed, dead_letter
 from tests.builders import MINUTE, NOON, iso, message, raw, split, txn
 from training.train import main as train
-
-# Compiled code calls its functions directly: no fault can be put in. `make test` runs these interpreted, too.
-pytestmark = pytest.mark.skipif(compiled.running(), reason="runs interpreted: see the Makefile's test target")
 
 SETTINGS = Settings()
 POISON = 999.25
@@ -79,17 +78,27 @@ def of_amount(this: Any, *_: Any) -> bool:
     return bool(this.amount == POISON)
 
 
+def poisoned_batch(batch: FeatureBatch) -> bool:
+    return any(map(of_amount, batch.transactions))
+
+
 FAULTS: dict[str, tuple[Any, str, Callable[..., bool], str]] = {
     "parsing": (steps, "parse", lambda value, *_: b"999.25" in value, "parse_messages"),
-    "the user's profile": (steps, "observe_user", of_amount, "update_user_profile"),
+    "making columns": (EventColumns, "of", lambda _, events: any(map(of_amount, events)), "key_by_user"),
+    "the user's profile": (
+        UserProfiles,
+        "find",
+        lambda _self, _records, _places, events: any(map(of_amount, events)),
+        "update_user_profile",
+    ),
     "the merchant's profile": (
-        steps,
-        "observe_merchant",
-        lambda payment, *_: of_amount(payment.transaction),
+        MerchantProfiles,
+        "find",
+        lambda _, merchants: "poisoned" in merchants,
         "update_merchant_profile",
     ),
-    "scoring": (steps, "Table", lambda txns, *_: any(map(of_amount, txns)), "score_and_check_rules"),
-    "rules": (RuleSet, "evaluate", lambda _rules, table: any(map(of_amount, table.txns)), "score_and_check_rules"),
+    "scoring": (FeatureBatch, "floats", lambda batch, _: poisoned_batch(batch), "score_and_check_rules"),
+    "rules": (RuleSet, "evaluate", lambda _rules, batch: poisoned_batch(batch), "score_and_check_rules"),
     "suppressing": (steps, "record_alert", lambda _recent, _cooldowns, at: at == NOON + 5 * MINUTE, "suppress_repeats"),
     "writing": (steps, "to_json", lambda made: of_amount(made.transaction), "route_decisions"),
 }
@@ -109,7 +118,7 @@ def test_its_batch_mates_are_decided_as_if_it_had_not_been(
         message(raw("ann", at=NOON + n * MINUTE, amount=25.0 + 100 * n, transaction_id=f"t{n}"), offset=n)
         for n in range(6, 12)
     ]
-    value = raw("ann", at=NOON + 5 * MINUTE, amount=POISON, transaction_id="t5")
+    value = raw("ann", at=NOON + 5 * MINUTE, amount=POISON, transaction_id="t5", merchant="poisoned")
     poison = message(value, key=b"k", partition=0, offset=5, headers=[("trace", b"7")])
     expected, _ = run([*sound, *rest], model, rules)
 
@@ -147,14 +156,14 @@ def test_a_label_that_a_step_fails_on_goes_to_the_dead_letters(
 ) -> None:
     label = {"transaction_id": "t1", "user": "ann", "merchant": "Amazon", "timestamp": iso(NOON)}
     value = msgspec.json.encode({**label, "fraud": True, "labelled_at": iso(NOON + 60)})
-    key = steps.Steps.update_user_profile
+    find = UserProfiles.find
 
-    def faulty(self: Any, profile: Any, event: Any) -> Any:
-        if isinstance(event, Feedback):
-            raise KeyError(event.user)
-        return key(self, profile, event)
+    def faulty(self: Any, records: Any, places: Any, events: Any) -> Any:
+        if any(isinstance(event, Feedback) for event in events):
+            raise KeyError(events[0].user)
+        return find(self, records, places, events)
 
-    monkeypatch.setattr(steps.Steps, "update_user_profile", faulty)
+    monkeypatch.setattr(UserProfiles, "find", faulty)
     feedback = message(value, key=b"ann", partition=1, offset=3, topic="fraud_feedback")
     decisions, (dead,) = run([feedback, message(raw("ann"))], model, rules)
     assert len(decisions) == 1
@@ -177,7 +186,7 @@ def test_so_many_in_a_row_are_a_fault_of_the_program_and_a_success_between_them_
 def test_a_fault_that_concerns_every_transaction_ends_the_flow(
     model: Model, rules: LiveRules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "observe_user", fault(steps.observe_user, lambda *_: True))
+    monkeypatch.setattr(UserProfiles, "find", fault(UserProfiles.find, lambda *_: True))
     with pytest.raises(RuntimeError) as raised:
         run([message(raw(f"u{n}"), offset=n) for n in range(2 * IN_A_ROW)], model, rules)
     cause: BaseException | None = raised.value

@@ -145,7 +145,7 @@ def test_in_json_every_line_is_an_object_and_says_what_is_in_force_and_nothing_o
     assert flow.stop() == 0, flow.said()
     events = [json.loads(line) for line in flow.said().splitlines() if not line.startswith("%")]
     messages = [event["message"] for event in events if event["logger"].startswith("redflag.")]
-    for beginning in ("brokers", "rules", "model", "profiles full", "recovery", "no metrics", "writes", "reads"):
+    for beginning in ("brokers", "rules", "model", "recovery", "no metrics", "writes", "reads"):
         assert any(message.startswith(f"in force: {beginning}") for message in messages), beginning
     assert any("resumed, 4 files, a snapshot every 1 s" in message for message in messages)
     topic = flow.settings.transactions_topic

@@ -163,7 +163,6 @@ def test_data_from_before_flows_had_an_id_is_given_one(store: Path) -> None:
     [
         ("flow", "generate", "belongs to flow"),
         ("state_version", -1, "belongs to state_version"),
-        ("profiles", "basic", "belongs to profiles"),
         ("source", "payments", "belongs to source"),
         ("outputs", ["a", "b"], "belongs to outputs"),
     ],
@@ -174,19 +173,6 @@ def test_another_flows_topics_or_version_is_refused_with_advice(
     (store / recovery.MANIFEST).write_text(json.dumps({**OWN, key: value}))
     with pytest.raises(UserError, match=rf"{says}.*name another directory in RECOVERY_DIR"):
         guard(store)
-
-
-def test_data_from_before_there_were_basic_profiles_is_of_full_ones(store: Path) -> None:
-    older = {key: value for key, value in OWN.items() if key != "profiles"}
-    (store / recovery.MANIFEST).write_text(json.dumps(older))
-    with pytest.raises(UserError, match="belongs to profiles"):
-        guard(store, {**OWN, "profiles": "basic"})
-
-
-def test_data_from_before_there_were_basic_profiles_goes_on(store: Path) -> None:
-    older = {key: value for key, value in OWN.items() if key != "profiles"}
-    (store / recovery.MANIFEST).write_text(json.dumps(older))
-    guard(store)
 
 
 def test_another_programs_data_is_refused(store: Path) -> None:

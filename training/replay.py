@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from dataflow.features.batch import FeatureBatch
 from dataflow.profiles.amounts import AmountPrior
+from dataflow.profiles.columns import FEATURES
 from dataflow.profiles.profiles import NO_PRIOR, MerchantProfiles, Records, UserProfiles, in_order
 from dataflow.profiles.table import Rows
 from dataflow.profiles.user import EVENT, TRANSACTION
@@ -43,19 +44,22 @@ def replay(
     rows = iter(past)
     while these := list(islice(rows, batch)):
         txns = [each.transaction for each in these]
-        events = transactions = users.transactions(txns)
+        events = users.transactions(txns)
         if label_time is not None:
             fraud = [bool(each.fraud) for each in these]
             comes = np.array([label_time(each) for each in these], np.float64)  # float64 makes NaN of None
-            events = pending.among(transactions, txns, comes, np.array(fraud))
-        features, lessons = users.observe(events)
-        if label_time is not None:
-            transactions = events[events["kind"] == TRANSACTION]
-        names = [txn.merchant for txn in txns]
-        merchant_rows = merchants.table.rows_of(names + users.texts(lessons["merchant"]))
-        items = in_order(merchant_rows[: len(names)], merchant_rows[len(names) :], lessons["after"])
-        merchants.observe(items, transactions, lessons, features)
-        yield ReplayedBatch(these, FeatureBatch(txns, users.texts(transactions["last_location"]), features))
+            events = pending.among(events, txns, comes, np.array(fraud))
+        features = np.empty((len(events), FEATURES))
+        lessons = users.update(events, np.arange(len(events)), features)
+        payments = np.flatnonzero(events["kind"] == TRANSACTION)
+        items = in_order(payments, lessons["event"])
+        is_lesson = items["is_lesson"]
+        items["row"][~is_lesson] = merchants.table.rows_of([txn.merchant for txn in txns])
+        items["row"][is_lesson] = merchants.table.rows_of(users.texts(lessons["merchant"]))
+        merchants.observe(items, events, lessons, features)
+        if len(payments) < len(events):
+            features = features[payments]
+        yield ReplayedBatch(these, FeatureBatch(txns, users.texts(events["last_location"][payments]), features))
         users.sweep_names(*pending.merchants)
 
 

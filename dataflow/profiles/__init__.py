@@ -33,3 +33,8 @@ off by 1e-6 of themselves at most, in both, as are those of an hour by 6e-8, as 
 features are equal to the last bit. Labels of transactions of the same microsecond at one merchant are summed up in the
 order of other hashes than before. A user's bucket counts to 65,535.
 """
+
+from typing import Final
+
+VERSION: Final = 4
+"""Of what profiles mean: with a new number, old recovery data is refused. Whose rows differ is refused without it."""

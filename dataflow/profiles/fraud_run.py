@@ -12,7 +12,7 @@ from typing import Any, Final
 from dataflow.profiles import windows
 from dataflow.profiles.compilation import compiled, int64
 from dataflow.profiles.labels import DAY, NEVER, days_since
-from dataflow.profiles.side_table import give_back, take_row
+from dataflow.profiles.side_table import SIDE_FIELDS, give_back, take_row
 
 LESSONS: Final = 128
 """Lessons that a merchant remembers, those of the newest transactions, to sum them up in the order of these and to take
@@ -30,7 +30,7 @@ RUN: Final = ("first", "last", "frauds", "genuine", "since", "genuine_day")
 """Days of the first and of the last fraud; frauds; genuine ones between them; genuine ones since; day of the newest
 genuine one. A day below 0 stands for none."""
 LABELLED_FIELDS: Final = [
-    ("next", "i4"),
+    *SIDE_FIELDS,
     *windows.fields("u4", "f4"),  # labels by when they came, and frauds among them as sums
     *((name, "f8") for name in RUN),
     *((f"before_{name}", "f8") for name in RUN),  # as the lessons left it that were forgotten
@@ -191,6 +191,7 @@ def update(p: Any, side: Any, lesson: Any) -> None:
     if p["labelled"] == 0:
         p["labelled"] = take_row(side)
     m = side[p["labelled"]]
+    m["written"] = 1
     _update_windows(m, lesson)
     at, key, fraud = lesson["at"], lesson["key"], lesson["fraud"]
     replaces = not math.isnan(lesson["before"])

@@ -19,7 +19,7 @@ import numpy as np
 
 from dataflow.profiles import recent_ids, unusual_ids
 from dataflow.profiles.compilation import compiled, float64, int64
-from dataflow.profiles.side_table import give_back, take_row
+from dataflow.profiles.side_table import SIDE_FIELDS, give_back, take_row
 
 DAY: Final = 86_400.0
 NEVER: Final = 365.0
@@ -39,7 +39,7 @@ FIELDS: Final = [("labelled", "i4")]
 FRAUD_FIELDS: Final = ("frauds", "fraud_day", "card_frauds", "card_fraud_day")
 """Frauds and the day of the newest; both for those that their amounts explain. A day below 0 stands for none."""
 LABELLED_FIELDS: Final = [
-    ("next", "i4"), ("block", "i4"), ("n", "i4"),
+    *SIDE_FIELDS, ("block", "i4"), ("n", "i4"),
     *((name, "f4") for name in FRAUD_FIELDS),
     *((f"before_{name}", "f4") for name in FRAUD_FIELDS),  # those among them whose labels were forgotten
     ("user", "i8"),  # hash of the user's name
@@ -50,14 +50,14 @@ LABELLED_BLANK: Final = {
     "before_fraud_day": -1.0, "before_card_fraud_day": -1.0,
 }  # fmt: skip
 BLOCK_FIELDS: Final = [
-    ("next", "i4"), ("at", "f8", BLOCK), ("labelled_at", "f8", BLOCK), ("id", "i8", BLOCK),
+    *SIDE_FIELDS, ("at", "f8", BLOCK), ("labelled_at", "f8", BLOCK), ("id", "i8", BLOCK),
     ("merchant", "i4", BLOCK),  # the number of its name in the table's dictionary
     ("flags", "u1", BLOCK),
 ]  # fmt: skip
 
-WAITED, EXPIRED, EVICTED, REPEATED, CORRECTED, LESSONS, TRANSACTIONS, BEGUN_ANEW = range(8)
-"""Places among the counts of a batch: what became of labels beyond being applied; lessons and transactions so far;
-profiles that began anew."""
+WAITED, EXPIRED, EVICTED, REPEATED, CORRECTED, LESSONS, EVENT, BEGUN_ANEW = range(8)
+"""Places among the counts of a batch: what became of labels beyond being applied; lessons so far; the place of the
+event under way; profiles that began anew."""
 OUTCOMES: Final = ("waiting", "expired", "evicted", "repeated", "corrected")
 COUNTS: Final = 8
 MOST_LESSONS: Final = LABELLED + 2
@@ -65,7 +65,7 @@ MOST_LESSONS: Final = LABELLED + 2
 
 
 LESSON: Final = np.dtype([
-    ("after", "i8"),  # how many transactions of the batch came before it
+    ("event", "i8"),  # the place of the event that gives it; one that comes with a payment follows it
     ("merchant", "i4"),  # the number of its name
     ("key", "i8"),  # stands for the user and the transaction
     ("at", "f8"),  # event time of the transaction, as its first label says
@@ -184,6 +184,17 @@ def release(p: Any, tables: Any) -> None:
     p["labelled"] = 0
 
 
+@compiled
+def _mark(p: Any, tables: Any) -> None:
+    """Says that the rows of a user's labels were written."""
+    user = tables.labelled[p["labelled"]]
+    user["written"] = 1
+    block = user["block"]
+    while block > 0:
+        tables.blocks[block]["written"] = 1
+        block = tables.blocks[block]["next"]
+
+
 # ------------------------------------------------------------------------------------------------------ what they count
 
 
@@ -230,7 +241,7 @@ def _teach(
     block, i = tables.blocks[_block_of(user, tables, place)], place % BLOCK
     flags = int64(block["flags"][i])
     lesson = lessons[counts[LESSONS]]
-    lesson["after"] = counts[TRANSACTIONS]
+    lesson["event"] = counts[EVENT]
     lesson["merchant"] = block["merchant"][i]
     lesson["key"] = block["id"][i] ^ user["user"]
     lesson["at"], lesson["labelled_at"] = block["at"][i], block["labelled_at"][i]
@@ -343,19 +354,8 @@ def _remember(p: Any, user: Any, tables: Any, lessons: Any, counts: Any, label: 
 
 
 @compiled
-def update(p: Any, tables: Any, lessons: Any, counts: Any, label: Any) -> None:
-    """Takes a label in; what it teaches, and what labels do that have waited for too long.
-
-    A label waits, and counts nowhere, while its transaction has not come: neither is the id among the recent ones, nor
-    does its time lie at or before the user's newest (`last_at`). It counts as soon as either holds.
-
-    Of two labels of one transaction the one with the later `labelled_at` counts, and where these are equal the one that
-    came last; the merchant and the time of the transaction stay those of the first. A label that says the same as what
-    counts is a repeat, and changes nothing.
-    """
-    if p["labelled"] == 0:
-        p["labelled"] = take_row(tables.labelled)
-        tables.labelled[p["labelled"]]["user"] = label["user"]
+def _take_in(p: Any, tables: Any, lessons: Any, counts: Any, label: Any) -> None:
+    """Takes a label in of a user who has a row of labels."""
     user = tables.labelled[p["labelled"]]
     labelled_at = label["labelled_at"]
     if user["first_waiting"] < math.inf:
@@ -378,12 +378,33 @@ def update(p: Any, tables: Any, lessons: Any, counts: Any, label: Any) -> None:
 
 
 @compiled
+def update(p: Any, tables: Any, lessons: Any, counts: Any, label: Any) -> None:
+    """Takes a label in; what it teaches, and what labels do that have waited for too long.
+
+    A label waits, and counts nowhere, while its transaction has not come: neither is the id among the recent ones, nor
+    does its time lie at or before the user's newest (`last_at`). It counts as soon as either holds.
+
+    Of two labels of one transaction the one with the later `labelled_at` counts, and where these are equal the one that
+    came last; the merchant and the time of the transaction stay those of the first. A label that says the same as what
+    counts is a repeat, and changes nothing.
+    """
+    if p["labelled"] == 0:
+        p["labelled"] = take_row(tables.labelled)
+        tables.labelled[p["labelled"]]["user"] = label["user"]
+    _take_in(p, tables, lessons, counts, label)
+    _mark(p, tables)
+
+
+@compiled
 def transaction_came(p: Any, tables: Any, lessons: Any, counts: Any, id_hash: int, unusual: bool) -> None:
     """What labels do now that a transaction has come that is not a repeat; the profile's `last_at` counts it in."""
     if p["labelled"] == 0:
         return
     user = tables.labelled[p["labelled"]]
+    if not unusual and user["first_waiting"] == math.inf:
+        return
     if unusual:
         _explain(user, tables, lessons, counts, id_hash)
     if user["first_waiting"] < math.inf:
         _settle(p, user, tables, lessons, counts, id_hash, True, -math.inf)
+    _mark(p, tables)

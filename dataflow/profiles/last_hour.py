@@ -10,7 +10,7 @@ Amounts are float32, so a sum is off by 6e-8 of it at most; times are float64 an
 from typing import Any, Final
 
 from dataflow.profiles.compilation import compiled, float64, int64
-from dataflow.profiles.side_table import give_back, take_row
+from dataflow.profiles.side_table import SIDE_FIELDS, give_back, take_row
 
 HOUR: Final = 3600.0
 LATE: Final = 3600.0
@@ -27,7 +27,7 @@ FIELDS: Final = [
     ("busy", "i4"),
 ]
 BUSY_FIELDS: Final = [
-    ("next", "i4"), ("start", "i4"), ("n", "i4"), ("at", "f8", MAX_PER_HOUR), ("amount", "f4", MAX_PER_HOUR),
+    *SIDE_FIELDS, ("start", "i4"), ("n", "i4"), ("at", "f8", MAX_PER_HOUR), ("amount", "f4", MAX_PER_HOUR),
 ]  # fmt: skip
 
 
@@ -137,6 +137,7 @@ def update(p: Any, busy: Any, at: float, amount: float, last_at: float) -> None:
         b["n"] = MAX_PER_HOUR - 1
     _insert(b["at"], b["amount"], int64(b["start"]), int64(b["n"]), at, amount)
     b["n"] = int64(b["n"]) + 1
+    b["written"] = 1
 
 
 @compiled

@@ -8,12 +8,12 @@ from typing import Any, Final
 import numpy as np
 
 from dataflow.profiles.compilation import compiled, int64
-from dataflow.profiles.side_table import give_back, take_row
+from dataflow.profiles.side_table import SIDE_FIELDS, give_back, take_row
 
 UNUSUAL: Final = 32
 
 FIELDS: Final = [("unusual", "i4")]
-SIDE_FIELDS: Final = [("next", "i4"), ("n", "i4"), ("ids", "u4", UNUSUAL)]
+UNUSUAL_FIELDS: Final = [*SIDE_FIELDS, ("n", "i4"), ("ids", "u4", UNUSUAL)]
 
 
 @compiled
@@ -37,6 +37,7 @@ def update(p: Any, unusual: Any, id_hash: int) -> None:
     u = unusual[p["unusual"]]
     n = int64(u["n"])
     u["ids"][n % UNUSUAL] = np.uint32(id_hash & 0xFFFFFFFF)
+    u["written"] = 1
     u["n"] = n + 1 if n < 2 * UNUSUAL - 1 else UNUSUAL  # goes on in a circle, and never overflows
 
 

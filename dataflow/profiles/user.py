@@ -189,11 +189,14 @@ def _observe(p: Any, tables: Any, event: Any, prior: Any, lessons: Any, counts: 
 
 @compiled
 def observe(
-    rows: Any, blank: Any, tables: Any, events: Any, first: int, prior: Any, age_days: float,
+    rows: Any, blank: Any, tables: Any, events: Any, places: Any, first: int, prior: Any, age_days: float,
     lessons: Any, counts: Any, features: Any,
 ) -> int:  # fmt: skip
-    """Takes events in from place `first` on; how far it came: it stops where a side table or the lessons lack room."""
-    for i in range(first, len(events)):
+    """Takes the events at these places in, from the place at `first` on; the features of each go to its row.
+
+    How far it came: it stops where a side table or the lessons lack room.
+    """
+    for k in range(first, len(places)):
         if (
             counts[labels.LESSONS] + labels.MOST_LESSONS > len(lessons)
             or not has_room(tables.busy)
@@ -201,8 +204,10 @@ def observe(
             or not has_room(tables.labelled)
             or not has_room(tables.blocks)
         ):
-            return i
+            return k
+        i = places[k]
         event = events[i]
+        counts[labels.EVENT] = i
         p = rows[event["row"]]
         day = (event["labelled_at"] if event["kind"] == LABEL else event["at"]) / DAY
         if day - float64(p["active_day"]) > age_days and p["active_day"] > -math.inf:
@@ -213,7 +218,5 @@ def observe(
         if event["kind"] == LABEL:
             labels.update(p, tables, lessons, counts, event)
         else:
-            n = counts[labels.TRANSACTIONS]
-            counts[labels.TRANSACTIONS] = n + 1  # what its coming teaches comes after it
-            _observe(p, tables, event, prior, lessons, counts, features[n])
-    return len(events)
+            _observe(p, tables, event, prior, lessons, counts, features[i])
+    return len(places)

@@ -3,7 +3,10 @@
 The first to come compiles (40 s of a core); who comes meanwhile waits, and loads what it made.
 """
 
+import numpy as np
+
 from dataflow.feedback import Feedback
+from dataflow.profiles.columns import FEATURES
 from dataflow.profiles.compilation import FOLDER, compile_lock
 from dataflow.profiles.profiles import MerchantProfiles, UserProfiles, in_order
 from dataflow.transaction import Transaction
@@ -18,9 +21,11 @@ def warm_up() -> None:
     with compile_lock():
         users, merchants = UserProfiles(), MerchantProfiles()
         events = users.events([txn, label])
-        features, lessons = users.observe(events)
-        rows = merchants.table.rows_of(["m"])
-        merchants.observe(in_order(rows, rows, lessons["after"]), events[:1], lessons, features)
+        features = np.empty((2, FEATURES))
+        lessons = users.update(events, np.arange(2), features)
+        items = in_order(np.arange(1), lessons["event"])
+        items["row"] = merchants.table.rows_of(["m"] * len(items))
+        merchants.observe(items, events, lessons, features)
         for profiles in (users, merchants):
             profiles.table.free(profiles.table.rows_of(["u", "m"]))
 

@@ -24,7 +24,7 @@ from dataflow.state.compaction import read_layout
 from dataflow.state.log import HEAD_BYTES
 from dataflow.state.parquet import export_to, import_from, read_lanes
 from dataflow.state.store import DIRECTORY, chains, read_manifest
-from dataflow.state.table import Layout, Tables
+from dataflow.tables.table import Layout, Tables
 
 
 def show(recovery: Path) -> list[str]:

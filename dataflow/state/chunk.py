@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from dataflow.state.table import TableChanges, Tables
+from dataflow.tables.table import TableChanges, Tables
 
 _SECTION = struct.Struct("<HHIII")  # table, 0, rows written, keys changed, bytes of the keys
 _NUMBER = np.dtype("<u4")

@@ -24,7 +24,7 @@ from dataflow.state.disk import Disk
 from dataflow.state.image import ImageId, write_image
 from dataflow.state.loading import images_of, load_lane
 from dataflow.state.log import ChunkId, Place
-from dataflow.state.table import Layout, undescribe
+from dataflow.tables.table import Layout, undescribe
 
 HANG_SECONDS = 120.0
 """A helper that has not made an image by then is taken to hang: one of 200 MB takes two."""

@@ -24,7 +24,7 @@ from dataflow.state.chunk import pack_keys, unpack_keys
 from dataflow.state.crash_points import Point, reached
 from dataflow.state.disk import Disk, write_all
 from dataflow.state.log import ChunkId, Place
-from dataflow.state.table import FIRST_CAPACITY, Layout, Table, Tables, describe
+from dataflow.tables.table import FIRST_CAPACITY, Layout, Table, Tables, describe
 
 SLICE_BYTES = 2_000_000
 """So much is written between two syncs: the flow's own syncs wait for what others have written and not synced."""

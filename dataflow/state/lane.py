@@ -16,7 +16,7 @@ from dataflow.state.chunk import pack_chunk
 from dataflow.state.crash_points import Point, reached
 from dataflow.state.log import BEGINNING, HEAD_BYTES, ChunkId, Token
 from dataflow.state.store import Step
-from dataflow.state.table import TableChanges, Tables, new_tables
+from dataflow.tables.table import TableChanges, Tables, new_tables
 
 FLUSH_SECONDS = 0.5
 """What changed in a lane is written when its last flush is that old: an epoch's end then finds no more than that."""

@@ -1,4 +1,4 @@
-"""`stateful_map` in lanes: a step that is keyed as Bytewax's own, and whose state is rows of a few large tables.
+"""`stateful_map_items` in lanes: a step that is keyed as Bytewax's own, and whose state is rows of a few large tables.
 
 Inside, the items of a batch are divided by lane and hop once, as one object a lane; Bytewax knows lanes, not keys. A
 lane's rows go to the log when its last flush is half a second old, and at the end of an epoch, where Bytewax gets a
@@ -19,14 +19,14 @@ from dataflow.state.lane import Lane, LanePace, LaneState
 from dataflow.state.log import Token
 from dataflow.state.mapped_tables import LaneMapper, Limits, MappedTables, guarded
 from dataflow.state.store import Store
-from dataflow.state.table import Layout, Tables
+from dataflow.tables.table import Layout, Tables
 
 V = TypeVar("V")
 W = TypeVar("W")
 
 
 @operator
-def stateful_lanes(
+def stateful_map(
     step_id: str,
     up: KeyedStream[Any],
     make_state: Callable[[Tables], LaneState],
@@ -57,7 +57,7 @@ def stateful_lanes(
 
 
 @operator
-def stateful_map(
+def stateful_map_items(
     step_id: str,
     up: KeyedStream[V],
     mapper: LaneMapper,
@@ -69,7 +69,7 @@ def stateful_map(
     in_order: bool = False,
     pace: LanePace = LanePace(),  # noqa: B008
 ) -> KeyedStream[W]:
-    """As `bytewax.operators.stateful_map`: the mapper finds each key's state as the item before left it.
+    """As `bytewax.operators.stateful_map_items`: the mapper finds each key's state as the item before left it.
 
     Args:
         step_id: a recovery key: one that was released stays as it is.
@@ -96,7 +96,7 @@ def stateful_map(
 
     by_lane = op.flat_map_batch("divide_by_lane", up, divider.divide)
     # (name of the lane, LaneBatch)
-    mapped = stateful_lanes(name, by_lane, make_state, layout, store, pace)
+    mapped = stateful_map(name, by_lane, make_state, layout, store, pace)
     # (name of the lane, LaneBatch)
     return op.flat_map_batch("join_lanes", mapped, divider.join)
 

@@ -7,7 +7,7 @@ from dataflow.settings import UserError
 from dataflow.state.chunk import apply_chunk
 from dataflow.state.image import ImageHead, ImageId, image_id, map_image, read_head
 from dataflow.state.log import BEGINNING, ChunkId, LogDamagedError, LogReader, log_name
-from dataflow.state.table import Layout, Tables, new_tables
+from dataflow.tables.table import Layout, Tables, new_tables
 
 _TRIES = 5
 """A helper may put a new image in the place of the one just found; so often in a row it does not."""

@@ -8,7 +8,7 @@ from prometheus_client import Counter
 from dataflow.faults import Guard
 from dataflow.settings import UserError
 from dataflow.state.batches import LaneBatch
-from dataflow.state.table import Layout, Numbers, TableChanges, Tables
+from dataflow.tables.table import Layout, Numbers, TableChanges, Tables
 
 SWEEPS = 128
 """Flushes in which all rows of a lane are looked at once for their age."""

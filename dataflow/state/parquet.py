@@ -24,7 +24,7 @@ from dataflow.state.image import ImageId, image_id, write_image
 from dataflow.state.loading import load_lane
 from dataflow.state.log import BEGINNING
 from dataflow.state.store import DIRECTORY, Store, read_manifest
-from dataflow.state.table import Layout, Rows, Table, Tables, new_tables
+from dataflow.tables.table import Layout, Rows, Table, Tables, new_tables
 
 LANE, ROW, KEY = "_lane", "_row", "_key"
 

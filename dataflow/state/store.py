@@ -18,13 +18,13 @@ from dataflow.state.image import image_id
 from dataflow.state.lane_names import lane_names
 from dataflow.state.loading import Chain, Loaded, chain_of, load_lane
 from dataflow.state.log import BEGINNING, FILE_BYTES, ChunkId, Log, LogReader, Token, log_name
-from dataflow.state.table import Layout
+from dataflow.tables.table import Layout
 
 DIRECTORY = "state"
 """Of the lanes' files, in the recovery directory."""
 MANIFEST = "state.json"
-LANES = 16
-"""Lanes of a new directory: enough for 16 workers; each further one splits every batch into smaller pieces."""
+LANES = 8
+"""Lanes of a new directory: enough for 8 workers; each further one splits every batch into smaller pieces."""
 FORMAT = 1
 """Of log, images and manifest."""
 MOST_LANES = 1000

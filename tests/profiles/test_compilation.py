@@ -27,7 +27,7 @@ def run(command: list[str], root: Path = ROOT, **environment: str) -> str:
 
 def copied(to: Path) -> Path:
     """The package's sources by themselves, without what is compiled."""
-    shutil.copytree(ROOT / "dataflow", to / "dataflow", ignore=shutil.ignore_patterns("__pycache__", ".compiled"))
+    shutil.copytree(ROOT / "dataflow", to / "dataflow", ignore=shutil.ignore_patterns("__pycache__"))
     return to
 
 

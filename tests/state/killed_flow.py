@@ -24,7 +24,7 @@ from dataflow.state.batches import Codec, LaneBatch, decode_pickled, encode_pick
 from dataflow.state.compaction import Compactor
 from dataflow.state.crash_points import Point
 from dataflow.state.lane import LanePace
-from dataflow.state.lanes import stateful_map
+from dataflow.state.lanes import stateful_map_items
 from dataflow.state.log import BEGINNING
 from dataflow.state.store import Store
 from tests.state.support import COUNTS, STEP, Plain, contents, count
@@ -169,7 +169,7 @@ def run(job: Job, execution: int, process: int, addresses: list[str], workers: i
     codec = Codec(CountedBatch.encode, decode_pickled)
     flow = Dataflow("flow")
     items = op.input("read", flow, Numbers(job, 0.02 if in_helper or crash.point in AFTER_AN_IMAGE else 0.002))
-    made = stateful_map(STEP, items, mapper, COUNTS, store, codec=codec, pace=PACE)
+    made = stateful_map_items(STEP, items, mapper, COUNTS, store, codec=codec, pace=PACE)
     op.output("write", made, Lines(job.folder / f"out.{execution}.{process}"))
     config = RecoveryConfig(str(recovery))
     cluster_main(

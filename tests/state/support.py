@@ -23,7 +23,7 @@ from dataflow.state.lane import Lane, LanePace
 from dataflow.state.log import ChunkId, Token
 from dataflow.state.mapped_tables import Limits, MappedTables
 from dataflow.state.store import Step, Store
-from dataflow.state.table import Layout, Numbers, Tables
+from dataflow.tables.table import Layout, Numbers, Tables
 
 COUNTS = Layout(
     {

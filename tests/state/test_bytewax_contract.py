@@ -20,7 +20,7 @@ from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
 
 from dataflow.state.batches import PICKLED, Codec, LaneBatch, decode_pickled, encode_pickled
 from dataflow.state.lane_names import lane_names, route_hash
-from dataflow.state.lanes import stateful_map
+from dataflow.state.lanes import stateful_map_items
 from dataflow.state.log import BEGINNING, ChunkId, Place, Token
 from dataflow.state.store import Store
 from tests.state.killed_flow import PACE, Job, mapper, prepare
@@ -168,7 +168,7 @@ def test_lane_i_lies_on_worker_i_modulo_workers(workers: int) -> None:
     names = lane_names(12)
     flow = Dataflow("flow")
     items = op.input("read", flow, TestingSource([(name, None) for name in names]))
-    threads = op.stateful_map("where", items, lambda _, __: (0, threading.get_ident()))
+    threads = op.stateful_map_items("where", items, lambda _, __: (0, threading.get_ident()))
     found: list[tuple[str, int]] = []
     op.output("write", threads, TestingSink(found))
     cluster_main(flow, [], 0, worker_count_per_proc=workers)
@@ -217,7 +217,7 @@ def test_with_one_worker_items_come_out_in_the_order_in_which_they_came_in(tmp_p
     store = Store.open(tmp_path, 8)
     flow = Dataflow("flow")
     read = op.input("read", flow, TestingSource(items, batch_size=400))
-    made = stateful_map(STEP, read, count, COUNTS, store, in_order=True, pace=PACE)
+    made = stateful_map_items(STEP, read, count, COUNTS, store, in_order=True, pace=PACE)
     found: list[tuple[str, int]] = []
     op.output("write", made, TestingSink(found))
     run_main(flow, epoch_interval=timedelta(milliseconds=5), recovery_config=RecoveryConfig(str(tmp_path)))
@@ -232,7 +232,7 @@ def test_with_several_workers_items_of_a_key_come_out_in_their_order(workers: in
     store = Store.open(None, 8)
     flow = Dataflow("flow")
     read = op.input("read", flow, TestingSource(items, batch_size=100))
-    made = stateful_map(STEP, read, mapper, COUNTS, store, pace=PACE)
+    made = stateful_map_items(STEP, read, mapper, COUNTS, store, pace=PACE)
     found: list[tuple[str, tuple[int, int, int]]] = []
     op.output("write", made, TestingSink(found))
     cluster_main(flow, [], 0, worker_count_per_proc=workers)

@@ -17,7 +17,7 @@ from dataflow.state.compaction import read_layout
 from dataflow.state.lane import LanePace
 from dataflow.state.mapped_tables import Limits, guarded
 from dataflow.state.store import Store
-from dataflow.state.table import Layout, Table, Tables, describe, new_tables, undescribe
+from dataflow.tables.table import Layout, Table, Tables, describe, new_tables, undescribe
 from dataflow.transaction import Rejection
 from tests.state.support import COUNTS, EAGER, Engine, contents, count
 from tests.state.test_lane_recovery import expected, items_of, run

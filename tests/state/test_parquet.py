@@ -11,7 +11,7 @@ import pytest
 from dataflow.settings import UserError
 from dataflow.state.__main__ import main
 from dataflow.state.parquet import export_to, import_from, read_lanes
-from dataflow.state.table import Layout, Tables
+from dataflow.tables.table import Layout, Tables
 from tests.state.support import COUNTS, STEP, Engine, contents
 from tests.state.test_lane_recovery import expected, items_of, run
 

@@ -4,21 +4,14 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataflow.enriched import Lesson, Payment
 from dataflow.feedback import Feedback
-from dataflow.steps import Event, key_by_merchant
 from dataflow.transaction import Transaction
 from tests.builders import DAY, HOUR, MINUTE, NOON, label, txn
-from tests.lanes import Lanes
-
-settings.register_profile("busy machine", deadline=None)
-settings.load_profile("busy machine")
-
+from tests.profile_builders import Event, Profiles
 
 # Events: transactions in the order of their partition, labels in the order of theirs.
 
@@ -75,9 +68,9 @@ def test_the_state_is_the_same_wherever_labels_come_among_transactions(
     events: tuple[list[Transaction], list[Feedback]], chance: random.Random
 ) -> None:
     txns, labels = events
-    expected = Lanes().read([*txns, *labels]).state()
-    assert Lanes().read([*labels, *txns]).state() == expected
-    assert Lanes().read(interleaved(txns, labels, chance)).state() == expected
+    expected = Profiles().read(*txns, *labels).state()
+    assert Profiles().read(*labels, *txns).state() == expected
+    assert Profiles().read(*interleaved(txns, labels, chance)).state() == expected
 
 
 def habits(user: str) -> list[Transaction]:
@@ -100,12 +93,12 @@ def test_twenty_frauds_that_their_amounts_explain_say_nothing_of_the_merchant(or
     users = [f"user {n}" for n in range(20)]
     frauds = [txn(user, at=NOON + n * MINUTE, amount=900.0, transaction_id="x") for n, user in enumerate(users)]
     labels = [label("x", user=each.user, at=each.at, after=HOUR) for each in frauds]
-    lanes = Lanes().read([each for user in users for each in habits(user)])
-    lanes.read(ORDERS[order](frauds, labels))
-    lanes.read([txn(user, at=NOON + 2 * HOUR, amount=20.0) for user in users])
-    assert lanes.fact("card_frauds")[-20:] == [1.0] * 20
-    assert lanes.fact("merchant_compromised")[-1] == 0.0
-    assert lanes.fact("merchant_frauds_day")[-1] == 20.0
+    profiles = Profiles().read(*(each for user in users for each in habits(user)))
+    profiles.read(*ORDERS[order](frauds, labels))
+    profiles.read(*(txn(user, at=NOON + 2 * HOUR, amount=20.0) for user in users))
+    assert profiles.features("card_frauds")[-20:] == [1.0] * 20
+    assert profiles.last("merchant_compromised") == 0.0
+    assert profiles.last("merchant_frauds_day") == 20.0
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -113,60 +106,39 @@ def test_a_correction_undoes_what_the_label_taught_the_merchant(order: str) -> N
     payments = [txn("ann", at=NOON + n * DAY, transaction_id=f"t{n}") for n in range(5)]
     labels = [label(f"t{n}", at=NOON + n * DAY, after=6 * HOUR, fraud=True) for n in range(5)]
     corrections = [label(f"t{n}", at=NOON + n * DAY, after=12 * HOUR, fraud=False) for n in range(5)]
-    lanes = Lanes().read(ORDERS[order](payments, labels + corrections))
-    assert lanes.merchants["Amazon"].labels(NOON + 5 * DAY)[2:4] == (5.0, 0.0)
-    assert lanes.merchants["Amazon"].compromise(NOON + 5 * DAY).risk == 0.0
-    assert lanes.users["ann"].confirmed(NOON + 5 * DAY)[0] == 0.0
+    profiles = Profiles().read(*ORDERS[order](payments, labels + corrections))
+    values = profiles.peek(txn(at=NOON + 5 * DAY))
+    assert (values["merchant_labels_week"], values["merchant_frauds_week"]) == (5.0, 0.0)
+    assert values["merchant_compromised"] == 0.0
+    assert values["confirmed_frauds"] == 0.0
 
 
 def test_a_payment_does_not_see_its_own_label_and_the_next_one_does() -> None:
-    lanes = Lanes().read([label("a", at=NOON), txn(at=NOON, transaction_id="a"), txn(at=NOON + MINUTE)])
-    assert lanes.fact("confirmed_frauds") == [0.0, 1.0]
-    assert lanes.fact("merchant_frauds_day") == [0.0, 1.0]
+    for read in (Profiles.read, lambda profiles, *events: profiles.read_together(events)):
+        profiles = Profiles()
+        read(profiles, label("a", at=NOON), txn(at=NOON, transaction_id="a"), txn(at=NOON + MINUTE))
+        assert profiles.features("confirmed_frauds") == [0.0, 1.0]
+        assert profiles.features("merchant_frauds_day") == [0.0, 1.0]
 
 
 def test_lessons_follow_the_payment_that_brings_them_each_to_the_merchant_that_its_label_names() -> None:
-    steps = Lanes().steps
-    profile, made = steps.update_user_profile(None, label("a", at=NOON, merchant="Shop"))
-    assert made == ()
-    assert list(key_by_merchant([("ann", made)])) == []
-    _, made = steps.update_user_profile(profile, txn(at=NOON, transaction_id="a"))
-    (first, payment), (second, taught) = key_by_merchant([("ann", made)])
-    assert (first, second) == ("Amazon", "Shop")
-    assert isinstance(payment, Payment)
-    assert isinstance(taught, Lesson)
+    events = [label("a", at=NOON, merchant="Shop"), txn(at=NOON, transaction_id="a"), txn(at=NOON + 1)]
+    for profiles in (Profiles().read(*events), Profiles().read_together(events)):
+        (taught,) = profiles.lessons()
+        assert (taught["merchant"], taught["after"]) == ("Shop", 1)
+        assert profiles.peek(txn(at=NOON + MINUTE))["merchant_frauds_day"] == 0.0
+        assert profiles.peek(txn(at=NOON + MINUTE, merchant="Shop"))["merchant_frauds_day"] == 1.0
 
 
-def test_items_between_workers_come_out_as_they_went_in() -> None:
-    import pickle
-
-    profile, _ = Lanes().steps.update_user_profile(None, label("a", at=NOON))
-    _, made = Lanes().steps.update_user_profile(profile, txn(at=NOON, transaction_id="a"))
-    assert isinstance(made, Payment)
-    assert made.lessons
-    assert pickle.loads(pickle.dumps(made)) == made
-
-
-# The same id on other payments.
-
-
-def test_sixty_payments_under_one_id_all_count() -> None:
-    payments = [txn(at=NOON + n, amount=900.0, transaction_id="same") for n in range(60)]
-    lanes = Lanes().read(payments)
-    assert lanes.fact("txn_per_hour") == list(range(60))
-    assert lanes.fact("reused_id") == [False] + [True] * 59
-    assert lanes.fact("merchant_per_day")[-1] == 59.0
-
-
-def test_a_payment_that_is_sent_again_counts_once_and_is_no_reuse() -> None:
-    each = txn(at=NOON, transaction_id="same")
-    lanes = Lanes().read([each, msgspec.structs.replace(each, offset=10**6), txn(at=NOON + 1)])
-    assert lanes.fact("txn_per_hour") == [0.0, 1.0, 1.0]
-    assert lanes.fact("reused_id") == [False, False, False]
+def test_a_label_that_waits_teaches_nobody() -> None:
+    profiles = Profiles().read(label("a", at=NOON, merchant="Shop"))
+    assert profiles.lessons() == []
+    assert len(profiles.merchants.table) == 0
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_the_label_of_a_reused_id_speaks_of_all_its_payments_and_one_unusual_amount_explains_it(order: str) -> None:
     payments = [txn(at=NOON + n, amount=amount, transaction_id="same") for n, amount in enumerate((20.0, 900.0, 21.0))]
-    lanes = Lanes().read(habits("ann")).read(ORDERS[order](payments, [label("same", at=NOON)]))
-    assert lanes.users["ann"].confirmed(NOON)[::2] == (1.0, 1.0)
+    profiles = Profiles().read(*habits("ann"), *ORDERS[order](payments, [label("same", at=NOON)]))
+    values = profiles.peek(txn(at=NOON + 3))
+    assert (values["confirmed_frauds"], values["card_frauds"]) == (1.0, 1.0)
