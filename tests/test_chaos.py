@@ -120,8 +120,8 @@ def test_a_sink_that_loses_what_is_too_large_is_caught(tmp_path: Path, model_fil
 def test_labels_that_are_read_before_the_transactions_are_caught(
     tmp_path: Path, model_file: Path, mutant: str | None
 ) -> None:
-    """All is fed while the flow is down. Interpreted: compiled code cannot be changed."""
-    with chaos(tmp_path, model_file, mutant, INTERPRETED="1") as made:
+    """All is fed while the flow is down."""
+    with chaos(tmp_path, model_file, mutant) as made:
         made.wait_ready()
         made.cluster.kill_all()
         made.feeder.release(1000, 0.2)

@@ -28,6 +28,8 @@ from training.tiers import TREES as TIER_TREES
 from training.train import main
 from training.train_options import TREES, parse
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("--users", "60", "--days", "3", "--trees", "20")
 
 

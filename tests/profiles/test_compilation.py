@@ -10,6 +10,8 @@ import pytest
 
 from dataflow.profiles.compilation import FOLDER, PACKAGE
 
+pytestmark = pytest.mark.slow
+
 ROOT = PACKAGE.parent.parent
 WARM_UP = [sys.executable, "-c", "from dataflow.profiles import warm_up, compilation, user\n"
            "warm_up.warm_up(); print(compilation.FOLDER, sum(user.observe.stats.cache_hits.values()))"]  # fmt: skip
