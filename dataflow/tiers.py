@@ -3,8 +3,8 @@
 Tier 1, `evidence`, needs no labels: the Isolation Forest, and graded rules that say how rare a value is. Tier 2,
 `feedback`, adds what confirmed frauds say of the merchant. Nothing in these two is fitted to labels: pieces of
 evidence are combined by noisy-OR, 1 - product of (1 - weight x evidence). Tier 3, `supervised`, is the
-probability of gradient boosting, calibrated on labels that it did not learn from. All trees are nodes of one ONNX
-graph.
+probability of gradient boosting, calibrated on labels that it did not learn from. All trees are walked by
+one kernel (`dataflow.trees`).
 
 A user with fewer than `ENOUGH_HISTORY` transactions looks strange beside a past of one or two. What needs history is
 therefore read as the population's normal for such a user, in all tiers: see `ColdStart`.

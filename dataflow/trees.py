@@ -79,14 +79,15 @@ class TreeSum:
         """
         rows = np.ascontiguousarray(rows, np.float32)
         sums = np.full(len(rows), self._start)
-        with_nan = np.flatnonzero(np.isnan(rows).any(axis=1))
         half = len(rows) // 2 if len(rows) >= _WORTH else 0
         # The kernel lets go of the interpreter's lock, and a flow leaves a core or more idle: in half the time.
         other = self._beside.submit(self._add, rows[:half], sums[:half]) if half else None
         self._add(rows[half:], sums[half:])
         if other is not None:
             other.result()
-        if len(with_nan):
+        is_nan = np.isnan(rows)
+        if is_nan.any():
+            with_nan = np.flatnonzero(is_nan.any(axis=1))
             careful = np.full(len(with_nan), self._start)
             _add_with_nan(rows[with_nan], self._nodes, self._nan_left, self._roots, self._values, careful)
             sums[with_nan] = careful
