@@ -11,9 +11,10 @@ from dataflow.features.batch import FeatureBatch
 from dataflow.operating_point import OperatingPoint
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.rules import RuleSet
-from dataflow.scoring import Bools, Floats, Indices, Metadata, Rows, Window
+from dataflow.scoring import Metadata, Window
 from dataflow.settings import UserError
 from dataflow.tiers import SUPERVISED, TieredModel, needed
+from dataflow.trees import Bools, Floats, Indices, Rows
 from training.evaluate_options import Options
 from training.history import DAY, History, LabelTime, Past
 from training.measures import Measures, measure

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from dataflow.profiles.amounts import AmountPrior
-from dataflow.scoring import ISOLATION_FOREST, Bools, Floats, Rows
+from dataflow.scoring import ISOLATION_FOREST
 from dataflow.tiers import ENOUGH_HISTORY, GRADED, NEED_HISTORY, SUPERVISED, Calibration, ColdStart, Normal, Tail
+from dataflow.trees import Bools, Floats, Rows
 from training.history import Past
 
 TREES, MAX_SAMPLES = 200, 1024
