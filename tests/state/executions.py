@@ -17,7 +17,7 @@ from dataflow.state.crash_points import Point
 from dataflow.state.store import Store
 
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.state.killed_flow", "tests.state.killed_detection"])
+CONTEXT.set_forkserver_preload(["tests.state.preloaded"])
 
 
 class Crash(NamedTuple):

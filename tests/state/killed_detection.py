@@ -34,7 +34,7 @@ from tests.chaos.input import PARTITIONS, SETTINGS, STORY_EVERY, Event, story, t
 from tests.state.executions import AFTER_AN_IMAGE, NO_CRASH, Crash, arm, arm_helper
 
 EPOCH = 0.05
-BATCH = 10
+BATCH = 20
 PACE = LanePace(flush_seconds=0.02, compact_part=0.5, compact_bytes=5_000, log_bytes=300_000, retry_seconds=0.01)
 FILE_BYTES = 100_000
 STEP_EVERY = 40
