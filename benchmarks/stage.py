@@ -1,8 +1,6 @@
 """What every benchmark needs: models, transactions on a topic, jobs as processes, and how much CPU they take."""
 
 import contextlib
-import io
-import json
 import os
 import platform
 import signal
@@ -16,11 +14,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import joblib
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from dataflow.scoring import IsolationScores, isolation_trees, tree_ensemble
 from dataflow.simulation import history, to_json
 from tests.kafka_server import create_topics
 
@@ -56,24 +52,6 @@ def train(path: Path, *options: str) -> Path:
         cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     return path
-
-
-def write_forest(pickle: Path, onnx: Path) -> None:
-    """The two-feature forest as ONNX, for jobs that do not import ours."""
-    from onnx import TensorProto, helper
-
-    forest = joblib.load(io.BytesIO(pickle.read_bytes()))
-    trees = isolation_trees(forest)
-    tensor = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [tree_ensemble(trees, "rows", "depths")], "forest",
-        [tensor("rows", TensorProto.FLOAT, [None, 2])], [tensor("depths", TensorProto.FLOAT, [None, 1])],
-    )  # fmt: skip
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
-    onnx.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())
-    scores = IsolationScores(forest, trees)
-    known = {"average": scores._average, "threshold": scores.threshold}
-    Path(f"{onnx}.json").write_text(json.dumps(known))
 
 
 def transactions(count: int, users: int = 5000) -> list[tuple[bytes, bytes]]:

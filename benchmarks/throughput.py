@@ -20,6 +20,7 @@ from rich.table import Table
 
 from benchmarks.kafka_streams import build as kafka_streams
 from benchmarks.kafka_streams import forest
+from benchmarks.onnx_forest import write_forest
 from benchmarks.stage import (
     PEERS,
     RESULTS,
@@ -29,7 +30,6 @@ from benchmarks.stage import (
     run_through,
     train,
     transactions,
-    write_forest,
 )
 from dataflow.settings import TUTORIAL_RULES, Settings
 from tests.kafka_server import KafkaServer, KafkaUnavailableError

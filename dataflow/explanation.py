@@ -20,7 +20,8 @@ from dataflow.features.batch import FeatureBatch
 from dataflow.fraud_factors import CommonValues
 from dataflow.operating_point import MODEL_FIELD_NAMES
 from dataflow.rules import NUMBER_OF, Rule, RuleResult, RuleSet, value_of
-from dataflow.scoring import Floats, Rows, Scorer
+from dataflow.scoring import Scorer
+from dataflow.trees import Floats, Rows
 
 MOST: Final = 5
 """Entries of an explanation."""

@@ -66,7 +66,8 @@ class EventBatch:
 
     def payments(self) -> Rows:
         """The places of the transactions."""
-        return np.flatnonzero(self.records["kind"] == TRANSACTION)
+        places: Rows = (self.records["kind"] == TRANSACTION).nonzero()[0]
+        return places
 
     def learned(self) -> FeatureBatch:
         """The transactions, with their features."""
@@ -422,6 +423,17 @@ class MerchantLane:
 # ------------------------------------------------------------------------------------------------------- the steps
 
 
+def _places_by_lane(lanes: list[int]) -> dict[int, list[int]]:
+    """The places at which each lane stands."""
+    found: dict[int, list[int]] = {}
+    for place, lane in enumerate(lanes):
+        there = found.get(lane)
+        if there is None:
+            there = found[lane] = []
+        there.append(place)
+    return found
+
+
 class ProfileSteps:
     """The steps from parsed events to transactions with all their features.
 
@@ -470,10 +482,8 @@ class ProfileSteps:
             return []
         batch = self._columns_of(events)
         lanes, crc = self._lanes, zlib.crc32
-        found = np.fromiter(
-            (crc(event.user.encode("utf-8", "surrogatepass")) % lanes for event in batch.events), np.int64
-        )
-        parts = [UserPart(lane, batch, np.flatnonzero(found == lane)) for lane in np.unique(found).tolist()]
+        found = [crc(event.user.encode("utf-8", "surrogatepass")) % lanes for event in batch.events]
+        parts = [UserPart(lane, batch, np.array(places)) for lane, places in _places_by_lane(found).items()]
         return self._at_users.divide(batch, parts or [UserPart(0, batch, np.empty(0, np.int64))])
 
     def _columns_of(self, events: list[Event]) -> EventBatch:
@@ -503,14 +513,13 @@ class ProfileSteps:
     def _divide_by_merchant(self, batch: EventBatch) -> list[tuple[str, MerchantPart]]:
         payments = batch.payments()
         items = in_order(payments, batch.lessons["event"])
-        lane_of_merchant = self._lane_of
-        lanes = np.empty(len(items), np.int64)
-        is_lesson = items["is_lesson"]
-        lanes[~is_lesson] = [lane_of_merchant(batch.events[place].merchant) for place in payments.tolist()]
+        events, names, lane_of_merchant = batch.events, batch.lesson_merchants, self._lane_of
         if len(batch.lessons):
-            of_lessons = np.fromiter(map(lane_of_merchant, batch.lesson_merchants), np.int64)
-            lanes[is_lesson] = of_lessons[items["place"][is_lesson]]
-        parts = [MerchantPart(lane, batch, items[lanes == lane]) for lane in np.unique(lanes).tolist()]
+            told = zip(items["place"].tolist(), items["is_lesson"].tolist(), strict=True)
+            lanes = [lane_of_merchant(names[n] if is_lesson else events[n].merchant) for n, is_lesson in told]
+        else:
+            lanes = [lane_of_merchant(events[place].merchant) for place in payments.tolist()]
+        parts = [MerchantPart(lane, batch, items[places]) for lane, places in _places_by_lane(lanes).items()]
         if not parts:
             if not batch.failed:
                 return []

@@ -1,16 +1,14 @@
-"""The model at serving: a pickle, refused unless its digest is right, compiled at load to one ONNX node.
+"""The model at serving: a pickle, refused unless its digest is right, whose trees a compiled kernel walks.
 
-ONNX Runtime scores one row in about 10 µs and a thousand at about 4 µs each; scikit-learn's own `predict` takes
-5,000 µs and 9. What comes out is the same: see `Model.score`.
+scikit-learn's own `predict` takes 5,000 µs for one row; the kernel takes 10 (`dataflow.trees`), and what comes out is
+the same: see `Model.score`.
 """
 
 import hashlib
 import io
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -21,6 +19,7 @@ from dataflow.fraud_factors import CommonValues
 from dataflow.operating_point import OperatingPoint
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.settings import UserError
+from dataflow.trees import Bools, Floats, Rows, Tree, TreeSum, round_down
 
 FORMAT = 1
 """Of the metadata; another number is refused."""
@@ -35,11 +34,6 @@ TIERS = [
 """What a model may be made of: see `dataflow.tiers`. The first is scikit-learn's forest and nothing else."""
 _TRAIN = "train one with `make train` (python -m training.train)"
 _AGAIN = "train again with `make train TRAIN=--force` (python -m training.train --force)"
-
-Rows = NDArray[np.float32]
-Floats = NDArray[np.float64]
-Indices = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -77,21 +71,6 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
         return self.fingerprint, self.sha256
 
 
-class Tree(NamedTuple):
-    """A decision tree as arrays, one element a node, node 0 the root.
-
-    A row goes left where `row[feature] <= threshold`, and where that value is NaN and `nan_left` holds. A leaf has
-    `left == -1` and is worth its `value`.
-    """
-
-    feature: Indices
-    threshold: Floats
-    left: Indices
-    right: Indices
-    nan_left: Bools
-    value: Floats
-
-
 class Model:
     """A model ready to score. It cannot be pickled: every worker's process loads its own.
 
@@ -110,46 +89,32 @@ class Model:
         self._isolation = IsolationScores(forest, trees)
         self.threshold = self._isolation.threshold  # a risk above it is an anomaly
         self.operating_point = metadata.operating_point or OperatingPoint.of_the_forest(self.threshold)
-        nodes = [tree_ensemble(trees, "rows", "depths")]
-        self._run = run_trees(nodes, len(self.features), ["depths"], most_split(trees))
 
     def score(self, rows: Rows) -> tuple[Floats, Bools]:
         """Scores rows of shape (n, len(features)), float32, n >= 0; gives (risk, anomaly), each of shape (n,).
 
-        risk: `-score_samples` of the Isolation Forest, in (0, 1], higher is riskier; off by 1e-6 at most at 100 trees.
+        risk: exactly `-score_samples` of the Isolation Forest, in (0, 1], higher is riskier.
         anomaly: exactly `predict(rows) == -1`.
         Infinite values lie beyond every split; NaN goes at each split where scikit-learn sends it. No value raises.
         """
-        if not len(rows):
-            return np.empty(0), np.empty(0, np.bool_)
-        return self._isolation.of(self._run(["depths"], {"rows": rows})[0][:, 0], rows)
+        return self._isolation(rows)
 
 
 class IsolationScores:
-    """An Isolation Forest's verdicts from the depths that its trees, as an ONNX node, add up to."""
+    """An Isolation Forest's verdicts, bit for bit as scikit-learn computes them."""
 
-    def __init__(self, forest: Any, trees: "Sequence[Tree]"):
+    def __init__(self, forest: Any, trees: Sequence[Tree]):
+        """`trees`: the forest's, as of `isolation_trees`; their columns may be others than the forest's own."""
         self.threshold = -float(forest.offset_)
+        self._depths = TreeSum(trees)
         # What a row's depths would sum to if every tree isolated it after the average number of splits.
         self._average = len(trees) * float(average_path_length(np.array([forest.max_samples_]))[0])
-        # T leaves summed in float32, in whatever order, are off by at most T * 2^-24 of their sum; times the largest
-        # slope of a risk by its exponent, ln(2) * x * 2^-x <= 0.37, that is how far a risk can be off.
-        self.uncertain = 0.5 * len(trees) * 2.0**-24
-        self._exact_depths = _ExactSum(trees)
 
-    def of(self, depths: NDArray[Any], rows: Rows) -> tuple[Floats, Bools]:
-        """Risk and anomaly of each of the rows."""
-        risk: Floats = np.exp2(depths.astype(np.float64) / -self._average)
-        anomaly: Bools = risk > self.threshold
-        # The threshold is a quantile of training scores, so it is quite common to score exactly that; on which side
-        # such a row falls must not hang on float32.
-        close = np.flatnonzero(np.abs(risk - self.threshold) <= self.uncertain)
-        if len(close):
-            # Bit for bit as scikit-learn computes it, at 50 µs a row.
-            exact: Floats = 2 ** (-np.divide(self._exact_depths(rows[close]), self._average))
-            risk[close] = exact
-            anomaly[close] = exact - self.threshold > 0
-        return risk, anomaly
+    def __call__(self, rows: Rows) -> tuple[Floats, Bools]:
+        """Risk and anomaly of each of the rows, of shape (n, k)."""
+        risk: Floats = 2 ** (-np.divide(self._depths(rows), self._average))
+        # The threshold is a quantile of training scores, so it is quite common to score exactly that.
+        return risk, risk - self.threshold > 0
 
 
 class Scorer(Protocol):
@@ -264,171 +229,6 @@ def average_path_length(samples: NDArray[Any]) -> Floats:
     return np.where(samples <= 1, 0.0, np.where(samples == 2, 1.0, beyond_two))
 
 
-def tree_ensemble(trees: Sequence[Tree], rows: str, total: str) -> Any:
-    """Trees as one ONNX node that reads the tensor `rows` (n, k) and writes the sum of their leaves, `total` (n, 1)."""
-    from onnx import helper
-
-    attributes: dict[str, list[Any]] = {name: [] for name in _NODE_ATTRIBUTES}
-    for number, tree in enumerate(trees):
-        nodes = range(len(tree.left))
-        leaf = tree.left < 0
-        leaves = np.flatnonzero(leaf).tolist()
-        attributes["nodes_treeids"] += [number] * len(nodes)
-        attributes["nodes_nodeids"] += nodes
-        attributes["nodes_modes"] += np.where(leaf, "LEAF", "BRANCH_LEQ").tolist()
-        attributes["nodes_featureids"] += np.where(leaf, 0, tree.feature).tolist()
-        attributes["nodes_values"] += np.where(leaf, 0, round_down(tree.threshold)).tolist()
-        attributes["nodes_truenodeids"] += np.where(leaf, 0, tree.left).tolist()
-        attributes["nodes_falsenodeids"] += np.where(leaf, 0, tree.right).tolist()
-        attributes["nodes_missing_value_tracks_true"] += np.where(leaf, False, tree.nan_left).astype(int).tolist()
-        attributes["target_treeids"] += [number] * len(leaves)
-        attributes["target_nodeids"] += leaves
-        attributes["target_ids"] += [0] * len(leaves)
-        attributes["target_weights"] += tree.value[leaves].tolist()
-    return helper.make_node(
-        "TreeEnsembleRegressor",
-        [rows],
-        [total],
-        domain="ai.onnx.ml",
-        n_targets=1,
-        aggregate_function="SUM",
-        post_transform="NONE",
-        **attributes,
-    )
-
-
-_NODE_ATTRIBUTES = (
-    "nodes_treeids",
-    "nodes_nodeids",
-    "nodes_modes",
-    "nodes_featureids",
-    "nodes_values",
-    "nodes_truenodeids",
-    "nodes_falsenodeids",
-    "nodes_missing_value_tracks_true",
-    "target_treeids",
-    "target_nodeids",
-    "target_ids",
-    "target_weights",
-)
-
-
-def round_down(threshold: Floats) -> Rows:
-    """The largest float32 that is not above the threshold.
-
-    scikit-learn compares float32 values with float64 thresholds; ONNX Runtime has float32 on both sides. For a float32
-    x, `x <= threshold` and `x <= round_down(threshold)` are the same; rounded to nearest they are not.
-    """
-    with np.errstate(over="ignore"):
-        nearest = threshold.astype(np.float32)
-    return np.where(nearest > threshold, np.nextafter(nearest, np.float32(-np.inf)), nearest)
-
-
-class _ExactSum:
-    """The sum of the trees' leaves in float64, tree after tree as scikit-learn adds them up."""
-
-    def __init__(self, trees: Sequence[Tree]):
-        starts = np.cumsum([0] + [len(tree.left) for tree in trees])
-        self._roots = starts[:-1]
-        self._feature = np.concatenate([np.where(tree.left < 0, 0, tree.feature) for tree in trees])
-        self._threshold = np.concatenate([tree.threshold for tree in trees])
-        self._nan_left = np.concatenate([tree.nan_left for tree in trees])
-        self._value = np.concatenate([tree.value for tree in trees])
-        # A leaf leads to itself, so that all trees can be walked in step.
-        itself = np.arange(starts[-1])
-        left = np.concatenate([tree.left + start for tree, start in zip(trees, starts[:-1], strict=True)])
-        right = np.concatenate([tree.right + start for tree, start in zip(trees, starts[:-1], strict=True)])
-        leaf = np.concatenate([tree.left < 0 for tree in trees])
-        self._left, self._right = np.where(leaf, itself, left), np.where(leaf, itself, right)
-
-    def __call__(self, rows: Rows) -> Floats:
-        """The sums of rows of shape (n, k), shape (n,)."""
-        each = np.arange(len(rows))[:, None]
-        node = np.broadcast_to(self._roots, (len(rows), len(self._roots)))
-        while True:
-            value = rows[each, self._feature[node]]
-            left = (value <= self._threshold[node]) | (np.isnan(value) & self._nan_left[node])
-            below = np.where(left, self._left[node], self._right[node])
-            if np.array_equal(below, node):
-                break
-            node = below
-        # cumsum adds one after the other; sum() would add in pairs, which is better, and different.
-        total: Floats = np.cumsum(self._value[node], axis=1)[:, -1]
-        return total
-
-
-def most_split(trees: Sequence[Tree]) -> int:
-    """The column on which most of the trees' nodes split."""
-    splits = np.concatenate([tree.feature[tree.left >= 0] for tree in trees])
-    return int(np.bincount(splits, minlength=1).argmax())  # none, where no tree could split
-
-
-Run = Callable[[Sequence[str], dict[str, Rows]], list[NDArray[Any]]]
-
-
-def run_trees(nodes: Sequence[Any], width: int, outputs: Sequence[str], column: int) -> Run:
-    """What runs an ONNX Runtime session that reads `rows` (n, width): (names of outputs, {"rows": rows}) to arrays.
-
-    `column`: see `_InOrder`; it decides over nothing but time.
-    """
-    # ONNX Runtime reports its use to its maker, unless it was told not to before it is imported.
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    import onnxruntime
-    from onnx import TensorProto, helper
-
-    tensor = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        nodes,
-        "redflag",
-        [tensor("rows", TensorProto.FLOAT, [None, width])],
-        [tensor(name, TensorProto.FLOAT, [None, 1]) for name in outputs],
-    )
-    versions = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
-    model = helper.make_model(graph, opset_imports=versions, ir_version=9)
-    options = onnxruntime.SessionOptions()
-    # Left at its defaults, ONNX Runtime spins further cores for nothing at the batch sizes of a stream.
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return _InOrder(session.run, column)
-
-
-class _InOrder:
-    """Runs a session on the rows of a batch in the order of one column, on half of them beside, where it is worth it.
-
-    Neighbours then take much the same way through a tree, and the processor guesses it: 1.7 µs a row instead of 2.9
-    with 100 trees on two columns; with 200 trees on eleven it brings 5 %. ONNX Runtime lets go of the interpreter's
-    lock while it scores, and a flow leaves a core or more idle; so the other half brings the flow 10 %. ONNX Runtime's
-    own threads would add up the trees of a small batch in another order than those of a large one. Here each row comes
-    out the same, whatever batch it is in.
-    """
-
-    _WORTH = 128  # rows: handing half of them over takes 40 µs, scoring them with 100 trees 100 to 200
-
-    def __init__(self, run: Run, column: int):
-        self._run = run
-        self._column = column
-        self._other = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="redflag-score")
-
-    def __call__(self, outputs: Sequence[str], inputs: dict[str, Rows]) -> list[NDArray[Any]]:
-        rows = inputs["rows"]
-        if len(rows) < self._WORTH:
-            return self._run(outputs, inputs)
-        order = np.argsort(rows[:, self._column])
-        rows = rows[order]
-        half = len(rows) // 2
-        other = self._other.submit(self._run, outputs, {"rows": rows[half:]})
-        first = self._run(outputs, {"rows": rows[:half]})
-        found = []
-        for one, two in zip(first, other.result(), strict=True):
-            values = np.empty((len(rows), 1), np.float32)
-            values[order[:half]], values[order[half:]] = one, two
-            found.append(values)
-        return found
-
-
 def rows_at_splits(trees: Sequence[Tree], width: int) -> Rows:
     """Rows that lie at split values of the trees, and one float32 above: where a wrong rounding shows."""
     random = np.random.default_rng(0)
@@ -445,8 +245,7 @@ def agrees(model: Model, forest: Any) -> bool:
     """Whether the compiled model is the forest."""
     rows = rows_at_splits(isolation_trees(forest), len(model.features))
     risk, anomaly = model.score(rows)
-    close = bool(np.all(np.abs(risk + forest.score_samples(rows)) <= model._isolation.uncertain))
-    return close and np.array_equal(anomaly, forest.predict(rows) == -1)
+    return np.array_equal(risk, -forest.score_samples(rows)) and np.array_equal(anomaly, forest.predict(rows) == -1)
 
 
 def _read(path: Path) -> bytes:

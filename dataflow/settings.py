@@ -307,12 +307,13 @@ def _unknown(environ: Mapping[str, str], from_file: Mapping[str, str]) -> tuple[
     for name in sorted({*environ, *from_file}):
         if name in known or (name.startswith(_KAFKA_PREFIX) and name != _KAFKA_PREFIX):
             continue
-        meant = _TAKEN_FOR.get(name) or _meant(name, known)
+        removed = name in _REMOVED
+        meant = None if removed else _TAKEN_FOR.get(name) or _meant(name, known)
         in_file = name in from_file
         ours = name.startswith(_PREFIXES) and not _OTHERS.fullmatch(name)
         # Compose reads `.env` too, and for settings of its own.
         others = name.startswith(("COMPOSE_", "DOCKER_"))
-        if (in_file and not others) or ours or name in _REMOVED or meant is not None:
+        if (in_file and not others) or ours or removed or meant is not None:
             where = f"{name} in {DOTENV}" if in_file else name
             hint = f", did you mean {meant}?" if meant else "; `python -m dataflow.settings` lists them"
             lines.append(f"{where} is not a setting of Redflag, and does nothing{hint}")

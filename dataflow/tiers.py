@@ -3,8 +3,8 @@
 Tier 1, `evidence`, needs no labels: the Isolation Forest, and graded rules that say how rare a value is. Tier 2,
 `feedback`, adds what confirmed frauds say of the merchant. Nothing in these two is fitted to labels: pieces of
 evidence are combined by noisy-OR, 1 - product of (1 - weight x evidence). Tier 3, `supervised`, is the
-probability of gradient boosting, calibrated on labels that it did not learn from. All trees are nodes of one ONNX
-graph.
+probability of gradient boosting, calibrated on labels that it did not learn from. All trees are walked by
+one kernel (`dataflow.trees`).
 
 A user with fewer than `ENOUGH_HISTORY` transactions looks strange beside a past of one or two. What needs history is
 therefore read as the population's normal for such a user, in all tiers: see `ColdStart`.
@@ -18,19 +18,8 @@ from numpy.typing import NDArray
 
 from dataflow.operating_point import OperatingPoint
 from dataflow.profiles.amounts import AmountPrior
-from dataflow.scoring import (
-    Bools,
-    Floats,
-    IsolationScores,
-    Metadata,
-    Rows,
-    Tree,
-    isolation_trees,
-    most_split,
-    rows_at_splits,
-    run_trees,
-    tree_ensemble,
-)
+from dataflow.scoring import IsolationScores, Metadata, isolation_trees, rows_at_splits
+from dataflow.trees import Bools, Floats, Rows, Tree, TreeSum
 
 EVIDENCE, FEEDBACK, SUPERVISED = "evidence", "feedback", "supervised"
 
@@ -154,20 +143,16 @@ class TieredModel:
         self._tails = [(columns[name], Tail(*artifact["tails"][name])) for name in GRADED]
         self._compromised = columns[COMPROMISED] if FEEDBACK in metadata.tiers else -1
         self._run_frauds = columns[RUN_FRAUDS] if FEEDBACK in metadata.tiers else -1
-        nodes = [tree_ensemble(trees, "rows", "depths")]
-        self._outputs = ["depths"]
         self._supervised = SUPERVISED in metadata.tiers
         self.importance: dict[str, float] = {}  # of each feature to the supervised tier: its share of the splits' gain
         if self._supervised:
             supervised = np.array([columns[name] for name in artifact["supervised_features"]])
             boosting = artifact["boosting"]
-            nodes.append(tree_ensemble([remapped(t, supervised) for t in boosting_trees(boosting)], "rows", "odds"))
-            self._baseline = float(np.ravel(boosting._baseline_prediction)[0])
+            baseline = float(np.ravel(boosting._baseline_prediction)[0])
+            self._odds = TreeSum([remapped(tree, supervised) for tree in boosting_trees(boosting)], baseline)
             self._calibration = Calibration(*artifact["calibration"])
-            self._outputs.append("odds")
             gains = gain_shares(boosting, len(supervised))
             self.importance = dict(zip(artifact["supervised_features"], gains.tolist(), strict=True))
-        self._run = run_trees(nodes, len(self.features), self._outputs, most_split(trees))
 
     def score(self, rows: Rows) -> tuple[Floats, Bools]:
         """Scores rows of shape (n, len(features)), float32, n >= 0; gives (risk, anomaly), each of shape (n,).
@@ -175,25 +160,21 @@ class TieredModel:
         risk: 0 to 1, of the highest tier. anomaly: exactly the Isolation Forest's `predict(rows) == -1`, on the rows
         as `ColdStart` leaves them. No value raises, and a row's score does not depend on the batch that it is in.
         """
-        if not len(rows):
-            return np.empty(0), np.empty(0, np.bool_)
         rows = self._cold_start(rows)
-        found = self._run(self._outputs, {"rows": rows})
-        isolation, anomaly = self._isolation.of(found[0][:, 0], rows)
+        isolation, anomaly = self._isolation(rows)
         if self._supervised:
-            return self._calibration(self._probability(found[1][:, 0])), anomaly
+            return self._calibration(self._probability(rows)), anomaly
         return self.graded(isolation, rows, feedback=self._compromised >= 0), anomaly
 
     def tiers(self, rows: Rows) -> dict[str, Floats]:
         """The risk of each tier by itself, to compare them; the forest's own under `isolation_forest`."""
         rows = self._cold_start(rows)
-        found = self._run(self._outputs, {"rows": rows})
-        isolation, _ = self._isolation.of(found[0][:, 0], rows)
+        isolation, _ = self._isolation(rows)
         risks = {"isolation_forest": isolation, EVIDENCE: self.graded(isolation, rows, feedback=False)}
         if self._compromised >= 0:
             risks[FEEDBACK] = self.graded(isolation, rows, feedback=True)
         if self._supervised:
-            risks[SUPERVISED] = self._calibration(self._probability(found[1][:, 0]))
+            risks[SUPERVISED] = self._calibration(self._probability(rows))
         return risks
 
     def agrees(self, artifact: dict[str, Any]) -> bool:
@@ -203,13 +184,12 @@ class TieredModel:
             return rows[:, [self.features.index(name) for name in names]]
 
         def close(ours: NDArray[Any], theirs: NDArray[Any]) -> bool:
-            return bool(np.all(np.abs(ours - theirs) <= 1e-5))
+            return bool(np.all(np.abs(ours - theirs) <= 1e-12))
 
         forest = artifact["forest"]
         columns = np.array([self.features.index(name) for name in artifact["forest_features"]])
         rows = rows_at_splits([remapped(tree, columns) for tree in isolation_trees(forest)], len(self.features))
-        found = self._run(self._outputs, {"rows": rows})
-        _, anomaly = self._isolation.of(found[0][:, 0], rows)
+        _, anomaly = self._isolation(rows)
         if not np.array_equal(anomaly, forest.predict(picked(rows, artifact["forest_features"])) == -1):
             return False
         if not self._supervised:
@@ -218,8 +198,7 @@ class TieredModel:
         columns = np.array([self.features.index(name) for name in names])
         model = artifact["boosting"]
         rows = rows_at_splits([remapped(tree, columns) for tree in boosting_trees(model)], len(self.features))
-        found = self._run(self._outputs, {"rows": rows})
-        return close(self._probability(found[1][:, 0]), model.predict_proba(picked(rows, names))[:, 1])
+        return close(self._probability(rows), model.predict_proba(picked(rows, names))[:, 1])
 
     def graded(self, isolation: Floats, rows: Rows, feedback: bool) -> Floats:
         """Noisy-OR of the evidence: of the forest, of rarity, and with `feedback` of the merchant's frauds."""
@@ -233,9 +212,9 @@ class TieredModel:
         risk: Floats = 1.0 - doubt
         return risk
 
-    def _probability(self, odds: NDArray[Any]) -> Floats:
-        """What the boosting itself says, before it is calibrated, by what its trees add up to."""
-        probability: Floats = 1.0 / (1.0 + np.exp(-(odds.astype(np.float64) + self._baseline)))
+    def _probability(self, rows: Rows) -> Floats:
+        """What the boosting itself says, before it is calibrated."""
+        probability: Floats = 1.0 / (1.0 + np.exp(-self._odds(rows)))
         return probability
 
 

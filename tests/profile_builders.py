@@ -16,10 +16,12 @@ from dataflow.features.catalogue import NUMBERS
 from dataflow.feedback import Feedback
 from dataflow.profiles import fraud_run, labels
 from dataflow.profiles.amounts import AmountPrior
+from dataflow.profiles.columns import USER_FEATURES
 from dataflow.profiles.hashing import hash_texts
 from dataflow.profiles.labels import LESSON
 from dataflow.profiles.last_hour import LATE
 from dataflow.profiles.profiles import AGE_DAYS, CAP, NO_PRIOR, MerchantProfiles, UserProfiles, in_order
+from dataflow.profiles.side_table import SIDE_FIELDS
 from dataflow.profiles.user import EVENT, TRANSACTION
 from dataflow.transaction import Transaction
 from tests.builders import DAY, HOUR, NOON, txn
@@ -31,6 +33,8 @@ Event = Transaction | Feedback
 
 USER_REFERENCES = ("busy", "unusual", "labelled", "last_location", "locations")
 """Fields of a user's row that are numbers of other rows or of names: which numbers these are means nothing."""
+CHAINED = tuple(name for name, _ in SIDE_FIELDS)
+"""Fields of side tables that say nothing of a profile: which row follows, and whether the log has it."""
 
 _TYPICAL = txn()
 _ids = iter(range(10**9))
@@ -55,6 +59,39 @@ def streams(draw: st.DrawFn, latest: float = LATE) -> list[Transaction]:
         at += gap
         events.append(payment(at - late * draw(st.sampled_from([0, 0, 1])), amount))
     return events
+
+
+def awkward(seed: int, n: int, users: int, span: float) -> list[Event]:
+    """Transactions, late, repeated or under a used id; labels before and after them, sent again, changed."""
+    random = np.random.default_rng(seed)
+    events: list[tuple[float, Event]] = []
+    for number in range(n):
+        at = NOON + float(np.round(random.uniform(0, span), 6))
+        place = (
+            {}
+            if random.random() < 0.3
+            else {"latitude": random.uniform(-90, 90), "longitude": random.uniform(-180, 180)}
+        )
+        paid = txn(
+            f"user {random.integers(users)}",
+            at=at,
+            amount=float(np.round(random.lognormal(3, 1.5), 2)),
+            location=str(random.choice(["US", "FR", "unknown", "IN", "DE", "NO"])),
+            device=str(random.choice(["phone", "unknown", "till"])),
+            merchant=f"shop {random.integers(25)}",
+            transaction_id=f"id {number if random.random() < 0.95 else random.integers(number + 1)}",
+            **place,
+        )
+        came = at + (random.uniform(0, 4 * HOUR) if random.random() < 0.2 else 0.0)
+        events.append((came, paid))
+        if random.random() < 0.05:
+            events.append((came + random.uniform(0, HOUR), paid))
+        for _ in range(random.integers(0, 4)):
+            told = at + float(random.choice([0.0, DAY, random.uniform(0, 40 * DAY)]))
+            name = paid.transaction_id or ""
+            labelled = Feedback(name, paid.user, paid.merchant, at, bool(random.random() < 0.4), told)
+            events.append((came + random.normal(0, DAY), labelled))
+    return [event for _, event in sorted(events, key=lambda each: each[0])]
 
 
 class Profiles:
@@ -82,23 +119,25 @@ class Profiles:
 
     def read_together(self, events: Sequence[Event]) -> Self:
         """Takes events in as one batch."""
-        before = len(self._counts)
         records = self.users.events(events)
-        features, lessons = self.users.observe(records)
-        payments = records[records["kind"] == TRANSACTION]
-        paid = [event.merchant for event in events if isinstance(event, Transaction)]
+        features = np.empty((len(events), len(NUMBERS)))
+        lessons = self.users.update(records, np.arange(len(events)), features)
+        payments = np.flatnonzero(records["kind"] == TRANSACTION)
         taught = self.users.texts(lessons["merchant"])
-        rows = self.merchants.table.rows_of(paid + taught)
-        items = in_order(rows[: len(paid)], rows[len(paid) :], lessons["after"])
-        self.merchants.observe(items, payments, lessons, features)
-        self.events += events
-        self._last_locations += self.users.texts(payments["last_location"])
-        self._numbers.append(features)
-        self._counts += payments["counts"].tolist()
-        lessons = lessons.copy()
-        lessons["after"] += before
+        items = in_order(payments, lessons["event"])
+        merchants = [
+            taught[place] if is_lesson else events[place].merchant
+            for place, is_lesson in zip(items["place"].tolist(), items["is_lesson"].tolist(), strict=True)
+        ]
+        items["row"] = self.merchants.table.rows_of(merchants)
+        self.merchants.observe(items, records, lessons, features)
+        lessons["event"] += len(self.events)
+        self._last_locations += self.users.texts(records["last_location"][payments])
+        self._numbers.append(features[payments])
+        self._counts += records["counts"][payments].tolist()
         self._lessons.append(lessons)
         self._taught += taught
+        self.events += events
         return self
 
     def read_cut(self, events: Sequence[Event], cuts: Iterable[int]) -> Self:
@@ -186,10 +225,10 @@ def user_state(users: UserProfiles, name: str) -> dict[str, Any]:
     state["last_location"] = texts[row["last_location"]]
     state["locations"] = [texts[number] for number in row["locations"]]
     for field, table in (("busy", users.busy), ("unusual", users.unusual)):
-        state[field] = _without(table.rows[row[field]], "next", "written") if row[field] else None
+        state[field] = _without(table.rows[row[field]], *CHAINED) if row[field] else None
     if row["labelled"]:
         labelled = users.labelled.rows[row["labelled"]]
-        state["labelled"] = _without(labelled, "next", "written", "block")
+        state["labelled"] = _without(labelled, *CHAINED, "block")
         state["labels"] = _labels(users, int(labelled["block"]), int(labelled["n"]))
     return state
 
@@ -214,7 +253,7 @@ def merchant_state(merchants: MerchantProfiles, name: str) -> dict[str, Any]:
     state: dict[str, Any] = {field: row[field].tobytes() for field in row.dtype.names if field != "labelled"}
     if row["labelled"]:
         labelled = merchants.labelled.rows[row["labelled"]]
-        state["labels"] = _without(labelled, "next", "written", "at", "key", "fraud")
+        state["labels"] = _without(labelled, *CHAINED, "at", "key", "fraud")
         n = int(labelled["n"])
         state["lessons"] = [labelled[field][:n].tobytes() for field in ("at", "key", "fraud")]
     return state
@@ -237,7 +276,7 @@ def check_windows(found: Sequence[float], past: Sequence[tuple[float, float]], n
 
 
 Lesson = dict[str, Any]
-"""What a label teaches a merchant: the fields of `labels.LESSON`, but for `merchant` and `after`."""
+"""What a label teaches a merchant: the fields of `labels.LESSON`, but for `merchant` and `event`."""
 
 
 def lesson(
@@ -275,7 +314,8 @@ class TaughtMerchant:
         for number, each in enumerate(taught):
             for field, value in each.items():
                 lessons[field][number] = value
-        items = in_order(self._rows[:0], self._rows.repeat(len(taught)), lessons["after"])
+        items = in_order(self._rows[:0], lessons["event"])
+        items["row"] = self._rows[0]
         self.profiles.observe(items, np.empty(0, EVENT), lessons, np.empty((0, len(NUMBERS))))
         return self
 
@@ -291,6 +331,16 @@ class TaughtMerchant:
     def run(self, at: float) -> dict[str, float]:
         """What the last run of unexplained frauds says, by the names of the features."""
         return dict(zip(RUN, fraud_run.read_run(self._row, self.profiles.labelled.rows, at), strict=True))
+
+    def features(self, txn: Transaction) -> dict[str, float]:
+        """The merchant's features of a payment, which is then taken in."""
+        payments = np.zeros(1, EVENT)
+        payments["at"], payments["amount"], payments["counts"] = txn.at, txn.amount, True
+        features = np.zeros((1, len(NUMBERS)))
+        items = in_order(np.zeros(1, np.int64), np.empty(0, np.int64))
+        items["row"] = self._rows[0]
+        self.profiles.observe(items, payments, np.empty(0, LESSON), features)
+        return dict(zip(NUMBERS[USER_FEATURES:], features[0, USER_FEATURES:].tolist(), strict=True))
 
     def state(self) -> dict[str, Any]:
         """All that is remembered."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.profiles import NO_PRIOR
-from dataflow.scoring import Rows
+from dataflow.trees import Rows
 from training.history import LabelTime, Past
 from training.replay import replay
 

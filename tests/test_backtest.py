@@ -37,6 +37,8 @@ from training.history import read_history
 from training.kafka_history import KafkaHistory, read_labels
 from training.train import main as train
 
+pytestmark = pytest.mark.slow
+
 RULES = (
     rule("high", "amount > 100", "High amount: {amount}", cooldown="2h")
     + rule("change", "location_changed and seconds_since_last <= 86400", "From {last_location} to {location}")

@@ -114,6 +114,7 @@ def test_a_broker_that_hangs_is_away_too(
         watch.close()
 
 
+@pytest.mark.slow
 def test_a_start_that_waits_for_the_broker_is_not_told_by_the_watch(
     hurried: None, said: Callable[[], list[logging.LogRecord]]
 ) -> None:

@@ -1,4 +1,4 @@
-"""What chaos takes from recovery data: that by which the flow would begin again, and nothing newer; and what it sees."""
+"""What chaos takes from recovery data, which is that by which the flow would begin again; and what it sees in it."""
 
 import contextlib
 import pickle
@@ -97,10 +97,9 @@ def compared(found: Iterable[LaneFiles], expected: Iterable[LaneFiles] | None = 
     """How many users, merchants of one user, and totals of other merchants are different."""
     counts = Counts(1)
     compare_profiles(profiles_of(found), profiles_of(expected or kept("ann", "bob")), counts)
-    assert counts.failed() is any(
-        both := (counts.states_different, counts.merchants_different, counts.merchant_totals_different)
-    )
-    return both
+    found_different = counts.states_different, counts.merchants_different, counts.merchant_totals_different
+    assert counts.failed() is any(found_different)
+    return found_different
 
 
 def changed(change: Callable[[Tables, Tables], None]) -> tuple[int, int, int]:

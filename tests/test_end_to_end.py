@@ -24,6 +24,8 @@ from tests.conftest import Broker
 from tests.reading import read_all
 from training.train import main as train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:

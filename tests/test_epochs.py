@@ -248,6 +248,7 @@ def longest_stalls(paced: bool, tmp_path: Path, stop: threading.Event, monkeypat
     return stalls
 
 
+@pytest.mark.slow
 def test_the_stalls_of_a_busy_worker_do_not_grow(
     tmp_path: Path, stop: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:

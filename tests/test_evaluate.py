@@ -20,6 +20,8 @@ from training.evaluate_options import parse
 from training.labels_file import read_labels
 from training.tiers import all_tiers
 
+pytestmark = pytest.mark.slow
+
 BEGIN = datetime(2026, 1, 5, tzinfo=UTC).timestamp()
 TEST, END = BEGIN + 21 * DAY, BEGIN + 28 * DAY
 COLUMNS = (

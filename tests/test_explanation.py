@@ -19,23 +19,27 @@ from dataflow import explanation
 from dataflow.detect import build
 from dataflow.explanation import CLEAR, MOST, Explainer
 from dataflow.feature_groups import GROUPS, Alert
-from dataflow.features import BASIC, FIELDS, NUMBERS, USER_FIELDS
+from dataflow.features.catalogue import NUMBERS
 from dataflow.fraud import SCENARIOS
 from dataflow.operating_point import OperatingPoint
-from dataflow.profile import ANYONE
+from dataflow.profiles.amounts import AmountPrior
+from dataflow.profiles.profiles import NO_PRIOR
 from dataflow.rules import LiveRules
 from dataflow.scoring import Scorer, load_model
 from dataflow.settings import Settings
 from dataflow.simulation import Simulated, history, to_json
+from dataflow.state.store import Store
 from dataflow.steps import Routed
 from tests.builders import DAY, HOUR, NOON, message, raw, split, txn
 from tests.rules.builders import rule
 from training.backtest_run import FromFile
 from training.backtest_run import run as backtest
-from training.history import History, after, read_history, replay
+from training.history import History, LabelTime, after, read_history
+from training.replay import replay
 from training.train import main as train
 
-NAMES = [field.name for field in FIELDS]
+pytestmark = pytest.mark.slow
+
 DELAY = 3 * DAY
 """Until a label comes, in the simulation that is decided here."""
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -97,12 +101,10 @@ def messages(simulated: Iterable[Simulated], labels: bool = True) -> list[Any]:
     return [message(value, topic=topic, offset=n) for n, (_, _, topic, value) in enumerate(events)]
 
 
-def decide(
-    feed: list[Any], model: Scorer, rules: Path, *, batch: int = 100, profiles: Any = "full", **how: Any
-) -> list[dict[str, Any]]:
+def decide(feed: list[Any], model: Scorer, rules: Path, *, batch: int = 100, **how: Any) -> list[dict[str, Any]]:
     """What the flow writes, decision by decision in the order of the source."""
     routed: list[Routed] = []
-    settings = Settings(profiles=profiles)
+    settings = Settings()
     graph = build(TestingSource(feed, batch), TestingSink(routed), model, LiveRules(rules, 1e9), settings)
     run_main(graph, **how)
     decisions, invalid = split(routed)
@@ -118,6 +120,12 @@ def simulated() -> list[Simulated]:
 def past() -> History:
     """The same as training reads it."""
     return read_history(None, seed=9, users=120, days=14, start=START)
+
+
+def replayed(prior: AmountPrior, label_time: LabelTime | None = None) -> list[dict[str, float]]:
+    """The features of each transaction of the past."""
+    batches = (batch for _, batch in replay(past(), prior, label_time))
+    return [dict(zip(NUMBERS, row, strict=True)) for batch in batches for row in batch.numbers().tolist()]
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +165,7 @@ def test_an_input_cannot_bring_one_along(plain_file: Path, rules: Path) -> None:
 
 
 def usual_of(facts: dict[str, Any], typical: dict[str, float]) -> dict[str, dict[str, float]]:
-    """What is usual, by group and feature, of one transaction: written anew, by the meaning of the facts."""
+    """What is usual, by group and feature, of one transaction: written anew, by the meaning of the features."""
     usual = facts["usual_amount"] or typical["amount"]
     low, high = 0.0, 1e9
     for _ in range(200):  # the pace that the burst was computed from
@@ -171,7 +179,7 @@ def usual_of(facts: dict[str, Any], typical: dict[str, float]) -> dict[str, dict
     km = facts["km_from_centre"]
     far = facts["centre_ratio"] > 1
     way = km / facts["centre_ratio"] if facts["centre_ratio"] else 0.0
-    frauds = {name: 0.0 for name in NAMES if name.startswith(("merchant_frauds", "merchant_risk", "run_"))}
+    frauds = {name: 0.0 for name in NUMBERS if name.startswith(("merchant_frauds", "merchant_risk", "run_"))}
     for span in ("week", "month"):
         frauds[f"merchant_labels_{span}"] = facts[f"merchant_labels_{span}"] - facts[f"merchant_frauds_{span}"]
     return {
@@ -252,7 +260,7 @@ def agrees(model: Scorer, score: Any, facts: dict[str, Any], out: dict[str, Any]
 
 def test_its_effects_are_those_that_scikit_learn_recomputes(decided: list[dict[str, Any]], plain_file: Path) -> None:
     model, forest = load_model(plain_file), joblib.load(plain_file)
-    facts = [dict(zip(NAMES, row, strict=True)) for _, row in replay(past(), ANYONE)]
+    facts = replayed(NO_PRIOR)
 
     def score(row: np.ndarray) -> float:
         return -float(forest.score_samples(np.nan_to_num(row, posinf=3e38).reshape(1, -1))[0])
@@ -269,7 +277,7 @@ def test_its_effects_on_the_supervised_risk_are_those_recomputed_one_row_at_a_ti
     simulated: list[Simulated], supervised: Scorer, rules: Path
 ) -> None:
     out = decide(messages(simulated), supervised, rules, batch=1)
-    facts = [dict(zip(NAMES, row, strict=True)) for _, row in replay(past(), supervised.population, after(DELAY))]
+    facts = replayed(supervised.amount_prior, after(DELAY))
 
     def score(row: np.ndarray) -> float:
         return float(supervised.score(row.reshape(1, -1))[0][0])
@@ -305,9 +313,10 @@ def test_it_is_the_same_after_a_crash(
     feed = [*plain_feed[:1000], TestingSource.ABORT(), *plain_feed[1000:2000]]
     routed: list[Routed] = []
     for _ in range(2):  # until the crash, and from the last snapshot on
-        source = TestingSource(feed, 10)
-        graph = build(source, TestingSink(routed), load_model(plain_file), LiveRules(rules, 1e9), Settings())
+        source, sink, store = TestingSource(feed, 10), TestingSink(routed), Store.open(tmp_path)
+        graph = build(source, sink, load_model(plain_file), LiveRules(rules, 1e9), Settings(), store)
         run_main(graph, epoch_interval=timedelta(0), recovery_config=RecoveryConfig(str(tmp_path)))
+        store.close()
     decisions, _ = split(routed)
     seen = {record.offset for record in decisions}
     assert seen == set(range(2000))
@@ -472,29 +481,24 @@ def test_a_model_that_was_trained_before_explains_itself_without_what_is_typical
     assert not any("fraud_factor" in entry for out in alerts for entry in out["explanation"])
 
 
-def test_with_basic_profiles_alerts_are_explained_by_what_these_know(tmp_path: Path, plain_feed: list[Any]) -> None:
+def test_a_model_of_few_features_tells_of_these_alone(tmp_path: Path, plain_feed: list[Any]) -> None:
     features = ["--features", "amount,txn_per_hour,seconds_since_last", "--tiers", "isolation_forest"]
-    path = tmp_path / "basic.pkl"
+    path = tmp_path / "few.pkl"
     assert train([*features, "--users", "60", "--days", "7", "--trees", "20", "--out", str(path)]) == 0
     rules = tmp_path / "rules.toml"
     rules.write_text(rule("moved", "location_changed") + rule("model", "model_alert"))
-    out = decide(plain_feed, load_model(path), rules, profiles="basic")
-    alerts = [each for each in out if each["fraudulent"]]
+    alerts = [each for each in decide(plain_feed, load_model(path), rules) if each["fraudulent"]]
     told = {entry["feature"] for each in alerts for entry in each["explanation"]}
-    assert {"amount", "rule:moved"} <= told <= {"rule:moved", "location", *BASIC}
-    first = next(e for each in alerts for e in each["explanation"] if e["feature"] == "amount")
-    assert first["usual"] is None
-    assert "where half of all are" in first["text"]
+    assert {"amount", "rule:moved"} <= told <= {"rule:moved", "amount", *PACE}
 
 
 # ------------------------------------------------------------------------------------------------------- the sentences
 
 
-def said(group: str, last_location: str = "US", *, profiles: str = "full", **known: float) -> Any:
-    """What is told of a group, given these facts; of all others the quiet value."""
+def said(group: str, last_location: str = "US", **known: float) -> Any:
+    """What is told of a group, given these features; of all others the quiet value."""
     quiet = {"days_since_merchant_fraud": 365.0, "days_since_fraud": 365.0, "amount_ratio": 1.0, "history": 50.0}
-    names = NUMBERS if profiles == "full" else [f.name for f in USER_FIELDS if f.name in BASIC and f.kind != "text"]
-    numbers = [{**quiet, **known}.get(name, 0.0) for name in names]
+    numbers = [{**quiet, **known}.get(name, 0.0) for name in NUMBERS]
     alert = Alert(txn(location="IN", device="mobile-3", merchant="Shop"), last_location, numbers, {"amount": 30.0})
     return next(each for each in GROUPS if each.name == group).say(alert)
 
@@ -547,7 +551,7 @@ def test_what_is_usual_is_this_users_own() -> None:
     assert said("amount", amount=412.5, usual_amount=67.8).usual == 67.8
     assert said("place", location_changed=1.0).usual == "US"
     assert said("pace", txn_per_hour=5.0, txn_per_day=6.0, burst=1.5).usual == pytest.approx(3.0 / 24.0)
-    assert said("amount", amount=412.5, profiles="basic").usual is None
+    assert said("amount", amount=412.5, history=0.0).usual is None
 
 
 def test_what_stands_in_a_transaction_is_plain_text() -> None:

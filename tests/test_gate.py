@@ -13,6 +13,8 @@ import pytest
 from dataflow.simulation import history
 from training.evaluate import main as evaluate
 
+pytestmark = pytest.mark.slow
+
 # Measured: average precision .31, .27 and .62; ROC AUC .85, .90 and .95; recall .46, .34 and .67 (two weeks, seed 1).
 FLOORS: dict[str, dict[str, float]] = {
     "evidence": {"average_precision": 0.27, "roc_auc": 0.82, "recall_at_0.01": 0.40},

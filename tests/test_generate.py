@@ -32,6 +32,8 @@ from dataflow.simulation import (
     to_json,
 )
 
+pytestmark = pytest.mark.slow
+
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 LONG_AGO = datetime(2026, 1, 5, tzinfo=UTC)
 

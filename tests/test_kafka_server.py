@@ -15,6 +15,8 @@ from tests import kafka_server as module
 from tests.conftest import Broker, MakeTopic
 from tests.kafka_server import KafkaServer, KafkaServerError, KafkaUnavailableError, fetch_jars
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -93,7 +93,7 @@ def test_every_setting_is_in_the_table_once_and_takes_its_default() -> None:
 def test_the_table_names_every_setting_with_its_default_and_unit() -> None:
     lines = markdown().splitlines()
     assert len(lines) == 2 + len(TABLE) + 1
-    assert any(line.startswith("| `RECOVERY_INTERVAL` | 60 s | ") for line in lines)
+    assert any(line.startswith("| `RECOVERY_INTERVAL` | 5 s | ") for line in lines)
     assert any(line.startswith("| `RULES_FILE` | dataflow/rules.toml | ") for line in lines)
 
 

@@ -31,6 +31,8 @@ from dataflow.simulation import (
 )
 from dataflow.transaction import Transaction
 
+pytestmark = pytest.mark.slow
+
 MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
 FIELDS = ["transaction_id", "user", "amount", "location", "device", "merchant", "txn_type", "timestamp"]
 PLACE = ["latitude", "longitude", "category"]

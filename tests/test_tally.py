@@ -11,6 +11,8 @@ from dataflow.broker import EmbeddedBroker
 from dataflow.settings import Settings
 from dataflow.tally import Alert, Tally
 
+pytestmark = pytest.mark.slow
+
 
 class Kafka:
     """The topics of a run, as generator and detector write them: all in partition 0."""

@@ -19,6 +19,8 @@ from training.history import Past, after, read_history
 from training.tiers import amount_prior, calibrate
 from training.train import main as train
 
+pytestmark = pytest.mark.slow
+
 DAY = 86_400.0
 
 

@@ -285,6 +285,7 @@ values = st.recursive(
 names = st.sampled_from([*fields(), *RESERVED, "transaction_id", "latitude", "longitude", "category", "extra"])
 
 
+@pytest.mark.slow
 @settings(max_examples=1500, deadline=None)
 @given(st.dictionaries(names, values, max_size=6), st.sampled_from([0, 1, 2]), st.data())
 def test_any_message_is_decided_or_rejected_and_the_next_good_one_is_decided(

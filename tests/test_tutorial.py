@@ -25,6 +25,8 @@ from dataflow.steps import Routed, written
 from tests.builders import message
 from training.train import main as train
 
+pytestmark = pytest.mark.slow
+
 COUNT = 3000
 START = datetime(2026, 3, 2, tzinfo=UTC)
 

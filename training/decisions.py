@@ -17,7 +17,7 @@ from dataflow.decision import combined
 from dataflow.features.batch import FeatureBatch
 from dataflow.operating_point import OperatingPoint
 from dataflow.rules import RuleSet
-from dataflow.scoring import Bools, Floats, Indices
+from dataflow.trees import Bools, Floats, Indices
 from training.evaluation import Replayed, Result
 from training.measures import DAY, calibration_errors, reliability
 

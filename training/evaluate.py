@@ -8,8 +8,10 @@ Learning for Credit Card Fraud Detection" handbook does. The operating point is 
 training window alone; for the first seed only, whose models decide.
 """
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -19,13 +21,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from dataflow.profiles.amounts import AmountPrior
 from dataflow.rules import load_rules
 from dataflow.settings import UserError
 from dataflow.tiers import TieredModel
 from training.decisions import summarise as summarise_decisions
 from training.decisions import write_scores
 from training.evaluate_options import Options, parse, windows
-from training.evaluation import BATCH, Result, collect, day, train_and_test
+from training.evaluation import BATCH, Replayed, Result, collect, day, train_and_test
 from training.history import DAY, History, Past, after, find_label_column, read_history
 from training.labels_file import read_labels, relabelled
 from training.measures import Measures
@@ -42,6 +45,8 @@ SHOWN = {
     "calibration error": "calibration_error",
 }
 """The figures that are printed, by what they are called there; metrics.json has all."""
+AT_ONCE = 4
+"""Windows and seeds that are trained and tested side by side, at most: each takes copies of its window's rows."""
 DECIDED = {
     "rules alone": "rules_alone",
     "model alone": "model_alone",
@@ -72,7 +77,7 @@ def run(options: Options, console: Console) -> None:
     else:
         history = read_history(options.history, label_column=None)
         history, label_time = relabelled(history, read_labels(options.labels))
-    notes: list[str] = []
+    parts = windows(options)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=console
     ) as progress:
@@ -80,14 +85,8 @@ def run(options: Options, console: Console) -> None:
         prior = amount_prior(_between(history, options.train_from, options.test_from, progress, task))
         progress.update(task, completed=1.0)
         replayed = collect(history, options, prior, label_time, rules, progress)
-        results = []
-        parts = windows(options)
-        task = progress.add_task("train and test", total=len(parts) * len(options.seeds))
-        for begin, end in parts:
-            for seed in options.seeds:
-                note = notes.append if seed == options.seeds[0] else None
-                results.append(train_and_test(replayed, options, prior, begin, end, seed, note))
-                progress.advance(task)
+        results = _results(replayed, options, prior, parts, progress)
+    notes = [note for result in results for note in result.notes]
     options.out.mkdir(parents=True, exist_ok=True)
     of_first_seed = [result for result in results if result.seed == options.seeds[0]]
     decided = write_scores(options.out / "scores.csv", replayed, of_first_seed, rules)
@@ -101,6 +100,33 @@ def run(options: Options, console: Console) -> None:
         Console().print(each, "")
     for line in notes:
         Console().print(line, markup=False, highlight=False)
+
+
+def _results(
+    replayed: Replayed, options: Options, prior: AmountPrior, parts: list[tuple[float, float]], progress: Progress
+) -> list[Result]:
+    """Each part of the test by each seed; some side by side, as fitting lets go of the interpreter's lock.
+
+    Raises:
+        UserError: a part holds too little to train on, to choose by or to test; no further one is begun then.
+    """
+    task = progress.add_task("train and test", total=len(parts) * len(options.seeds))
+    workers = ThreadPoolExecutor(min(os.cpu_count() or 1, AT_ONCE))
+    try:
+        running = [
+            workers.submit(
+                train_and_test, replayed, options, prior, begin, end, seed, choosing=seed == options.seeds[0]
+            )
+            for begin, end in parts
+            for seed in options.seeds
+        ]
+        results = []
+        for each in running:
+            results.append(each.result())
+            progress.advance(task)
+        return results
+    finally:
+        workers.shutdown(cancel_futures=True)
 
 
 def summarise(options: Options, results: list[Result]) -> dict[str, Any]:

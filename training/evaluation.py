@@ -11,9 +11,10 @@ from dataflow.features.batch import FeatureBatch
 from dataflow.operating_point import OperatingPoint
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.rules import RuleSet
-from dataflow.scoring import Bools, Floats, Indices, Metadata, Rows, Window
+from dataflow.scoring import Metadata, Window
 from dataflow.settings import UserError
 from dataflow.tiers import SUPERVISED, TieredModel, needed
+from dataflow.trees import Bools, Floats, Indices, Rows
 from training.evaluate_options import Options
 from training.history import DAY, History, LabelTime, Past
 from training.measures import Measures, measure
@@ -53,6 +54,7 @@ class Result(NamedTuple):
     measures: dict[str, Measures]  # of each tier, on transactions whose truth is known, but not of known cards
     window: Indices  # its rows, all of them
     model: TieredModel  # with its operating point, where that was chosen
+    notes: list[str]  # on the choice of that point, lines for people
 
 
 def collect(
@@ -117,11 +119,12 @@ def train_and_test(
     begin: float,
     end: float,
     seed: int,
-    note: Note | None,
+    *,
+    choosing: bool,
 ) -> Result:
     """Trains on what was known at `begin`, and scores what lies between `begin` and `end`.
 
-    With `note`, which takes lines for people, the operating point is chosen, too, which takes a second fit.
+    With `choosing` the operating point is chosen, too, which takes a second fit.
 
     Raises:
         UserError: the window holds too little to train on, to choose by or to test.
@@ -137,8 +140,9 @@ def train_and_test(
     except ValueError as error:
         msg = f"cannot train for the window from {day(begin)}: {error}"
         raise UserError(msg) from error
-    if note is not None:
-        model.operating_point = choose_point(replayed, options, prior, start, begin, model, note)
+    notes: list[str] = []
+    if choosing:
+        model.operating_point = choose_point(replayed, options, prior, start, begin, model, notes.append)
     # Cards known as compromised by then are not tested: they would be blocked. The handbook removes those that the
     # training knew, and day by day those that became known since.
     test = (at >= begin) & (at < end)
@@ -160,7 +164,7 @@ def train_and_test(
         tier: measure(np.concatenate(values), replayed.fraud[chosen], at[chosen], replayed.users[chosen], scenario)
         for tier, values in risk.items()
     }
-    return Result(day(begin), seed, measures, window, model)
+    return Result(day(begin), seed, measures, window, model, notes)
 
 
 def fitted(

@@ -8,17 +8,10 @@ import numpy as np
 
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.rules import RuleSet
-from dataflow.scoring import (
-    ISOLATION_FOREST,
-    Bools,
-    Floats,
-    Metadata,
-    Model,
-    Rows,
-    Window,
-)
+from dataflow.scoring import ISOLATION_FOREST, Metadata, Model, Window
 from dataflow.settings import UserError
 from dataflow.tiers import TieredModel, needed
+from dataflow.trees import Bools, Floats, Rows
 from training.history import History, after
 from training.operating_points import Scored, rule_alerts
 from training.replay import replay

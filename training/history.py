@@ -311,12 +311,16 @@ def _open(path: Path, label: str | None) -> _Table:
 def _filed(path: Path, label: str | None) -> History:
     table = _open(path, label)
     begin, share = 0.0, 0.0
+    ordered: bool | None = None  # not known before the first iteration
 
     def rows() -> Iterator[Past]:
-        nonlocal begin, share
-        begin, share = 0.0, _LOOKING
-        ordered = _in_order(table)
-        begin, share = _LOOKING, 1 - _LOOKING
+        nonlocal begin, share, ordered
+        looking = 0.0
+        if ordered is None:
+            looking = _LOOKING
+            begin, share = 0.0, looking
+            ordered = _in_order(table)
+        begin, share = looking, 1 - looking
         yield from _rows(table) if ordered else _sorted(_rows(table))
         begin = 1.0
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dataflow.scoring import Bools, Floats
+from dataflow.trees import Bools, Floats
 
 DAY = 86_400.0
 FALSE_POSITIVE_RATES = (0.001, 0.005, 0.01, 0.05)

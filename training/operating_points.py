@@ -15,8 +15,8 @@ import numpy as np
 from dataflow.features.batch import FeatureBatch
 from dataflow.operating_point import CurvePoint, Interval, OperatingPoint, columns_without_model
 from dataflow.rules import RuleSet
-from dataflow.scoring import Bools, Floats, Indices
 from dataflow.settings import UserError
+from dataflow.trees import Bools, Floats, Indices
 from training.arguments import number
 
 DAY = 86_400.0

@@ -11,10 +11,11 @@ from dataflow.connectors.topic_reader import read_topic
 from dataflow.feedback import Feedback, parse_feedback
 from dataflow.parsing import event_time
 from dataflow.rules import RuleSet
-from dataflow.scoring import Bools, Floats, Metadata, Scorer
+from dataflow.scoring import Metadata, Scorer
 from dataflow.settings import Settings, UserError
 from dataflow.simulation import POPULATIONS
 from dataflow.tiers import SUPERVISED
+from dataflow.trees import Bools, Floats
 from training.deciders import Deciders
 from training.history import DAY, History, after, find_label_column, read_history
 from training.operating_points import Note, Scored, need_labels, part, rule_alerts

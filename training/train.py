@@ -66,7 +66,7 @@ LATER = 0.25
 """The share of the transactions, the last in time, that the figures are measured on."""
 WIDTH = 80
 _QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
-_LIBRARIES = ("scikit-learn", "numpy", "joblib", "onnx", "onnxruntime")
+_LIBRARIES = ("scikit-learn", "numpy", "joblib", "numba")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

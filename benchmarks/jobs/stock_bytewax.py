@@ -33,7 +33,7 @@ def flow() -> Dataflow:
     messages = op.input("read", graph, KafkaSource([BROKERS], [SOURCE]))
     parsed = op.map("parse", messages, lambda message: json.loads(message.value))
     keyed = op.key_on("key", parsed, lambda txn: txn["user"])
-    checked = op.stateful_map_items("check", keyed, update)
+    checked = op.stateful_map("check", keyed, update)
     decisions = op.flat_map_batch("score", checked, score)
     verdicts = op.branch("split", decisions, lambda decision: decision["fraudulent"])
     op.output("alerts", op.map("to_alerts", verdicts.trues, serialise), KafkaSink([BROKERS], ALERTS))

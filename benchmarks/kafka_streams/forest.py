@@ -14,7 +14,8 @@ from typing import Any
 import joblib
 import numpy as np
 
-from dataflow.scoring import average_path_length, isolation_trees, read_metadata, round_down
+from dataflow.scoring import average_path_length, isolation_trees, read_metadata
+from dataflow.trees import round_down
 
 
 def as_json(forest: Any, features: list[str]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class NameHashes:
     def of(self, names: Sequence[str]) -> NDArray[np.uint32]:
         """The hash of each name."""
         hashes = np.fromiter(map(self._hash_of.get, names, repeat(-1)), np.int64, len(names))
-        absent = np.flatnonzero(hashes < 0).tolist()
+        absent = (hashes < 0).nonzero()[0].tolist()
         if absent:
             new = [names[place] for place in absent]
             made = hash_texts(new) & 0xFFFFFFFF

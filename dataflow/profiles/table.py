@@ -71,7 +71,7 @@ class ProfileTable:
         Keys of one call are never evicted by it, so the cap may be exceeded by as many as these are.
         """
         found = self.table.numbers_of(keys)
-        absent = np.flatnonzero(found < 0)
+        absent = (found < 0).nonzero()[0]
         if len(absent):
             new = [keys[place] for place in absent.tolist()]
             beyond = len(self.table) + len(set(new)) - self._cap
@@ -130,7 +130,7 @@ class Names:
     def numbers_of(self, texts: Sequence[str]) -> Rows:
         """The number of each; a new text gets one."""
         numbers = np.fromiter(map(self._number_of.get, texts, repeat(-1)), np.int64, len(texts))
-        absent = np.flatnonzero(numbers < 0)
+        absent = (numbers < 0).nonzero()[0]
         if len(absent):
             new = [texts[place] for place in absent.tolist()]
             numbers[absent] = added = self._table.find(new)

@@ -156,7 +156,7 @@ class Table:
     def find(self, keys: Sequence[str]) -> Numbers:
         """The row numbers of keys; who has none gets a new one, which is marked."""
         found = self.numbers_of(keys)
-        absent = np.flatnonzero(found < 0)
+        absent = (found < 0).nonzero()[0]
         if len(absent):
             new = [keys[place] for place in absent.tolist()]
             added = [self._add(key) for key in dict.fromkeys(new)]

@@ -10,6 +10,8 @@ import pytest
 
 from dataflow.profiles.compilation import FOLDER, PACKAGE
 
+pytestmark = pytest.mark.slow
+
 ROOT = PACKAGE.parent.parent
 WARM_UP = [sys.executable, "-c", "from dataflow.profiles import warm_up, compilation, user\n"
            "warm_up.warm_up(); print(compilation.FOLDER, sum(user.observe.stats.cache_hits.values()))"]  # fmt: skip
@@ -95,8 +97,9 @@ def test_a_second_process_loads_what_the_first_compiled_though_both_start_at_onc
 
 def test_without_the_jit_the_same_comes_of_it() -> None:
     done = run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/profiles/test_statistics.py",
-         "tests/profiles/test_parity.py", "-k", "not simulated and not limit and not cut and not 60"],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider",
+         *(f"tests/profiles/test_{name}.py" for name in ("statistics", "golden", "labels", "fraud_run", "repeats")),
+         "-k", "not whatever_else and not small and not one_byte"],
         NUMBA_DISABLE_JIT="1",
     )  # fmt: skip
     assert "passed" in done

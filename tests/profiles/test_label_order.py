@@ -62,6 +62,7 @@ def interleaved(txns: list[Transaction], labels: list[Feedback], chance: random.
     return [next(ours) if turn else next(theirs) for turn in turns]
 
 
+@pytest.mark.slow
 @given(histories(), st.randoms(use_true_random=False))
 @settings(max_examples=150)
 def test_the_state_is_the_same_wherever_labels_come_among_transactions(
@@ -125,7 +126,7 @@ def test_lessons_follow_the_payment_that_brings_them_each_to_the_merchant_that_i
     events = [label("a", at=NOON, merchant="Shop"), txn(at=NOON, transaction_id="a"), txn(at=NOON + 1)]
     for profiles in (Profiles().read(*events), Profiles().read_together(events)):
         (taught,) = profiles.lessons()
-        assert (taught["merchant"], taught["after"]) == ("Shop", 1)
+        assert (taught["merchant"], taught["event"]) == ("Shop", 1)
         assert profiles.peek(txn(at=NOON + MINUTE))["merchant_frauds_day"] == 0.0
         assert profiles.peek(txn(at=NOON + MINUTE, merchant="Shop"))["merchant_frauds_day"] == 1.0
 

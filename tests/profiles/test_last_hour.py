@@ -5,7 +5,7 @@ import random
 import pytest
 from hypothesis import given
 
-from dataflow.profiles.last_hour import BUSY_FIELDS, MAX_PER_HOUR
+from dataflow.profiles.last_hour import BUSY_FIELDS, MAX_PER_HOUR, RING
 from dataflow.profiles.user import DTYPE
 from dataflow.transaction import Transaction
 from tests.builders import DAY, HOUR, MINUTE, NOON
@@ -65,6 +65,7 @@ def test_beyond_the_limit_the_newest_count() -> None:
 def test_late_ones_of_a_user_beyond_the_limit_push_out_older_ones_only() -> None:
     events = [payment(NOON + n) for n in range(1500)]
     events += [payment(NOON + 1499 - n * 3) for n in range(0, 400, 3)]
+    events += [payment(NOON + 300 + n) for n in range(0, 60, 10)]  # older than all that are kept
     events += [payment(NOON + 1500 + HOUR * hours) for hours in (0.5, 1.0, 2.0, 5.0)]
     profiles = Profiles().read_cut(events, [700])
     expected, kept = [], list[float]()
@@ -85,3 +86,13 @@ def test_what_a_busy_user_takes_is_bounded_and_given_back() -> None:
     assert DTYPE.itemsize + long_ring < 1500 + 1.2 * 16 * MAX_PER_HOUR
     profiles.read(payment(NOON + DAY))
     assert profiles.users.busy.taken == 0
+
+
+def test_a_long_ring_is_given_back_as_soon_as_half_a_short_one_is_enough() -> None:
+    profiles = Profiles().read_together([payment(NOON + n) for n in range(20)])
+    assert profiles.users.busy.taken == 1
+    late = payment(NOON + 2 * HOUR + 19 - RING // 2 - 1)  # 5 of them still lie in the two hours before it
+    assert Profiles().read(*profiles.events, late).users.busy.taken == 1
+    profiles.read(payment(NOON + 2 * HOUR + 19 - RING // 2))
+    assert profiles.users.busy.taken == 0
+    assert profiles.peek(payment(NOON + HOUR + 18.5))["txn_per_hour"] == 1

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dataflow.profiles.places import EARTH_KM, kilometres
+from dataflow.profiles.places import CLIP, EARTH_KM, MIN_KM, kilometres
 from dataflow.transaction import Transaction
 from tests.builders import HOUR, NOON
 from tests.profile_builders import Profiles, payment
@@ -68,6 +68,15 @@ def test_one_far_journey_does_not_move_the_centre_far() -> None:
     assert ratio > 1000
     profiles.read(at_place(-33.9, 151.2, NOON + 20 * HOUR))
     assert moved(profiles, 48.0, 11.5, NOON + 40 * HOUR)[0] < 5
+
+
+@pytest.mark.parametrize("km", [8.0, 15.0, 1000.0])
+def test_a_journey_moves_the_centre_as_one_within_reach_does(km: float) -> None:
+    """Within three usual distances and what a user without history roams."""
+    profiles = Profiles().read(*(at_place(48.0, 11.5, NOON + n * HOUR) for n in range(20)))
+    reach = CLIP * MIN_KM / 21 + MIN_KM
+    profiles.read(at_place(48.0 + km / (EARTH_KM * math.pi / 180), 11.5, NOON + 20 * HOUR))
+    assert moved(profiles, 48.0, 11.5, NOON + 40 * HOUR)[0] == pytest.approx(min(km, reach) / 21, abs=0.002)
 
 
 def test_within_a_minute_speed_is_reckoned_over_a_minute() -> None:

@@ -8,10 +8,12 @@ import pytest
 from dataflow.feedback import Feedback
 from dataflow.profiles import columns
 from dataflow.profiles.hashing import NameHashes, hash_texts, payment_words
-from dataflow.profiles.profiles import NAMES_KEPT, MerchantProfiles, UserProfiles, in_order
+from dataflow.profiles.labels import NEVER
+from dataflow.profiles.profiles import NAMES_KEPT, UserProfiles
 from dataflow.profiles.table import Names
 from dataflow.transaction import UNKNOWN
-from tests.builders import DAY, NOON, txn
+from tests.builders import DAY, NOON, label, txn
+from tests.profile_builders import Profiles
 
 
 def seen(profiles: UserProfiles, *events: object) -> np.ndarray:
@@ -64,17 +66,13 @@ def test_an_event_at_the_very_age_still_finds_its_profile_and_a_label_counts_as_
     assert features[-1, columns.HISTORY] == 0.0
 
 
-def test_a_merchant_idle_for_longer_than_its_age_begins_anew() -> None:
-    merchants, users = MerchantProfiles(age_days=100.0), UserProfiles()
-    counts = []
-    for at in (NOON, NOON + 50 * DAY, NOON + 151 * DAY):
-        events = users.events([txn(at=at)])
-        features, lessons = users.observe(events)
-        rows = merchants.table.rows_of(["Amazon"])
-        merchants.observe(in_order(rows, rows[:0], lessons["after"]), events, lessons, features)
-        counts.append(merchants.table.rows["seen"][rows[0]])
-    assert counts == [1, 2, 1]
-    assert merchants.begun_anew == 1
+def test_a_merchant_idle_for_longer_than_its_age_begins_anew_with_its_labels() -> None:
+    profiles = Profiles(age_days=100.0).read(txn("ann", at=NOON, transaction_id="a"), label("a", after=0.0))
+    profiles.read(*(txn(user, at=at) for user, at in (("bob", NOON + 50 * DAY), ("cat", NOON + 151 * DAY))))
+    assert profiles.features("days_since_merchant_fraud") == [NEVER, 50.0, NEVER]
+    assert profiles.merchants.table.rows["seen"][profiles.merchants.table.row_of["Amazon"]] == 1
+    assert profiles.merchants.labelled.taken == 0
+    assert profiles.merchants.begun_anew == 1
 
 
 def test_beyond_the_cap_the_ones_idle_for_longest_are_evicted_and_counted() -> None:
@@ -86,7 +84,7 @@ def test_beyond_the_cap_the_ones_idle_for_longest_are_evicted_and_counted() -> N
     assert "regular" in users.table.row_of
     assert "user 249" in users.table.row_of
     assert "user 100" not in users.table.row_of
-    assert len(users.table.rows) < 130
+    assert len(users.table.keys) < 130  # rows that were ever used
 
 
 def test_keys_of_one_batch_are_not_evicted_by_it() -> None:

@@ -17,6 +17,8 @@ from training.history import after, read_history
 from training.replay import replay
 from training.train import main as train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -462,7 +462,7 @@ def flow_decisions(
 ) -> list[dict[str, Any]]:
     decisions: list[Routed] = []
     source = TestingSource((message(value, offset=n) for n, value in enumerate(values)), batch)
-    flow = build(source, TestingSink(decisions), model, running.rules, Settings())
+    flow = build(source, TestingSink(decisions), model, running.rules, Settings(), workers=workers)
     if workers == 1:
         run_main(flow)
     else:

@@ -265,6 +265,7 @@ def simulated() -> Tally:
     return tally._replace(decided=decided)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "scenario"),
     [
@@ -288,6 +289,7 @@ def test_on_the_simulation_a_rule_is_precise_cheap_and_finds_its_own_scenario(
     )
 
 
+@pytest.mark.slow
 def test_on_the_simulation_no_merchant_is_under_attack(simulated: Tally) -> None:
     """There a compromised merchant's frauds are a small part of its business: its customers are not accused."""
     assert simulated.hits["merchant_under_attack"] <= 0.0001 * simulated.decided

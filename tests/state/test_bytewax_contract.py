@@ -27,6 +27,8 @@ from tests.state.killed_flow import PACE, Job, mapper, prepare
 from tests.state.support import COUNTS, STEP, Plain, count
 from tests.state.test_killed_flow import NO_CRASH, check, execute, logs
 
+pytestmark = pytest.mark.slow
+
 READER = """
 import json, sys
 from pathlib import Path

@@ -102,9 +102,8 @@ def test_one_two_and_three_processes_in_turn_decide_as_one_that_is_not_interrupt
         codes = execute(job, execution, Crash(Point.TOKEN_PICKLED, times), processes)
         assert -signal.SIGKILL in codes, executions.logs(job.folder)
     finish(job, 9, 2)
-    assert points_passed(job, Point.COMPACTION_KNOWN) > 16  # two steps with eight lanes
-    images = [path.name.rsplit(".", 2)[0] for path in (job.recovery / "state").glob("*.image")]
-    assert len(images) == len(set(images)) == 16
+    assert points_passed(job, Point.COMPACTION_KNOWN) > 1
+    assert {lane for _, lane, _ in read_lanes(job.recovery)} == set(range(8))
 
 
 @pytest.mark.slow

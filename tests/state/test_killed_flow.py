@@ -76,6 +76,7 @@ def test_flows_of_one_to_three_processes_in_changing_order_survive_kills_anywher
     finish(job, 99, chance.choice([1, 2, 3]))
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_where_one_and_three_left_off(tmp_path: Path) -> None:
     job = Job(tmp_path, items=700, keys=40, lanes=6, seed=1)
     prepare(job)

@@ -1,39 +1,33 @@
-"""The facts: what each says, that all are defined, and that schema and values agree."""
+"""What each feature says, at its edges too; that all are defined, and of the kind that the catalogue says."""
 
-import copy
 import math
-import pickle
 from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from dataflow.features import FIELDS, MERCHANT_FIELDS, USER_FIELDS, Facts, facts, merchant_facts, user_facts
-from dataflow.profile import MERCHANTS, NEVER, PLACES, MerchantProfile, Population, UserProfile
+from dataflow.features.batch import FeatureBatch
+from dataflow.features.catalogue import FIELDS, MERCHANT_FIELDS, NUMBERS, USER_FIELDS
+from dataflow.profiles.amounts import AmountPrior
+from dataflow.profiles.labels import NEVER
+from dataflow.profiles.names_seen import MERCHANTS, PLACES
 from dataflow.transaction import UNKNOWN, Transaction
-from tests.builders import DAY, HOUR, MINUTE, NOON, label, lesson, txn
-
-settings.register_profile("busy machine", deadline=None)
-settings.load_profile("busy machine")
+from tests.builders import DAY, HOUR, MINUTE, NOON, label, txn
+from tests.profile_builders import Profiles, TaughtMerchant, lesson
 
 NAMES = [field.name for field in FIELDS]
 
 
-def known(values: Facts) -> dict[str, Any]:
-    """Facts by name."""
-    fields = {len(FIELDS): FIELDS, len(USER_FIELDS): USER_FIELDS, len(MERCHANT_FIELDS): MERCHANT_FIELDS}[len(values)]
-    return dict(zip((field.name for field in fields), values, strict=True))
+def features_of(batch: FeatureBatch) -> dict[str, Any]:
+    """All features of a batch's last transaction, by name; numbers and flags as Python's."""
+    return {name: np.asarray(batch.column(name)).tolist()[-1] for name in NAMES}
 
 
 def after(*past: Transaction, at: float = NOON, **others: Any) -> dict[str, Any]:
-    """The facts of a transaction after others of the same user, all at the same merchant's door."""
-    user, merchant = UserProfile(), MerchantProfile()
-    for each in past:
-        z = known(user_facts(each, user))["amount_z"]
-        user.update(each)
-        merchant.update(each, z)
-    return known(facts(txn(at=at, **others), user, merchant))
+    """The features of a transaction after others of the same user."""
+    return features_of(Profiles().read(*past, txn(at=at, **others)).batch())
 
 
 users = st.sampled_from(["US", "FR", UNKNOWN])
@@ -53,16 +47,17 @@ transactions = st.builds(
     users,
     st.sampled_from(["Amazon", "Shop"]),
 )
-populations = st.sampled_from([Population(), Population(50.0, 0.6)])
+priors = st.sampled_from([AmountPrior(), AmountPrior(50.0, 0.6)])
 
 
-def check_kinds(values: Facts) -> None:
-    assert len(values) == len(FIELDS)
-    for field, value in zip(FIELDS, values, strict=True):
-        kinds: dict[str, Any] = {"number": (int, float), "text": str, "flag": bool}
-        assert isinstance(value, kinds[field.kind]), field
-        assert isinstance(value, bool) == (field.kind == "flag"), field
-        assert field.kind == "text" or not math.isnan(value), field
+def check_kinds(batch: FeatureBatch) -> None:
+    kinds = {"number": float, "text": str, "flag": bool}
+    for field in FIELDS:
+        column = batch.column(field.name)
+        assert len(column) == len(batch)
+        for value in np.asarray(column).tolist():
+            assert type(value) is kinds[field.kind], field
+            assert field.kind == "text" or not math.isnan(value), field
 
 
 def test_fields_have_names_of_their_own_that_rules_can_say_and_each_is_documented() -> None:
@@ -71,20 +66,14 @@ def test_fields_have_names_of_their_own_that_rules_can_say_and_each_is_documente
     assert FIELDS == USER_FIELDS + MERCHANT_FIELDS
 
 
-@given(st.lists(transactions, max_size=15), transactions, populations)
-def test_every_fact_has_the_kind_that_its_field_says_and_is_a_number_where_it_is_one(
-    past: list[Transaction], probe: Transaction, population: Population
+@given(st.lists(transactions, max_size=15), transactions, priors)
+def test_every_feature_has_the_kind_that_its_field_says_and_is_a_number_where_it_is_one(
+    past: list[Transaction], probe: Transaction, prior: AmountPrior
 ) -> None:
-    user, merchant = UserProfile(), MerchantProfile()
+    profiles = Profiles(prior)
     for n, each in enumerate([*past, probe]):
-        values = facts(each, user, merchant, population)
-        check_kinds(values)
-        z = known(values)["amount_z"]
-        assert values == user_facts(each, user, population) + merchant_facts(each, merchant, population)
-        user.update(each, population)
-        merchant.update(each, z, population)
-        for taught in user.learn(label(each.transaction_id or "", at=each.at, fraud=n % 2 == 0)):
-            merchant.learn(taught)
+        profiles.read(each, label(each.transaction_id or "", at=each.at, fraud=n % 2 == 0))
+    check_kinds(profiles.batch())
 
 
 ABSURD = (
@@ -101,35 +90,20 @@ ABSURD = (
 def test_only_what_is_said_to_be_infinite_is_and_only_with_absurd_amounts_or_without_history(
     past: list[Transaction], probe: Transaction
 ) -> None:
-    user, merchant = UserProfile(), MerchantProfile()
-    for each in past:
-        user.update(each)
-        merchant.update(each, 0.0)
-    for name, value in known(facts(probe, user, merchant)).items():
+    for name, value in features_of(Profiles().read(*past, probe).batch()).items():
         if isinstance(value, float) and math.isinf(value):
             assert (name == "seconds_since_last" and not past) or (name in ABSURD and probe.amount > 1e200)
 
 
-@given(st.lists(transactions, max_size=10), transactions)
-def test_reading_facts_changes_nothing_that_the_transaction_itself_would_not(
-    past: list[Transaction], probe: Transaction
-) -> None:
-    user, merchant = UserProfile(), MerchantProfile()
-    for each in past:
-        user.update(each)
-        merchant.update(each, 0.0)
-    unread = copy.deepcopy((user, merchant))
-    first = facts(probe, user, merchant)
-    assert facts(probe, user, merchant) == first
-    assert facts(probe, *pickle.loads(pickle.dumps((user, merchant)))) == first
-    for one, other in zip((user, merchant), unread, strict=True):
-        for profile in (one, other):
-            profile.update(probe, *(() if isinstance(profile, UserProfile) else (1.0,)))  # type: ignore[arg-type]
-        assert one.__reduce__() == other.__reduce__()
+def test_a_features_name_says_whose_it_is_in_the_order_of_the_columns() -> None:
+    texts = {field.name for field in FIELDS if field.kind == "text"}
+    assert [field.name for field in FIELDS if field.name not in texts] == list(NUMBERS)
+    assert len(NUMBERS) == 60
+    assert not texts & {field.name for field in MERCHANT_FIELDS}
 
 
-def test_facts_of_a_user_without_history() -> None:
-    values = known(facts(txn(amount=25.0, latitude=1.0, longitude=2.0), UserProfile()))
+def test_features_of_a_user_without_history() -> None:
+    values = after(amount=25.0, latitude=1.0, longitude=2.0)
     texts = {"user": "ann", "merchant": "Amazon", "location": "US", "device": "mobile", "txn_type": "purchase"}
     stated = {"category": UNKNOWN, "ip": UNKNOWN, "last_location": "", "amount": 25.0, "timestamp": NOON} | texts
     stated |= {"seconds_since_last": math.inf, "amount_ratio": 1.0, "amount_to_largest": 1.0}
@@ -138,14 +112,14 @@ def test_facts_of_a_user_without_history() -> None:
     assert values == dict.fromkeys(NAMES, 0.0) | stated
 
 
-def test_without_history_an_amount_is_held_against_the_population() -> None:
-    values = known(facts(txn(amount=110.0), UserProfile(), None, Population(50.0, 0.6)))
+def test_without_history_an_amount_is_held_against_what_is_known_of_all() -> None:
+    values = features_of(Profiles(AmountPrior(50.0, 0.6)).read(txn(amount=110.0)).batch())
     assert values["usual_amount"] == 50.0
     assert values["amount_ratio"] == values["merchant_amount_ratio"] == pytest.approx(2.2)
     assert values["amount_z"] == values["amount_z_above"] == pytest.approx(60 / (30 * math.sqrt(2)))
 
 
-def test_facts_of_a_user_with_a_day_behind_him() -> None:
+def test_features_of_a_user_with_a_day_behind_them() -> None:
     past = [txn(at=NOON - hours * HOUR, amount=10.0 * hours) for hours in (30, 10, 2, 0.5)]
     values = after(*past, amount=150.0)
     assert values["txn_per_hour"] == 1
@@ -156,7 +130,7 @@ def test_facts_of_a_user_with_a_day_behind_him() -> None:
     assert values["seconds_since_last"] == 30 * MINUTE
     assert values["history"] == 4
     assert values["amount_to_largest"] == 0.5
-    pace = 4 / 1.25  # a day, over the 30 hours that he has been known
+    pace = 4 / 1.25  # a day, over the 30 hours that they have been known
     assert values["burst"] == pytest.approx((3 - pace) / math.sqrt(pace + 1), rel=1e-3)
     assert (values["merchant_per_day"], values["merchant_per_week"], values["merchant_per_month"]) == (3, 4, 4)
     assert values["merchant_mean_amount"] == 425 / 4
@@ -198,24 +172,26 @@ def test_distances_and_speed() -> None:
 NEW = [("new_merchant", "merchant", MERCHANTS), ("new_device", "device", PLACES), ("new_location", "location", PLACES)]
 
 
-@pytest.mark.parametrize(("fact", "field", "limit"), NEW)
-def test_new_is_what_a_user_of_whom_others_are_known_has_not_shown_of_late(fact: str, field: str, limit: int) -> None:
+@pytest.mark.parametrize(("feature", "field", "limit"), NEW)
+def test_new_is_what_a_user_of_whom_others_are_known_has_not_shown_of_late(
+    feature: str, field: str, limit: int
+) -> None:
     past = [txn(at=NOON - HOUR + n, **{field: f"x{n}"}) for n in range(limit)]
-    assert after(**{field: "x0"})[fact] is False
-    assert after(*past, **{field: "x0"})[fact] is False
-    assert after(*past, **{field: "another"})[fact] is True
+    assert after(**{field: "x0"})[feature] is False
+    assert after(*past, **{field: "x0"})[feature] is False
+    assert after(*past, **{field: "another"})[feature] is True
     crowded = [*past, txn(at=NOON - 1, **{field: "one more"})]
-    assert after(*crowded, **{field: "x0"})[fact] is True
-    assert after(*crowded, **{field: "x1"})[fact] is False
+    assert after(*crowded, **{field: "x0"})[feature] is True
+    assert after(*crowded, **{field: "x1"})[feature] is False
 
 
-@pytest.mark.parametrize(("fact", "field"), [("new_device", "device"), ("new_location", "location")])
-def test_unknown_is_never_new_and_does_not_make_others_new(fact: str, field: str) -> None:
+@pytest.mark.parametrize(("feature", "field"), [("new_device", "device"), ("new_location", "location")])
+def test_unknown_is_never_new_and_does_not_make_others_new(feature: str, field: str) -> None:
     nothing, something = {field: UNKNOWN}, {field: "x"}
-    assert after(txn(**something), **nothing)[fact] is False
-    assert after(txn(**nothing), **something)[fact] is False
-    assert after(txn(**something), *(txn(**nothing) for _ in range(9)), **something)[fact] is False
-    assert after(txn(**something), *(txn(**nothing) for _ in range(9)), **{field: "y"})[fact] is True
+    assert after(txn(**something), **nothing)[feature] is False
+    assert after(txn(**nothing), **something)[feature] is False
+    assert after(txn(**something), *(txn(**nothing) for _ in range(9)), **something)[feature] is False
+    assert after(txn(**something), *(txn(**nothing) for _ in range(9)), **{field: "y"})[feature] is True
 
 
 def test_a_location_changes_only_between_known_ones() -> None:
@@ -232,7 +208,7 @@ def test_a_location_changes_only_between_known_ones() -> None:
     assert changed("US", UNKNOWN, "FR")
 
 
-def test_without_what_a_history_lacks_no_fact_differs_from_that_of_a_user_without_it() -> None:
+def test_without_what_a_history_lacks_no_feature_differs_from_that_of_a_user_without_it() -> None:
     lacking = {"location": UNKNOWN, "device": UNKNOWN, "txn_type": UNKNOWN}
     full = after(*(txn(at=NOON - n * HOUR) for n in (3, 2, 1)))
     bare = after(*(txn(at=NOON - n * HOUR, **lacking) for n in (3, 2, 1)), **lacking)
@@ -241,15 +217,9 @@ def test_without_what_a_history_lacks_no_fact_differs_from_that_of_a_user_withou
 
 
 def test_feedback_shows_on_both_sides() -> None:
-    user, merchant = UserProfile(), MerchantProfile()
-    for n in range(4):
-        each = txn(at=NOON - (10 - n) * DAY, transaction_id=f"t{n}")
-        user.update(each)
-        merchant.update(each, 0.0)
-    for n in range(4):
-        for taught in user.learn(label(f"t{n}", at=NOON - (10 - n) * DAY, after=5 * DAY, fraud=n < 2)):
-            merchant.learn(taught)
-    values = known(facts(txn(at=NOON), user, merchant))
+    past = [txn(at=NOON - (10 - n) * DAY, transaction_id=f"t{n}") for n in range(4)]
+    labels = [label(f"t{n}", at=NOON - (10 - n) * DAY, after=5 * DAY, fraud=n < 2) for n in range(4)]
+    values = features_of(Profiles().read(*past, *labels, txn(at=NOON)).batch())
     assert (values["confirmed_frauds"], values["card_frauds"], values["days_since_card_fraud"]) == (2, 0, NEVER)
     assert values["days_since_fraud"] == values["days_since_merchant_fraud"] == pytest.approx(9, abs=0.01)
     assert values["days_since_merchant_genuine"] == pytest.approx(7, abs=0.01)
@@ -262,8 +232,14 @@ def test_feedback_shows_on_both_sides() -> None:
 
 
 def test_a_merchant_with_labels_that_left_all_windows_reads_as_one_without_but_for_the_days() -> None:
-    merchant = MerchantProfile()
-    merchant.learn(lesson(NOON - 50 * DAY, NOON - 40 * DAY, fraud=False))
-    old = known(merchant_facts(txn(), merchant))
-    new = known(merchant_facts(txn(), MerchantProfile()))
+    merchant = TaughtMerchant().learn(lesson(NOON - 50 * DAY, NOON - 40 * DAY, fraud=False))
+    old, new = merchant.features(txn()), TaughtMerchant().features(txn())
+    assert set(old) == {field.name for field in MERCHANT_FIELDS}
     assert {name for name in old if old[name] != new[name]} == {"days_since_merchant_genuine"}
+
+
+def test_a_confirmed_fraud_speaks_of_its_user_and_of_its_merchant_and_of_nobody_else() -> None:
+    told = [txn(transaction_id="a"), label("a"), txn(at=NOON + 2 * DAY)]
+    profiles = Profiles().read(*told, txn("bob", at=NOON + 2 * DAY), txn(at=NOON + 2 * DAY, merchant="Shop"))
+    assert profiles.features("confirmed_frauds") == [0, 1, 0, 1]
+    assert profiles.features("merchant_frauds_week") == [0, 1, 1, 0]
