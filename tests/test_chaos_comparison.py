@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from bytewax.recovery import init_db_dir
+from confluent_kafka import Message
 
 from dataflow.profiles.user import DTYPE
 from dataflow.state.lane import Lane
@@ -84,9 +85,9 @@ def kept(*users: str) -> list[LaneFiles]:
     """The tables of a lane of users and of one of merchants: each user paid, was robbed, and had it labelled."""
     made = Profiles()
     for user in users:
-        where, own = {"ann": "US", "bob": "FR"}[user], f"own-{user}"
+        where, least, own = {"ann": "US", "bob": "FR"}[user], {"ann": 20.0, "bob": 30.0}[user], f"own-{user}"
         for n in range(12):
-            made.read(payment(NOON + n, 20.0 + n, f"{user}-{n}", user=user, merchant=own, location=where))
+            made.read(payment(NOON + n, least + n, f"{user}-{n}", user=user, merchant=own, location=where))
         made.read(payment(NOON + HOUR, 5000.0, f"{user}-big", user=user, merchant="shop-1", location=where))
         made.read(label(f"{user}-big", at=NOON + HOUR, user=user, merchant="shop-1"))
         made.read(label(f"{user}-3", at=NOON + 3, after=2 * DAY, user=user, merchant=own))
@@ -194,13 +195,14 @@ def test_what_is_compared_is_what_was_committed(
     """In other batches and epochs all is equal; a message less, or a lane that did not write, is seen."""
     rules = tmp_path / "rules.toml"
     rules.write_text(RULES.format(limit=LIMITS[0]))
-    given = [
-        message(raw(f"u{n % 7}", at=NOON + n, merchant=f"own-{n % 7}", device="pos", amount=120.0), offset=n)
-        for n in range(70)
-    ]
 
-    def run(name: str, count: int, batch_size: int = 1000) -> Path:
-        decide(given[:count], model_file, rules, THRESHOLDS[0], tmp_path / name, batch_size)
+    def paid(n: int, at: float) -> Message:
+        return message(raw(f"u{n % 7}", at=at, merchant=f"own-{n % 7}", device="pos", amount=120.0), offset=n)
+
+    given = [paid(n, NOON + n) for n in range(70)]
+
+    def run(name: str, messages: list[Message], batch_size: int = 1000) -> Path:
+        decide(messages, model_file, rules, THRESHOLDS[0], tmp_path / name, batch_size)
         return tmp_path / name
 
     def seen(mine: Path) -> tuple[int, int, int]:
@@ -209,8 +211,9 @@ def test_what_is_compared_is_what_was_committed(
         assert (counts.states, counts.merchants, counts.cooldowns) == (7, 7, 7)
         return counts.states_different, counts.merchants_different, counts.cooldowns_different
 
-    reference = run("reference", 70)
-    assert seen(run("small batches", 70, 3)) == (0, 0, 0)
-    assert seen(run("one less", 69)) == (1, 1, 1)
+    reference = run("reference", given)
+    assert seen(run("small batches", given, 3)) == (0, 0, 0)
+    assert seen(run("one less", given[:-1])) == (1, 1, 0)  # it repeats an alert, so it begins no cooldown
+    assert seen(run("another time", [paid(0, NOON + 0.5), *given[1:]])) == (1, 0, 1)  # a merchant keeps the newest
     monkeypatch.setattr(Lane, "_flush", lambda _self: None)
-    assert seen(run("nothing written", 70)) == (7, 7, 0)
+    assert seen(run("nothing written", given)) == (7, 7, 0)
