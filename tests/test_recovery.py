@@ -197,8 +197,8 @@ def old(store: Path) -> Path:
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """All files but those that SQLite shares among processes, which change when a partition is read."""
-    found = [path for path in directory.rglob("*") if path.is_file() and not path.name.endswith("-shm")]
+    """All files but those that SQLite keeps beside a partition that is read."""
+    found = [path for path in directory.rglob("*") if path.is_file() and not path.name.endswith(("-shm", "-wal"))]
     return {path.name: path.read_bytes() for path in found}
 
 
