@@ -108,11 +108,11 @@ def test_one_two_and_three_processes_in_turn_decide_as_one_that_is_not_interrupt
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
-def test_flows_of_one_to_three_processes_survive_kills_anywhere(job: Job, seed: int) -> None:
+def test_flows_of_one_to_four_processes_survive_kills_anywhere(job: Job, seed: int) -> None:
     chance = random.Random(seed)
     job = job._replace(seed=seed)
     for execution in range(7):
-        processes, workers = chance.choice([(1, 1), (1, 2), (2, 1), (3, 1), (2, 2)])
+        processes, workers = chance.choice([(1, 1), (1, 2), (2, 1), (3, 1), (2, 2), (4, 1)])
         crash = Crash(chance.choice(list(Point)), chance.choice([1, 2, 5, 12, 30]))
         codes = execute(job, execution, crash, processes, workers)
         assert set(codes) <= {0, -signal.SIGKILL, 1, None} or any(code and code < 0 for code in codes), executions.logs(
