@@ -5,15 +5,28 @@ An entry module as `dataflow.detect` is one, for tests only: REDFLAG_MUTANT name
 
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from bytewax.dataflow import Dataflow
 
-from dataflow import detect, profile, recovery
+from dataflow import detect, recovery
 from dataflow.connectors import already_written, delivery, exactly_once_sink, kafka_source
 from dataflow.connectors.offset_set import OffsetSet
+from dataflow.profiles import labels
+from dataflow.profiles.side_table import SideTable
 from dataflow.settings import Settings
+from dataflow.state import store
+from dataflow.state.disk import Disk
+from dataflow.state.log import Log
+from dataflow.tables.table import Table
+
+SYNC_SECONDS = 1.0
+"""How long the disk that loses what was not synced takes to sync: a kill falls into that time for sure."""
+INTERPRETED = "labels_at_once"
+"""The fault that changes a kernel, which is possible only with the compiler switched off."""
 
 
 def ignore_what_stands() -> None:
@@ -91,8 +104,72 @@ def read_labels_first() -> None:
 def settle_labels_when_they_come() -> None:
     """A label counts at once, and what it says of an amount that is not known yet is never mended."""
     read_labels_first()
-    profile.UserProfile._explain = lambda *_: None  # type: ignore[method-assign]
-    profile.WAITING = 0  # type: ignore[misc]
+    labels._explain = lambda *_: None
+    labels.WAITING = 0  # type: ignore[misc]
+
+
+def leave_rows_unmarked() -> None:
+    """Of a profile the log has what it was when it was new: a row that is written again is not marked."""
+    mark = Table.mark
+
+    def marked(self: Table, numbers: Any) -> None:
+        if not self.keyed:
+            mark(self, numbers)
+
+    Table.mark = marked  # type: ignore[method-assign]
+
+
+def leave_side_rows_unmarked() -> None:
+    """Rows of side tables are in the log as they were when the table grew: what is written later is not marked."""
+    make_room = SideTable.make_room
+
+    def grown(self: SideTable) -> None:
+        before = self._table.used
+        make_room(self)
+        self._table.mark(np.arange(before, self._table.used))
+
+    SideTable.make_room = grown  # type: ignore[method-assign]
+    SideTable.mark_written = lambda self: self.rows["written"].fill(0)  # type: ignore[method-assign]
+
+
+class DiskThatLoses(Disk):
+    """A disk that has what was not synced in this process's memory only, so that a kill is a loss of power."""
+
+    def __init__(self) -> None:
+        self._unsynced: dict[int, bytearray] = {}
+
+    def write(self, fd: int, parts: Sequence[bytes | memoryview]) -> int:
+        kept = self._unsynced.setdefault(fd, bytearray())
+        before = len(kept)
+        for part in parts:
+            kept += part
+        return len(kept) - before
+
+    def sync(self, fd: int) -> None:
+        kept = self._unsynced.pop(fd, bytearray())
+        time.sleep(SYNC_SECONDS if kept else 0.0)
+        self._put(fd, kept)
+        super().sync(fd)
+
+    def close(self, fd: int) -> None:
+        self._put(fd, self._unsynced.pop(fd, bytearray()))
+        super().close(fd)
+
+    def _put(self, fd: int, kept: bytearray) -> None:
+        left = memoryview(kept)
+        while left:
+            left = left[os.write(fd, left) :]
+
+
+def lose_what_was_not_synced() -> None:
+    """No fault: a disk as it is when the power fails. What is committed is on it."""
+    store.Disk = DiskThatLoses  # type: ignore[misc]
+
+
+def give_tokens_at_once() -> None:
+    """A token does not wait until what it names is on disk, and the power fails."""
+    lose_what_was_not_synced()
+    Log.wait_synced = lambda *_: None  # type: ignore[method-assign]
 
 
 MUTANTS: dict[str, Callable[[], Any]] = {
@@ -104,6 +181,10 @@ MUTANTS: dict[str, Callable[[], Any]] = {
     "too_large": lose_what_is_too_large,
     "labels_first": read_labels_first,
     "labels_at_once": settle_labels_when_they_come,
+    "unmarked_rows": leave_rows_unmarked,
+    "unmarked_side_rows": leave_side_rows_unmarked,
+    "power_loss": lose_what_was_not_synced,
+    "tokens_at_once": give_tokens_at_once,
 }
 
 
@@ -115,6 +196,8 @@ def flow() -> Dataflow:
 
 def main() -> None:
     """As `dataflow.detect`."""
+    if os.environ["REDFLAG_MUTANT"] == INTERPRETED:
+        os.environ["NUMBA_DISABLE_JIT"] = "1"
     settings = Settings.load()
     recovery.prepare(settings.recovery_dir, settings.recovery_partitions)
     options = ["-r", str(settings.recovery_dir), "-s", str(settings.recovery_interval), "-b", "0", *sys.argv[1:]]

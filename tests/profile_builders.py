@@ -200,37 +200,8 @@ class Profiles:
     # ---------------------------------------------------------------------------------------------- what is remembered
 
     def user(self, name: str) -> dict[str, Any]:
-        """All that is remembered of a user, by field, numbers of other rows and of names replaced by what they name.
-
-        Two profiles of which this is equal go on alike. Nothing is left out but what is no longer read: places of
-        labels that were given up.
-        """
-        users = self.users
-        row = users.table.rows[users.table.row_of[name]]
-        texts = users.names.texts
-        state = {field: row[field].tobytes() for field in row.dtype.names if field not in USER_REFERENCES}
-        state["last_location"] = texts[row["last_location"]]
-        state["locations"] = [texts[number] for number in row["locations"]]
-        for field, table in (("busy", users.busy), ("unusual", users.unusual)):
-            state[field] = _without(table.rows[row[field]], *CHAINED) if row[field] else None
-        if row["labelled"]:
-            labelled = users.labelled.rows[row["labelled"]]
-            state["labelled"] = _without(labelled, *CHAINED, "block")
-            state["labels"] = self._labels(int(labelled["block"]), int(labelled["n"]))
-        return state
-
-    def _labels(self, block: int, n: int) -> list[tuple[Any, ...]]:
-        """The labels of a chain of blocks: times, id, merchant, flags."""
-        found = []
-        for place in range(n):
-            if place and place % labels.BLOCK == 0:
-                block = int(self.users.blocks.rows[block]["next"])
-            row = self.users.blocks.rows[block]
-            at, labelled_at, name, merchant, flags = (
-                row[field][place % labels.BLOCK].item() for field in ("at", "labelled_at", "id", "merchant", "flags")
-            )
-            found.append((at, labelled_at, name, self.users.names.texts[merchant], flags))
-        return found
+        """All that is remembered of a user: see `user_state`."""
+        return user_state(self.users, name)
 
     def merchant(self, name: str) -> dict[str, Any]:
         """All that is remembered of a merchant, as `user`."""
@@ -240,6 +211,40 @@ class Profiles:
         """All that is remembered, by user and by merchant."""
         users = {name: self.user(name) for name in sorted(self.users.table.row_of)}
         return users, {name: self.merchant(name) for name in sorted(self.merchants.table.row_of)}
+
+
+def user_state(users: UserProfiles, name: str) -> dict[str, Any]:
+    """All that is remembered of a user, by field, numbers of other rows and of names replaced by what they name.
+
+    Two profiles of which this is equal go on alike. Nothing is left out but what is no longer read: places of labels
+    that were given up; and whether a row is in the log.
+    """
+    row = users.table.rows[users.table.row_of[name]]
+    texts = users.names.texts
+    state = {field: row[field].tobytes() for field in row.dtype.names if field not in USER_REFERENCES}
+    state["last_location"] = texts[row["last_location"]]
+    state["locations"] = [texts[number] for number in row["locations"]]
+    for field, table in (("busy", users.busy), ("unusual", users.unusual)):
+        state[field] = _without(table.rows[row[field]], *CHAINED) if row[field] else None
+    if row["labelled"]:
+        labelled = users.labelled.rows[row["labelled"]]
+        state["labelled"] = _without(labelled, *CHAINED, "block")
+        state["labels"] = _labels(users, int(labelled["block"]), int(labelled["n"]))
+    return state
+
+
+def _labels(users: UserProfiles, block: int, n: int) -> list[tuple[Any, ...]]:
+    """The labels of a chain of blocks: times, id, merchant, flags."""
+    found = []
+    for place in range(n):
+        if place and place % labels.BLOCK == 0:
+            block = int(users.blocks.rows[block]["next"])
+        row = users.blocks.rows[block]
+        at, labelled_at, name, merchant, flags = (
+            row[field][place % labels.BLOCK].item() for field in ("at", "labelled_at", "id", "merchant", "flags")
+        )
+        found.append((at, labelled_at, name, users.names.texts[merchant], flags))
+    return found
 
 
 def merchant_state(merchants: MerchantProfiles, name: str) -> dict[str, Any]:

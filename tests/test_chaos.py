@@ -1,4 +1,4 @@
-"""A short chaos run, and proof that its check bites: three faults put in on purpose must make it fail.
+"""A short chaos run, and proof that its check bites: faults put in on purpose must make it fail.
 
 The long run is `make chaos`.
 """
@@ -120,8 +120,8 @@ def test_a_sink_that_loses_what_is_too_large_is_caught(tmp_path: Path, model_fil
 def test_labels_that_are_read_before_the_transactions_are_caught(
     tmp_path: Path, model_file: Path, mutant: str | None
 ) -> None:
-    """All is fed while the flow is down."""
-    with chaos(tmp_path, model_file, mutant) as made:
+    """All is fed while the flow is down. Interpreted: compiled code cannot be changed."""
+    with chaos(tmp_path, model_file, mutant, NUMBA_DISABLE_JIT="1") as made:
         made.wait_ready()
         made.cluster.kill_all()
         made.feeder.release(1000, 0.2)
@@ -131,3 +131,38 @@ def test_labels_that_are_read_before_the_transactions_are_caught(
     # Where labels wait for their transactions, state is the same in the end; only decisions in between are not.
     assert (counts.different > 0) is (mutant is not None), counts
     assert (counts.states_different > 0) is (mutant == "labels_at_once"), counts
+
+
+@pytest.mark.parametrize("mutant", [None, "unmarked_rows", "unmarked_side_rows"])
+def test_rows_that_were_written_and_are_not_in_the_log_are_caught(
+    tmp_path: Path, model_file: Path, mutant: str | None
+) -> None:
+    """Killed after snapshots of all of it; then the same users go on paying."""
+    with chaos(tmp_path, model_file, mutant) as made:
+        made.wait_ready()
+        made.feeder.release(600, 1.0)
+        made.feeder.pause()
+        made.wait("snapshots of all of it", made.read_to_the_end)
+        made.cluster.kill_all()
+        made.feeder.go_on()
+        made.feeder.release(600, 1.0)
+        counts = made.finish()
+    assert counts.lost == counts.doubled == 0, counts
+    assert (counts.states_different > 0) is (mutant is not None), counts
+    assert counts.failed() is (mutant is not None), counts
+
+
+@pytest.mark.parametrize("mutant", ["power_loss", "tokens_at_once"])
+def test_a_token_that_does_not_wait_for_the_disk_is_caught(tmp_path: Path, model_file: Path, mutant: str) -> None:
+    """Killed right after a commit, on a disk that loses what was not synced; it refuses to start then."""
+    with chaos(tmp_path, model_file, mutant) as made:
+        made.wait_ready()
+        made.feeder.release(500, 0.2)
+        made.feeder.pause()
+        made.wait("snapshots of all of it", made.read_to_the_end)
+        made.cluster.kill_all()
+        counts = made.finish(8 if mutant == "tokens_at_once" else STUCK_SECONDS)
+        said = made.cluster.last_said()
+    assert (counts.states_different > 0) is (mutant == "tokens_at_once"), counts
+    assert counts.failed() is (mutant == "tokens_at_once"), counts
+    assert ("is damaged at byte" in said) is (mutant == "tokens_at_once")

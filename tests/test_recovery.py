@@ -20,6 +20,7 @@ from bytewax.testing import TestingSink, TestingSource, run_main
 
 from dataflow import lifecycle, recovery
 from dataflow.settings import Settings, UserError
+from dataflow.state.committed import committed_tokens
 
 OWN = recovery.identity(Settings())
 
@@ -173,6 +174,61 @@ def test_another_flows_topics_or_version_is_refused_with_advice(
     (store / recovery.MANIFEST).write_text(json.dumps({**OWN, key: value}))
     with pytest.raises(UserError, match=rf"{says}.*name another directory in RECOVERY_DIR"):
         guard(store)
+
+
+OLD = {
+    "flow": "detect", "state_version": [3, 2], "profiles": "full", "source": "transactions",
+    "outputs": ["fraud_alerts", "classified_transactions", "invalid_transactions"],
+    "id": "5f2a52c1c5e84a4f9f7b6f6d1f6f0a11",
+}  # fmt: skip
+"""The manifest of the release that kept each profile as a row of Bytewax's own."""
+
+
+@pytest.fixture
+def old(store: Path) -> Path:
+    """A recovery directory of that release: its manifest, and a profile among Bytewax's rows; no `state`."""
+    (store / recovery.MANIFEST).write_text(json.dumps(OLD, indent=2))
+    profile = "redflag_detect.update_user_profile.stateful_batch", "ann", 1, b"\x80\x04cdataflow.profile\nrestore\n."
+    with sqlite3.connect(store / "part-0.sqlite3") as db:
+        db.execute("INSERT INTO exs (ex_num, worker_count, resume_epoch) VALUES (0, 1, 1)")
+        db.execute("INSERT INTO fronts (ex_num, worker_index, worker_frontier) VALUES (0, 0, 2)")
+        db.execute("INSERT INTO snaps (step_id, state_key, snap_epoch, ser_change) VALUES (?, ?, ?, ?)", profile)
+    return store
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """All files but those that SQLite keeps beside a partition that is read."""
+    found = [path for path in directory.rglob("*") if path.is_file() and not path.name.endswith(("-shm", "-wal"))]
+    return {path.name: path.read_bytes() for path in found}
+
+
+def test_data_of_the_release_before_profiles_were_tables_is_refused_in_one_line_and_left_as_it_is(old: Path) -> None:
+    before = contents(old)
+    environ = {
+        **os.environ,
+        "RECOVERY_DIR": str(old),
+        "RECOVERY_PARTITIONS": "2",
+        "METRICS_ADDRESS": "off",
+        "LOG_FORMAT": "text",
+    }
+    command = [sys.executable, "-m", "dataflow.detect"]
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    (line,) = (ended.stdout + ended.stderr).splitlines()
+    assert f"recovery directory {old} belongs to state_version [3, 2], but this flow has [4, 2]: name another" in line
+    after = contents(old)
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) <= {"lock.0", "lock.prepare"}
+
+
+def test_profiles_of_that_release_cannot_be_looked_at_and_its_rows_are_taken_for_no_lane(old: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "dataflow.state", "user", str(old), "ann"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"redflag: {old} holds no profiles: name a recovery directory on which a flow has run")
+    assert committed_tokens(old) == {}
 
 
 def test_another_programs_data_is_refused(store: Path) -> None:

@@ -6,8 +6,6 @@ a line an item: partition, number, result.
 
 import os
 import random
-import signal
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,27 +17,17 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import cluster_main
 
-from dataflow.state import crash_points
 from dataflow.state.batches import Codec, LaneBatch, decode_pickled, encode_pickled
-from dataflow.state.compaction import Compactor
-from dataflow.state.crash_points import Point
 from dataflow.state.lane import LanePace
 from dataflow.state.lanes import stateful_map_items
 from dataflow.state.log import BEGINNING
 from dataflow.state.store import Store
+from tests.state.executions import AFTER_AN_IMAGE, Crash, arm, arm_helper
 from tests.state.support import COUNTS, STEP, Plain, contents, count
 
 PARTITIONS = 4
 EPOCH = 0.03
 PACE = LanePace(flush_seconds=0.01, compact_part=0.5, compact_bytes=0, log_bytes=20_000, retry_seconds=0.01)
-
-
-class Crash(NamedTuple):
-    """Where a process is killed: the n-th time that it comes to a point; in the helper at its own points."""
-
-    point: Point | None
-    times: int = 1
-    helper_only: str = ""  # "helper": it alone dies, and the flow lives on; "hang": it hangs
 
 
 class Job(NamedTuple):
@@ -147,28 +135,17 @@ def run(job: Job, execution: int, process: int, addresses: list[str], workers: i
     """One process of one execution, until the input ends or it is killed."""
     os.dup2(os.open(job.folder / f"log.{execution}.{process}", os.O_CREAT | os.O_WRONLY), 2)
     recovery = job.folder / "recovery"
-    # A helper takes a while to start: the flow must not have ended by then.
-    in_helper = crash.helper_only or crash.point in HELPERS_POINTS
-    if crash.point is not None and not in_helper and process == 0:
-        left = crash.times
-
-        def passed(point: Point) -> None:
-            nonlocal left
-            if point is crash.point:
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        crash_points.hook = passed
+    if process == 0:
+        arm(crash)
     store = Store.open(recovery, job.lanes, file_bytes=6_000)
-    if in_helper and process == 0:
-        whole = crash.helper_only or "all"
-        command = [sys.executable, "-m", "tests.state.killed_helper", str(store.directory), str(crash.point), whole]
-        store.compactor = Compactor(store.directory, store.layouts, 1.0, lambda: [*command, str(crash.times)])
+    if process == 0:
+        arm_helper(crash, store)
     CountedBatch.count_asked()
     codec = Codec(CountedBatch.encode, decode_pickled)
     flow = Dataflow("flow")
-    items = op.input("read", flow, Numbers(job, 0.02 if in_helper or crash.point in AFTER_AN_IMAGE else 0.002))
+    # A helper takes a while to start: the flow must not have ended by then.
+    slowly = crash.in_helper or crash.point in AFTER_AN_IMAGE
+    items = op.input("read", flow, Numbers(job, 0.02 if slowly else 0.002))
     made = stateful_map_items(STEP, items, mapper, COUNTS, store, codec=codec, pace=PACE)
     op.output("write", made, Lines(job.folder / f"out.{execution}.{process}"))
     config = RecoveryConfig(str(recovery))
@@ -184,15 +161,6 @@ def run(job: Job, execution: int, process: int, addresses: list[str], workers: i
     (job.folder / f"reduced.{execution}.{process}").write_text(f"{CountedBatch.encoded} {CountedBatch.asked}\n")
     (job.folder / f"ended.{execution}.{process}").touch()
     os._exit(0)
-
-
-HELPERS_POINTS = {
-    Point.IMAGE_WRITTEN,
-    Point.IMAGE_SYNCED,
-    Point.IMAGE_RENAMED,
-    Point.OLD_IMAGE_REMOVED,
-}
-AFTER_AN_IMAGE = {Point.COMPACTION_KNOWN, Point.LOG_FILE_REMOVED}
 
 
 def read_states(job: Job) -> dict[str, Any]:

@@ -2,57 +2,27 @@
 
 import random
 import signal
-import socket
-import time
-from multiprocessing import get_context
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
 from dataflow.state.crash_points import Point
-from tests.state.killed_flow import Crash, Job, expected, prepare, read_states, run
+from tests.state import executions
+from tests.state.executions import NO_CRASH, Crash
+from tests.state.killed_flow import Job, expected, prepare, read_states, run
 
-CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.state.killed_flow"])
-NO_CRASH = Crash(None)
 MAYBE = {Point.CLEANING}
 """Points that an execution may not come to: there is not always a file to clean."""
 QUICK = {Point.AFTER_APPEND, Point.TOKEN_PICKLED, Point.FIRST_BATCH_OF_EPOCH, Point.IMAGE_RENAMED}
 """Points at which a flow is killed in the quick tests, too."""
 
 
-def free_addresses(count: int) -> list[str]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
-    return addresses
+def execute(job: Job, execution: int, crash: Crash, processes: int = 1, workers: int = 1) -> list[int | None]:
+    return executions.execute(run, job, execution, crash, processes, workers)
 
 
-def execute(
-    job: Job, execution: int, crash: Crash, processes: int = 1, workers: int = 1, seconds: float = 60.0
-) -> list[int | None]:
-    """Runs an execution; when one of its processes has ended otherwise than well, the others are killed."""
-    addresses = free_addresses(processes) if processes > 1 else []
-    running: list[BaseProcess] = [
-        CONTEXT.Process(target=run, args=(job, execution, number, addresses, workers, crash))
-        for number in range(processes)
-    ]
-    for each in running:
-        each.start()
-    until = time.monotonic() + seconds
-    while any(each.is_alive() for each in running) and time.monotonic() < until:
-        if any(each.exitcode for each in running):
-            break
-        time.sleep(0.01)
-    for each in running:
-        if each.is_alive():
-            each.kill()
-        each.join()
-    return [each.exitcode for each in running]
+def logs(job: Job) -> str:
+    return executions.logs(job.folder)
 
 
 def check(job: Job) -> None:
@@ -71,10 +41,6 @@ def check(job: Job) -> None:
 def finish(job: Job, execution: int, processes: int = 1) -> None:
     assert execute(job, execution, NO_CRASH, processes) == [0] * processes, logs(job)
     check(job)
-
-
-def logs(job: Job) -> str:
-    return "\n".join(f"{path.name}: {path.read_text()[-2000:]}" for path in sorted(job.folder.glob("log.*")))
 
 
 def marked(point: Point) -> object:
