@@ -381,7 +381,7 @@ class MerchantLane:
         if len(items):
             assert batch.features is not None  # noqa: S101
             self._profiles.observe(items, batch.records, batch.lessons, batch.features)
-            self._sweep.newest = max(self._sweep.newest, float(batch.records["at"].max()) / DAY)
+            self._sweep.newest = max(self._sweep.newest, float(batch.records["at"].max(initial=0.0)) / DAY)
         return part
 
     def _found(self, batch: EventBatch, items: Records) -> Records:
