@@ -145,7 +145,7 @@ def _received(data: bytes) -> tuple[EventBatch, Records]:
     batch = EventBatch(
         [next(of_kind[each]) for each in (records["kind"] == TRANSACTION).tolist()], records, sent.failed
     )
-    if sent.features:
+    if sent.items:  # of merchants; of labels alone there are no features
         batch.features = np.frombuffer(bytearray(sent.features)).reshape(len(records), FEATURES)
         batch.last_locations = sent.last_locations
     batch.lessons = np.frombuffer(bytearray(sent.lessons), LESSON)
