@@ -40,7 +40,7 @@ int64: Final[Any] = np.int64
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-NOT_COMPILED: Final = frozenset(("__init__.py", "profiles.py", "table.py", "warm_up.py"))
+NOT_COMPILED: Final = frozenset(("__init__.py", "profiles.py", "table.py"))
 """Modules of the package whose functions are plain Python, and of which nothing is compiled into others."""
 
 
@@ -123,6 +123,11 @@ def compiled(function: Function) -> Function:
     """
     made: Function = numba.njit(cache=FOLDER is not None, nogil=True)(function)
     return made
+
+
+def is_compiled() -> bool:
+    """Whether there is machine code in the folder, or none is wanted."""
+    return bool(numba.config.DISABLE_JIT) or (FOLDER is not None and any(FOLDER.rglob("*.nbc")))
 
 
 def quiet() -> AbstractContextManager[Any]:

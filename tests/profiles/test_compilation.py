@@ -13,8 +13,8 @@ from dataflow.profiles.compilation import FOLDER, PACKAGE
 pytestmark = pytest.mark.slow
 
 ROOT = PACKAGE.parent.parent
-WARM_UP = [sys.executable, "-c", "from dataflow.profiles import warm_up, compilation, user\n"
-           "warm_up.warm_up(); print(compilation.FOLDER, sum(user.observe.stats.cache_hits.values()))"]  # fmt: skip
+WARM_UP = [sys.executable, "-c", "from dataflow import kernels\nfrom dataflow.profiles import compilation, user\n"
+           "kernels.warm_up(); print(compilation.FOLDER, sum(user.observe.stats.cache_hits.values()))"]  # fmt: skip
 WHERE = [sys.executable, "-c", "from dataflow.profiles.compilation import FOLDER; print(FOLDER)"]
 
 
