@@ -29,7 +29,7 @@ $(VENV)/.run: $(VENV)/.python requirements.txt
 
 # Compiles the profiles' kernels with Numba (40 s, once) into the cache that every start loads them from. Without this the
 # first start would.
-$(VENV)/.kernels: $(VENV)/.run $(wildcard dataflow/profiles/*.py) dataflow/trees.py dataflow/kernels.py
+$(VENV)/.kernels: $(VENV)/.run $(wildcard dataflow/profiles/*.py) dataflow/scoring/trees.py dataflow/kernels.py
 	@$(BIN)/python -m dataflow.kernels
 	@touch $@
 
@@ -47,7 +47,7 @@ $(MODEL): | $(VENV)/.kernels
 
 # For the tutorial's population it trains a model of its own.
 run: $(VENV)/.kernels $(if $(filter tutorial,$(GENERATOR_POPULATION)),,$(MODEL)) ## broker, generator and detector, with alerts as they come (DURATION=20 ends it by itself)
-	@$(BIN)/python -m dataflow.run $(if $(DURATION),--duration $(DURATION))
+	@$(BIN)/python -m dataflow.demo $(if $(DURATION),--duration $(DURATION))
 
 test: $(VENV)/.dev $(VENV)/.kernels check ## lint, types, and all tests, on a real Apache Kafka where there is Java 17 and Maven
 	$(BIN)/python -m pytest $(PARALLEL)

@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.table import Table as Shown
 
 from benchmarks.stage import transactions
-from dataflow.explanation import Explainer
-from dataflow.lifecycle import calm_collector
-from dataflow.operating_point import OperatingPoint
+from dataflow.events.transaction import Transaction
+from dataflow.explanations.explainer import Explainer
+from dataflow.process.lifecycle import calm_collector
 from dataflow.rules import LiveRules
-from dataflow.scoring import load_model
+from dataflow.scoring.loading import load_model
+from dataflow.scoring.operating_point import OperatingPoint
 from dataflow.settings import Settings
 from dataflow.steps import Profiled, Steps, key_by_merchant
-from dataflow.transaction import Transaction
 from tests.builders import message
 
 SIZES = (1, 5, 50, 500)

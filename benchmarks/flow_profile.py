@@ -22,18 +22,18 @@ from rich.table import Table
 
 from benchmarks.stage import PARTITIONS, TWO_FEATURES, train, transactions
 from dataflow.detect import build
-from dataflow.lifecycle import calm_collector
+from dataflow.events.output_record import Record, partition_key, source_key
+from dataflow.events.transaction import Transaction
+from dataflow.process.lifecycle import calm_collector
 from dataflow.profile_steps import ProfileLimits, ProfileSteps
 from dataflow.profiles.profiles import MERCHANT_LAYOUT, USER_LAYOUT
-from dataflow.record import Record, partition_key, source_key
 from dataflow.rules import LiveRules
-from dataflow.scoring import load_model
+from dataflow.scoring.loading import load_model
 from dataflow.settings import TUTORIAL_RULES, Settings
 from dataflow.state.lane import LaneState
 from dataflow.state.store import Store
 from dataflow.steps import Steps, dead_letter, is_fraudulent
 from dataflow.tables.table import Layout, Tables, new_tables
-from dataflow.transaction import Transaction
 from tests.builders import message
 
 BATCH = 500  # the default of MAX_BATCH

@@ -9,8 +9,8 @@ from typing import Any
 import joblib
 import numpy as np
 
-from dataflow.scoring import IsolationScores, isolation_trees
-from dataflow.trees import Tree, round_down
+from dataflow.scoring.loading import IsolationScores, isolation_trees
+from dataflow.scoring.trees import Tree, round_down
 
 
 def write_forest(pickle: Path, onnx: Path) -> None:

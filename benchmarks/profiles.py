@@ -23,7 +23,7 @@ from tests.builders import HOUR, NOON
 
 PAGE = 4096
 START = """import time
-import dataflow.scoring, sklearn.ensemble, dataflow.feedback  # what the flow loads anyway
+import dataflow.scoring.loading, sklearn.ensemble, dataflow.events.feedback  # what the flow loads anyway
 begin = time.process_time()
 from dataflow.kernels import warm_up
 warm_up()

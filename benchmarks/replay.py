@@ -11,8 +11,8 @@ import time
 
 from dataflow.features.catalogue import NUMBERS
 from dataflow.kernels import warm_up
-from training.history import DAY, LabelTime, Past, after, read_history
-from training.replay import replay
+from training.histories.history import DAY, LabelTime, Past, after, read_history
+from training.histories.replay import replay
 
 
 def seconds(history: list[Past], label_time: LabelTime | None) -> float:

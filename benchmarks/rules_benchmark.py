@@ -24,15 +24,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table as Shown
 
+from dataflow.events.transaction import Transaction
 from dataflow.features.batch import FeatureBatch
-from dataflow.lifecycle import calm_collector
-from dataflow.operating_point import OperatingPoint
+from dataflow.process.lifecycle import calm_collector
 from dataflow.rules import LiveRules, RuleSet, load_rules
 from dataflow.rules.lists import no_pause
 from dataflow.rules.rules_file import MAX_RULES
-from dataflow.transaction import Transaction
-from training.history import read_history
-from training.replay import replay
+from dataflow.scoring.operating_point import OperatingPoint
+from training.histories.history import read_history
+from training.histories.replay import replay
 
 SECONDS = 0.3  # a run
 RUNS = 5

@@ -17,7 +17,7 @@ from typing import Any
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from dataflow.simulation import history, to_json
+from dataflow.simulation.simulator import history, to_json
 from tests.kafka_server import create_topics
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,24 +15,25 @@ from bytewax.inputs import Source
 from bytewax.outputs import Sink
 from confluent_kafka import Message
 
-from dataflow import lifecycle, metrics_server, recovery
 from dataflow.connectors.broker_watch import BrokerWatch
 from dataflow.connectors.exactly_once_sink import ExactlyOnceSink
 from dataflow.connectors.kafka_source import KafkaSource
 from dataflow.connectors.ownership import own_outputs
 from dataflow.connectors.topic_changes import TopicChanges
-from dataflow.decision import Decision
-from dataflow.epochs import epoch_pace
-from dataflow.execution import Execution
-from dataflow.faults import Guard, guarded
+from dataflow.events.decision import Decision
 from dataflow.kernels import warm_up
-from dataflow.live_model import LiveModel
+from dataflow.process import lifecycle, metrics_server
+from dataflow.process.execution import Execution
+from dataflow.process.faults import Guard, guarded
 from dataflow.profile_steps import ProfileLimits, ProfileSteps
 from dataflow.profiles.profiles import MERCHANT_LAYOUT, USER_LAYOUT
 from dataflow.rules import LiveRules
-from dataflow.scoring import Scorer, load_model
+from dataflow.scoring.live_model import LiveModel
+from dataflow.scoring.loading import Scorer, load_model
 from dataflow.settings import Settings, UserError
 from dataflow.start_report import StartReport
+from dataflow.state import recovery
+from dataflow.state.epochs import epoch_pace
 from dataflow.state.lanes import stateful_map
 from dataflow.state.store import Store
 from dataflow.steps import (

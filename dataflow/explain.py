@@ -11,9 +11,9 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from dataflow import lifecycle
 from dataflow.connectors.topic_reader import read_topic
-from dataflow.explanation import Explanation
+from dataflow.explanations.explainer import Explanation
+from dataflow.process import lifecycle
 from dataflow.settings import Settings, UserError
 
 WIDTH = 80

@@ -7,12 +7,12 @@ import logging
 
 import numpy as np
 
-from dataflow.feedback import Feedback
+from dataflow.events.feedback import Feedback
+from dataflow.events.transaction import Transaction
 from dataflow.profiles.columns import FEATURES
 from dataflow.profiles.compilation import FOLDER, compile_lock, is_compiled
 from dataflow.profiles.profiles import MerchantProfiles, UserProfiles, in_order
-from dataflow.transaction import Transaction
-from dataflow.trees import TOGETHER, Tree, TreeSum
+from dataflow.scoring.trees import TOGETHER, Tree, TreeSum
 
 log = logging.getLogger("redflag.kernels")
 

@@ -15,9 +15,10 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import numpy as np
 
-from dataflow.faults import Guard
+from dataflow.events.feedback import LABELS, Feedback
+from dataflow.events.transaction import Rejection, Transaction
 from dataflow.features.batch import FeatureBatch
-from dataflow.feedback import LABELS, Feedback
+from dataflow.process.faults import Guard
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.columns import FEATURES
 from dataflow.profiles.labels import DAY, LESSON
@@ -28,7 +29,6 @@ from dataflow.profiles.user import EVENT, TRANSACTION
 from dataflow.state.batches import lane_of
 from dataflow.state.mapped_tables import EVICTED
 from dataflow.tables.table import TableChanges, Tables
-from dataflow.transaction import Rejection, Transaction
 
 Event = Transaction | Feedback
 P = TypeVar("P", bound="UserPart | MerchantPart")

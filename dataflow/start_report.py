@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dataflow.execution import Execution
+from dataflow.process.execution import Execution
 from dataflow.settings import Settings
 
 if TYPE_CHECKING:  # the connectors tell this what they know, and are no users of rules, models and recovery
-    from dataflow.recovery import Held
     from dataflow.rules import RuleSet
-    from dataflow.scoring import Metadata, Scorer
+    from dataflow.scoring.loading import Metadata, Scorer
+    from dataflow.state.recovery import Held
 
 PREFIX = "in force: "  # how each line of the block begins
 METRICS_ON = "metrics on "  # what stands before the address

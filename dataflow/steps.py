@@ -10,19 +10,19 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from dataflow.decision import Decision, Verdict, combined, to_json
-from dataflow.explanation import Explainer, Explanation
-from dataflow.faults import Guard
+from dataflow.events.decision import Decision, Verdict, combined, to_json
+from dataflow.events.feedback import Feedback, parse_feedback
+from dataflow.events.output_record import ERROR, FIELD, STEP, Header, Record, producer_headers, source_key
+from dataflow.events.parsing import parse
+from dataflow.events.transaction import Rejection, Transaction
+from dataflow.explanations.explainer import Explainer, Explanation
 from dataflow.features.batch import FeatureBatch
-from dataflow.feedback import Feedback, parse_feedback
-from dataflow.parsing import parse
+from dataflow.process.faults import Guard
 from dataflow.profile_steps import Event, MerchantPart, ProfileSteps
-from dataflow.record import ERROR, FIELD, STEP, Header, Record, producer_headers, source_key
 from dataflow.rules import LiveRules
 from dataflow.rules.cooldown import SUPPRESSED, RecentAlerts, record_alert
-from dataflow.scoring import Scorer
+from dataflow.scoring.loading import Scorer
 from dataflow.settings import Settings
-from dataflow.transaction import Rejection, Transaction
 
 RISK, THRESHOLD = "model_score", "alert_threshold"
 
@@ -71,7 +71,7 @@ def dead_letter(value: Any, error: str, step: str) -> Rejection | None:
 class Steps:
     """The steps that need the model, the rules or a topic's name; each takes a batch, as Bytewax hands it over.
 
-    Whatever a step raises on goes to the dead letters: see `dataflow.faults`.
+    Whatever a step raises on goes to the dead letters: see `dataflow.process.faults`.
     """
 
     def __init__(

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from confluent_kafka import Message
 
-from dataflow.feedback import Feedback
-from dataflow.parsing import parse
-from dataflow.record import Record
+from dataflow.events.feedback import Feedback
+from dataflow.events.output_record import Record
+from dataflow.events.parsing import parse
+from dataflow.events.transaction import Transaction
 from dataflow.settings import Settings
-from dataflow.transaction import Transaction
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC).timestamp()
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0

@@ -18,7 +18,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
-from dataflow import event_log
+from dataflow.process import event_log
 from tests.kafka_server import (
     KafkaServer,
     KafkaUnavailableError,
@@ -198,7 +198,7 @@ def _given() -> Broker | None:
         pytest.fail(f"KAFKA_BROKERS={given} does not answer: {err.args[0].str()}", pytrace=False)
     finally:
         asking.close()
-    # The cluster id tells librdkafka's embedded broker, which `python -m dataflow.broker` serves, from a real one.
+    # The cluster id tells librdkafka's embedded broker, which `python -m dataflow.connectors.embedded_broker` serves, from a real one.
     embedded = str(metadata.cluster_id).startswith("mockCluster")
     return Broker(given, "KAFKA_BROKERS" + (" (librdkafka's embedded one)" if embedded else ""), embedded=embedded)
 
@@ -222,7 +222,7 @@ def _missing() -> str | None:
 
 
 def _embedded(closing: contextlib.ExitStack, missing: str) -> Broker:
-    from dataflow.broker import EmbeddedBroker
+    from dataflow.connectors.embedded_broker import EmbeddedBroker
 
     embedded = EmbeddedBroker()
     closing.callback(embedded.close)

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from bytewax.dataflow import Dataflow
 
-from dataflow import detect, recovery
+from dataflow import detect
 from dataflow.connectors import already_written, delivery, exactly_once_sink, kafka_source
 from dataflow.connectors.offset_set import OffsetSet
 from dataflow.profiles import labels
 from dataflow.profiles.side_table import SideTable
 from dataflow.settings import Settings
-from dataflow.state import store
+from dataflow.state import recovery, store
 from dataflow.state.disk import Disk
 from dataflow.state.log import Log
 from dataflow.tables.table import Table

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from dataflow.events.feedback import Feedback
+from dataflow.events.transaction import Transaction
 from dataflow.features.batch import FeatureBatch
 from dataflow.features.catalogue import NUMBERS
-from dataflow.feedback import Feedback
 from dataflow.profiles import fraud_run, labels
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.columns import USER_FEATURES
@@ -23,7 +24,6 @@ from dataflow.profiles.last_hour import LATE
 from dataflow.profiles.profiles import AGE_DAYS, CAP, NO_PRIOR, MerchantProfiles, UserProfiles, in_order
 from dataflow.profiles.side_table import SIDE_FIELDS
 from dataflow.profiles.user import EVENT, TRANSACTION
-from dataflow.transaction import Transaction
 from tests.builders import DAY, HOUR, NOON, txn
 
 settings.register_profile("busy machine", deadline=None)

@@ -6,9 +6,9 @@ import numpy as np
 
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.profiles import NO_PRIOR
-from dataflow.trees import Rows
-from training.history import LabelTime, Past
-from training.replay import replay
+from dataflow.scoring.trees import Rows
+from training.histories.history import LabelTime, Past
+from training.histories.replay import replay
 
 
 def replayed_rows(

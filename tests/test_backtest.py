@@ -17,24 +17,24 @@ from bytewax.testing import TestingSink, TestingSource, run_main
 from confluent_kafka import Producer
 from rich.console import Console
 
-from dataflow import lifecycle
 from dataflow.connectors import exactly_once_sink, kafka_clients, kafka_source
 from dataflow.detect import build
-from dataflow.operating_point import CurvePoint, Interval, OperatingPoint
+from dataflow.process import lifecycle
 from dataflow.rules import LiveRules
-from dataflow.scoring import Model, load_model
+from dataflow.scoring.loading import Model, load_model
+from dataflow.scoring.operating_point import CurvePoint, Interval, OperatingPoint
 from dataflow.settings import Settings, UserError
-from dataflow.simulation import stream, to_json
+from dataflow.simulation.simulator import stream, to_json
 from dataflow.steps import Routed, written
 from tests.builders import DAY, HOUR, MINUTE, NOON, iso, message
 from tests.conftest import Broker
 from tests.reading import read_all
 from tests.rules.builders import rule
 from training.backtest import main, open_history, parse
-from training.backtest_report import Report, Side, compare, show
-from training.backtest_run import DECIDERS, Confusion, FromFile, FromTopic, Tally, _Source, run
-from training.history import read_history
-from training.kafka_history import KafkaHistory, read_labels
+from training.backtesting.report import Report, Side, compare, show
+from training.backtesting.run import DECIDERS, Confusion, FromFile, FromTopic, Tally, _Source, run
+from training.histories.history import read_history
+from training.histories.kafka_history import KafkaHistory, read_labels
 from training.train import main as train
 
 pytestmark = pytest.mark.slow

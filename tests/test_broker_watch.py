@@ -163,7 +163,7 @@ def test_partitions_that_are_added_and_topics_that_go_or_are_made_anew_are_hande
 def test_a_users_mistake_found_by_the_watch_ends_the_flow_with_one_line(broker: Broker, topics: MakeTopic) -> None:
     code = (
         "import sys, time\n"
-        "from dataflow import lifecycle\n"
+        "from dataflow.process import lifecycle\n"
         "from dataflow.connectors.broker_watch import BrokerWatch\n"
         "from dataflow.settings import Settings, UserError\n"
         "def look(counts): raise UserError(f'{counts} is not what it was: start again')\n"

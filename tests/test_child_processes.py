@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from dataflow.child_processes import ChildProcesses
+from dataflow.process.child_processes import ChildProcesses
 
 
 @pytest.mark.parametrize(

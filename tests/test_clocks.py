@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME, Message
 
-from dataflow.feedback import Feedback
+from dataflow.events.feedback import Feedback
+from dataflow.events.transaction import Transaction
 from dataflow.settings import Settings
-from dataflow.transaction import Transaction
 from tests.builders import DAY, HOUR, MINUTE, NOON, iso, raw
 from tests.lanes import Lanes
 

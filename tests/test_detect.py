@@ -12,9 +12,9 @@ from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
 from confluent_kafka import Message
 
 from dataflow.detect import build
-from dataflow.record import Record, source_key
+from dataflow.events.output_record import Record, source_key
 from dataflow.rules import LiveRules
-from dataflow.scoring import Model, Scorer, load_model
+from dataflow.scoring.loading import Model, Scorer, load_model
 from dataflow.settings import Settings
 from dataflow.steps import Routed, written
 from tests.builders import HOUR, MINUTE, NOON, message, raw, split

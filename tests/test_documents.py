@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataflow.decision import Verdict
-from dataflow.explanation import Explanation
-from dataflow.parsing import parse
+from dataflow.events.decision import Verdict
+from dataflow.events.parsing import parse
+from dataflow.events.transaction import Transaction
+from dataflow.explanations.explainer import Explanation
 from dataflow.settings import TABLE, markdown
-from dataflow.transaction import Transaction
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
@@ -148,7 +148,7 @@ def test_the_guide_to_a_new_statistic_names_what_is_there() -> None:
     for path, names in {
         "dataflow/profiles/user.py": ("DTYPE", "BLANK", "EVENT", "def _read(", "def _update("),
         "dataflow/features/catalogue.py": ("USER_FIELDS", "TEXTS", "class Field("),
-        "dataflow/operating_point.py": ("MODEL_FIELDS",),
+        "dataflow/scoring/operating_point.py": ("MODEL_FIELDS",),
         "dataflow/rules/fields.py": ("OF_FEEDBACK",),
         "dataflow/rules/functions.py": ("FUNCTIONS",),
     }.items():

@@ -17,12 +17,12 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import cluster_main
 from confluent_kafka import Message
 
-from dataflow import lifecycle
 from dataflow.connectors import kafka_source
 from dataflow.connectors.kafka_clients import TopicIdentity
-from dataflow.epochs import GUARD, Closings, EpochPace, epoch_pace
-from dataflow.execution import Execution
+from dataflow.process import lifecycle
+from dataflow.process.execution import Execution
 from dataflow.settings import Settings
+from dataflow.state.epochs import GUARD, Closings, EpochPace, epoch_pace
 from tests.test_kafka_source import LEADER, FakeConsumer
 
 INTERVAL = 1.0

@@ -11,14 +11,14 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
-from dataflow.parsing import event_time
-from dataflow.simulation import history
+from dataflow.events.parsing import event_time
+from dataflow.simulation.simulator import history
 from tests.builders import DAY, iso
 from training.evaluate import decisions_table, table, weeks_table
 from training.evaluate import main as evaluate
-from training.evaluate_options import parse
-from training.labels_file import read_labels
-from training.tiers import all_tiers
+from training.evaluation.options import parse
+from training.fitting.tiers import all_tiers
+from training.histories.labels_file import read_labels
 
 pytestmark = pytest.mark.slow
 
@@ -189,7 +189,7 @@ def test_no_label_of_the_future_trains_a_model_or_chooses_its_operating_point(
     past: Past, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Likewise of transactions in the training window, where there is a model that learns from labels."""
-    monkeypatch.setattr("training.tiers.FEWEST_FRAUDS", 10)
+    monkeypatch.setattr("training.fitting.tiers.FEWEST_FRAUDS", 10)
     late = [number for number, at in past.at.items() if at >= TEST - 7 * DAY]
     scores, points = [], []
     for turn in (False, True):

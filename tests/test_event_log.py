@@ -11,7 +11,7 @@ from datetime import datetime
 
 import pytest
 
-from dataflow import event_log, lifecycle
+from dataflow.process import event_log, lifecycle
 from dataflow.settings import UserError
 
 

@@ -25,9 +25,9 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from dataflow import record
 from dataflow.connectors import already_written, exactly_once_sink, kafka_clients, topic_limits
 from dataflow.connectors.exactly_once_sink import ExactlyOnceSink, SinkState
+from dataflow.events import output_record as record
 from dataflow.settings import Settings, UserError
 from tests.conftest import Broker, MakeTopic
 from tests.kafka_server import KafkaServer, create_topics

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 
 from dataflow.connectors import kafka_clients
 from dataflow.explain import Decided, find, layout, main
-from dataflow.explanation import Explanation
+from dataflow.explanations.explainer import Explanation
 from dataflow.settings import Settings
 from tests.builders import fields
 from tests.conftest import Broker

@@ -15,27 +15,27 @@ import pytest
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSink, TestingSource, run_main
 
-from dataflow import explanation
 from dataflow.detect import build
-from dataflow.explanation import CLEAR, MOST, Explainer
-from dataflow.feature_groups import GROUPS, Alert
+from dataflow.explanations import explainer as explanation
+from dataflow.explanations.explainer import CLEAR, MOST, Explainer
+from dataflow.explanations.feature_groups import GROUPS, Alert
 from dataflow.features.catalogue import NUMBERS
-from dataflow.fraud import SCENARIOS
-from dataflow.operating_point import OperatingPoint
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.profiles import NO_PRIOR
 from dataflow.rules import LiveRules
-from dataflow.scoring import Scorer, load_model
+from dataflow.scoring.loading import Scorer, load_model
+from dataflow.scoring.operating_point import OperatingPoint
 from dataflow.settings import Settings
-from dataflow.simulation import Simulated, history, to_json
+from dataflow.simulation.fraud_scenarios import SCENARIOS
+from dataflow.simulation.simulator import Simulated, history, to_json
 from dataflow.state.store import Store
 from dataflow.steps import Routed
 from tests.builders import DAY, HOUR, NOON, message, raw, split, txn
 from tests.rules.builders import rule
-from training.backtest_run import FromFile
-from training.backtest_run import run as backtest
-from training.history import History, LabelTime, after, read_history
-from training.replay import replay
+from training.backtesting.run import FromFile
+from training.backtesting.run import run as backtest
+from training.histories.history import History, LabelTime, after, read_history
+from training.histories.replay import replay
 from training.train import main as train
 
 pytestmark = pytest.mark.slow

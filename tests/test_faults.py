@@ -9,15 +9,16 @@ import msgspec
 import pytest
 from bytewax.testing import TestingSink, TestingSource, run_main
 
-from dataflow import faults, steps
+from dataflow import steps
 from dataflow.detect import build
-from dataflow.faults import IN_A_ROW, Guard
+from dataflow.events.feedback import Feedback
+from dataflow.events.output_record import Record
 from dataflow.features.batch import FeatureBatch
-from dataflow.feedback import Feedback
+from dataflow.process import faults
+from dataflow.process.faults import IN_A_ROW, Guard
 from dataflow.profiles.profiles import EventColumns, MerchantProfiles, UserProfiles
-from dataflow.record import Record
 from dataflow.rules import LiveRules, RuleSet
-from dataflow.scoring import Model, load_model
+from dataflow.scoring.loading import Model, load_model
 from dataflow.settings import Settings, UserError
 from dataflow.steps import Routed, dead_letter
 from tests.builders import MINUTE, NOON, iso, message, raw, split, txn

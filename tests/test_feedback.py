@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from dataflow.feedback import Feedback, parse_feedback
-from dataflow.transaction import Rejection
+from dataflow.events.feedback import Feedback, parse_feedback
+from dataflow.events.transaction import Rejection
 from tests.builders import DAY, NOON, iso
 
 settings.register_profile("busy machine", deadline=None)

@@ -3,8 +3,8 @@ from itertools import permutations
 
 import pytest
 
-from dataflow import figures as module
-from dataflow.figures import Figures
+from dataflow.demo import figures as module
+from dataflow.demo.figures import Figures
 
 # transaction, amount, whether it is an alert, whether it is fraud, scenario
 CASES = (

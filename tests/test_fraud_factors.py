@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from dataflow.fraud_factors import BinnedFrauds
-from training.fraud_factors import binned, common_values
+from dataflow.scoring.common_values import BinnedFrauds
+from training.fitting.common_values import binned, common_values
 
 
 def test_where_few_were_seen_the_factor_stays_near_one_and_with_many_it_is_the_ratio() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dataflow.simulation import history
+from dataflow.simulation.simulator import history
 from training.evaluate import main as evaluate
 
 pytestmark = pytest.mark.slow

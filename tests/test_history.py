@@ -13,10 +13,10 @@ import pytest
 from builders import NOON, iso
 
 from dataflow.settings import UserError
-from dataflow.simulation import Simulated
-from dataflow.simulation import history as simulate
-from training import history
-from training.history import Past, find_label_column, read_history
+from dataflow.simulation.simulator import Simulated
+from dataflow.simulation.simulator import history as simulate
+from training.histories import history
+from training.histories.history import Past, find_label_column, read_history
 
 HEADER = "transaction_id,timestamp,user,merchant,amount"
 
@@ -131,7 +131,7 @@ def test_a_simulated_history_is_the_same_each_time_and_made_but_once(monkeypatch
             made.append(1)
             yield each
 
-    monkeypatch.setattr("training.history.history", counted)
+    monkeypatch.setattr("training.histories.history.history", counted)
     past = read_history(None, seed=3, users=20, days=5)
     first = list(islice(past, 50))  # the rest is made when it is first asked for
     assert (len(first), len(made)) == (50, 50)
@@ -140,7 +140,7 @@ def test_a_simulated_history_is_the_same_each_time_and_made_but_once(monkeypatch
     assert list(past) == whole
     assert len(made) == len(whole) > 200
     assert past.progress == pytest.approx(1, abs=0.1)
-    monkeypatch.setattr("training.history.KEPT", 1)
+    monkeypatch.setattr("training.histories.history.KEPT", 1)
     assert list(read_history(None, seed=3, users=20, days=5)) == whole
     assert len(made) == 2 * len(whole)
 

@@ -18,10 +18,12 @@ from bytewax.testing import cluster_main, run_main
 from confluent_kafka import Message, Producer
 from confluent_kafka.admin import AdminClient
 
-from dataflow import lifecycle, record, recovery
-from dataflow.broker import EmbeddedBroker
 from dataflow.connectors import exactly_once_sink, kafka_clients, kafka_source
+from dataflow.connectors.embedded_broker import EmbeddedBroker
+from dataflow.events import output_record as record
+from dataflow.process import lifecycle
 from dataflow.settings import Settings, UserError
+from dataflow.state import recovery
 from tests.conftest import Broker
 from tests.reading import read_all
 

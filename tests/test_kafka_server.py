@@ -384,7 +384,7 @@ def test_without_java_the_embedded_broker_serves_and_the_rest_is_skipped_by_name
 
 
 def test_an_embedded_broker_that_is_given_is_known_as_such() -> None:
-    from dataflow.broker import EmbeddedBroker
+    from dataflow.connectors.embedded_broker import EmbeddedBroker
 
     embedded = EmbeddedBroker()
     said = run_pytest(KAFKA_BROKERS=embedded.address)

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import settings as configure
 from hypothesis import strategies as st
 
-from dataflow import lifecycle
 from dataflow.connectors import kafka_source
 from dataflow.connectors.kafka_clients import TopicIdentity
 from dataflow.connectors.kafka_source import BUFFER_LIMIT, LAG, PATIENCE_SECONDS, UNSAVED, KafkaSource
+from dataflow.process import lifecycle
 from dataflow.settings import Settings, UserError
 from tests.conftest import Broker
 from tests.kafka_server import KafkaServer, create_topics

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from dataflow import record
 from dataflow.connectors import kafka_source
+from dataflow.events import output_record as record
 from dataflow.settings import Settings
 from tests.builders import raw
 from tests.conftest import Broker
@@ -197,7 +197,7 @@ def test_a_second_signal_ends_it_at_once(own_broker: tuple[KafkaServer, Flow]) -
 def test_a_mistake_ends_the_process_with_one_line_and_status_2_even_in_a_worker() -> None:
     code = (
         "import threading\n"
-        "from dataflow import lifecycle\n"
+        "from dataflow.process import lifecycle\n"
         "from dataflow.settings import UserError\n"
         "lifecycle.report_mistakes()\n"
         "@lifecycle.mistakes_end_the_flow\n"
@@ -211,7 +211,7 @@ def test_a_mistake_ends_the_process_with_one_line_and_status_2_even_in_a_worker(
 def test_a_mistake_that_many_workers_meet_at_once_is_said_in_one_line() -> None:
     code = (
         "import threading, time\n"
-        "from dataflow import lifecycle\n"
+        "from dataflow.process import lifecycle\n"
         "from dataflow.settings import UserError\n"
         "lifecycle.report_mistakes()\n"
         "complain = lifecycle.complain\n"

@@ -18,10 +18,10 @@ from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
 from confluent_kafka import Message, Producer
 
 from dataflow.detect import build
-from dataflow.live_model import LiveModel
-from dataflow.operating_point import OperatingPoint
 from dataflow.rules import LiveRules
-from dataflow.scoring import Metadata, Scorer, load_model
+from dataflow.scoring.live_model import LiveModel
+from dataflow.scoring.loading import Metadata, Scorer, load_model
+from dataflow.scoring.operating_point import OperatingPoint
 from dataflow.settings import Settings, UserError
 from dataflow.steps import Routed, written
 from tests.builders import MINUTE, NOON, message, raw
@@ -258,7 +258,7 @@ def test_a_fault_is_told_and_the_looks_go_on(
         msg = "too many"
         raise MemoryError(msg)
 
-    monkeypatch.setattr("dataflow.live_model.read_metadata", no_memory)
+    monkeypatch.setattr("dataflow.scoring.live_model.read_metadata", no_memory)
     running.move(point(0.7))
     running.look(4)
     (line,) = refused()

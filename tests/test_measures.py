@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from training.measures import FIRST, POINTS, calibration_errors, curves, isotonic_deviation, reliability
+from training.evaluation.measures import FIRST, POINTS, calibration_errors, curves, isotonic_deviation, reliability
 
 
 def test_the_first_alerts_each_have_a_point_and_the_others_are_thinned_on_a_log_scale() -> None:

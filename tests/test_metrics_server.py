@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dataflow import metrics_server
+from dataflow.process import metrics_server
 from dataflow.settings import UserError
 from tests.kafka_server import _free_ports as free_ports
 
@@ -56,7 +56,7 @@ def test_bytewaxs_own_server_stays_off_and_writes_nothing(tmp_path: Path) -> Non
         "from bytewax.run import cli_main\n"
         "from bytewax.testing import TestingSink, TestingSource\n"
         "import bytewax.operators as op\n"
-        "from dataflow import event_log, metrics_server\n"
+        "from dataflow.process import event_log\nfrom dataflow.process import metrics_server\n"
         "event_log.set_up()\n"
         "metrics_server.leave_bytewax_api_off()\n"
         "flow = Dataflow('f')\n"

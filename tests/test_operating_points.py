@@ -8,12 +8,11 @@ import pytest
 from builders import DAY, NOON
 
 from dataflow.features.catalogue import FIELDS
-from dataflow.operating_point import OperatingPoint
 from dataflow.rules import load_rules
+from dataflow.scoring.operating_point import OperatingPoint
 from dataflow.settings import Settings, UserError
 from tests.rules.builders import batch, row
-from training.operating_point_report import table, told
-from training.operating_points import (
+from training.operating_points.operating_points import (
     BLOCK_PRECISION,
     POINTS,
     Choice,
@@ -29,6 +28,7 @@ from training.operating_points import (
     rule_alerts,
     wilson,
 )
+from training.operating_points.report import table, told
 
 COUNT, DAYS = 40_000, 10.0
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaException
 
-from dataflow.outbox import hand_over, size_at_most, source_headers
-from dataflow.record import Header, Record, producer_headers, read_origin
+from dataflow.connectors.record_producer import hand_over, size_at_most, source_headers
+from dataflow.events.output_record import Header, Record, producer_headers, read_origin
 
 
 class Producer:

@@ -25,12 +25,12 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from dataflow import lifecycle
 from dataflow.connectors import delivery, exactly_once_sink, ownership
 from dataflow.connectors.ownership import Ownership
-from dataflow.record import Record
-from dataflow.recovery import FlowIdentity
+from dataflow.events.output_record import Record
+from dataflow.process import lifecycle
 from dataflow.settings import Settings, UserError
+from dataflow.state.recovery import FlowIdentity
 from tests.builders import raw
 from tests.conftest import Broker
 from tests.kafka_server import KafkaServer

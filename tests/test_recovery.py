@@ -18,8 +18,9 @@ from bytewax.dataflow import Dataflow
 from bytewax.recovery import RecoveryConfig
 from bytewax.testing import TestingSink, TestingSource, run_main
 
-from dataflow import lifecycle, recovery
+from dataflow.process import lifecycle
 from dataflow.settings import Settings, UserError
+from dataflow.state import recovery
 from dataflow.state.committed import committed_tokens
 
 OWN = recovery.identity(Settings())

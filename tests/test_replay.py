@@ -6,8 +6,8 @@ import pytest
 from dataflow.features.batch import FeatureBatch
 from tests.builders import HOUR, NOON, txn
 from tests.profile_builders import Profiles
-from training.history import LabelTime, Past, after
-from training.replay import replay
+from training.histories.history import LabelTime, Past, after
+from training.histories.replay import replay
 
 
 def whole(past: list[Past], label_time: LabelTime | None = None) -> FeatureBatch:

@@ -7,10 +7,10 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
+from dataflow.demo.__main__ import PAST_LABEL_DELAY, past_of, train_tutorial_model, with_defaults
 from dataflow.rules import load_rules
-from dataflow.run import PAST_LABEL_DELAY, past_of, train_tutorial_model, with_defaults
 from dataflow.settings import TUTORIAL_RULES, Settings, UserError
-from dataflow.simulation import natural_rate
+from dataflow.simulation.simulator import natural_rate
 
 
 def settings(**environ: str) -> Settings:

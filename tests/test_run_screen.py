@@ -6,10 +6,10 @@ from typing import Any
 
 from rich.console import Console
 
-from dataflow.figures import Figures
-from dataflow.run_screen import alert_line, live_line, percentile, summary
+from dataflow.demo.figures import Figures
+from dataflow.demo.screen import alert_line, live_line, percentile, summary
+from dataflow.demo.tally import Alert, Reason
 from dataflow.settings import Settings
-from dataflow.tally import Alert, Reason
 
 
 def alert(**others: object) -> Alert:

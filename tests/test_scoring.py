@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.ensemble import IsolationForest
 
-from dataflow import scoring, trees
 from dataflow.features.catalogue import FIELDS
-from dataflow.scoring import ISOLATION_FOREST, Metadata, Model, Window, agrees, fingerprint, load_model
+from dataflow.scoring.loading import ISOLATION_FOREST, Metadata, Model, Window, agrees, fingerprint, load_model, trees
+from dataflow.scoring.loading import loading as scoring
 from dataflow.settings import UserError
 from tests.builders import MINUTE, NOON, txn
 from tests.profile_builders import Profiles

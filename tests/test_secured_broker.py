@@ -24,7 +24,7 @@ PASSWORD, WRONG_PASSWORD = "c0rrect-h0rse", "wr0ng-h0rse"
 # A program that only asks the broker for a topic; its standard output is how many seconds that took.
 ASK = (
     "import time\n"
-    "from dataflow import lifecycle\n"
+    "from dataflow.process import lifecycle\n"
     "from dataflow.connectors.kafka_clients import count_partitions\n"
     "from dataflow.settings import Settings, UserError\n"
     "lifecycle.report_mistakes()\n"

@@ -15,10 +15,10 @@ from statistics import mean, median
 
 import pytest
 
-from dataflow import population, simulation
-from dataflow.parsing import parse
-from dataflow.population import CITIES, DAY, HOUR, Population
-from dataflow.simulation import (
+from dataflow.events.parsing import parse
+from dataflow.events.transaction import Transaction
+from dataflow.simulation.population import CITIES, DAY, HOUR, Population
+from dataflow.simulation.simulator import (
     POPULATIONS,
     SCENARIOS,
     Simulated,
@@ -26,10 +26,11 @@ from dataflow.simulation import (
     label_to_json,
     life_after,
     people_for,
+    population,
     stream,
     to_json,
 )
-from dataflow.transaction import Transaction
+from dataflow.simulation.simulator import simulator as simulation
 
 pytestmark = pytest.mark.slow
 
@@ -91,7 +92,7 @@ def test_the_same_seed_gives_the_same_bytes(kind: str) -> None:
 
 def test_another_process_gives_the_same_bytes() -> None:
     code = (
-        "import sys, hashlib; from datetime import *; from itertools import islice; from dataflow.simulation import *\n"
+        "import sys, hashlib; from datetime import *; from itertools import islice; from dataflow.simulation.simulator import *\n"
         "txns = islice(stream(7, 2.0, datetime(2026, 1, 5, tzinfo=UTC)), 500)\n"
         "print(hashlib.sha256(b'\\n'.join(p for t in txns for p in (to_json(t), label_to_json(t)))).hexdigest())"
     )

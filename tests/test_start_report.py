@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from dataflow.execution import Execution
-from dataflow.operating_point import CurvePoint, Interval, OperatingPoint
-from dataflow.recovery import Held
+from dataflow.process.execution import Execution
 from dataflow.rules import load_rules
-from dataflow.scoring import Metadata, Window
+from dataflow.scoring.loading import Metadata, Window
+from dataflow.scoring.operating_point import CurvePoint, Interval, OperatingPoint
 from dataflow.settings import Settings
 from dataflow.start_report import StartReport
+from dataflow.state.recovery import Held
 
 SETTINGS = Settings()
 MODEL = Metadata(

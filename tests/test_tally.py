@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka import Producer
 
-from dataflow.broker import EmbeddedBroker
+from dataflow.connectors.embedded_broker import EmbeddedBroker
+from dataflow.demo.tally import Alert, Tally
 from dataflow.settings import Settings
-from dataflow.tally import Alert, Tally
 
 pytestmark = pytest.mark.slow
 

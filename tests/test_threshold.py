@@ -14,23 +14,23 @@ import pytest
 from confluent_kafka import Producer
 from rich.console import Console
 
-from dataflow.live_model import LiveModel
-from dataflow.operating_point import OperatingPoint
 from dataflow.rules import load_rules
-from dataflow.scoring import Scorer, Window, load_model
+from dataflow.scoring.live_model import LiveModel
+from dataflow.scoring.loading import Scorer, Window, load_model
+from dataflow.scoring.operating_point import OperatingPoint
+from dataflow.scoring.tiers import SUPERVISED
 from dataflow.settings import Settings, UserError
-from dataflow.tiers import SUPERVISED
 from tests.builders import DAY, HOUR, NOON, iso, label
 from tests.conftest import Broker
 from tests.rules.builders import rule
 from tests.rules.test_reloading import Clock
-from training.backtest_run import FromFile, run
-from training.history import read_history
-from training.operating_points import Choice, Scored, choose
+from training.backtesting.run import FromFile, run
+from training.fitting.tiers import all_tiers
+from training.histories.history import read_history
+from training.operating_points.operating_points import Choice, Scored, choose
+from training.operating_points.options import parse
+from training.operating_points.sources import FEWEST, latest, scored_by_replay
 from training.threshold import around, main
-from training.threshold_options import parse
-from training.threshold_sources import FEWEST, latest, scored_by_replay
-from training.tiers import all_tiers
 from training.train import main as train
 
 pytestmark = pytest.mark.slow

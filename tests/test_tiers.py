@@ -9,14 +9,14 @@ import joblib
 import numpy as np
 import pytest
 
+from dataflow.events.transaction import Transaction
 from dataflow.profiles.amounts import AmountPrior
-from dataflow.scoring import fingerprint, load_model
+from dataflow.scoring.loading import fingerprint, load_model
+from dataflow.scoring.tiers import ColdStart, Normal, Tail, TieredModel
 from dataflow.settings import UserError
-from dataflow.tiers import ColdStart, Normal, Tail, TieredModel
-from dataflow.transaction import Transaction
 from tests.replaying import replayed_rows
-from training.history import Past, after, read_history
-from training.tiers import amount_prior, calibrate
+from training.fitting.tiers import amount_prior, calibrate
+from training.histories.history import Past, after, read_history
 from training.train import main as train
 
 pytestmark = pytest.mark.slow

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dataflow import lifecycle
 from dataflow.connectors import topic_changes
 from dataflow.connectors.kafka_clients import TopicIdentity
 from dataflow.connectors.topic_changes import ADDED, TopicChanges
+from dataflow.process import lifecycle
 from dataflow.settings import Settings, UserError
 
 ROOT = Path(__file__).parent.parent

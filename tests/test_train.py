@@ -16,17 +16,17 @@ from sklearn.ensemble import IsolationForest
 from sklearn.metrics import average_precision_score
 
 from dataflow.rules import load_rules
-from dataflow.scoring import load_model
+from dataflow.scoring.loading import load_model
 from dataflow.settings import Settings
-from dataflow.simulation import history as simulate
+from dataflow.simulation.simulator import history as simulate
 from tests.replaying import replayed_rows
-from training.fitting import bounded
-from training.history import after, read_history
-from training.operating_points import rule_alerts
-from training.replay import replay
-from training.tiers import TREES as TIER_TREES
+from training.fitting.fitting import bounded
+from training.fitting.options import TREES, parse
+from training.fitting.tiers import TREES as TIER_TREES
+from training.histories.history import after, read_history
+from training.histories.replay import replay
+from training.operating_points.operating_points import rule_alerts
 from training.train import main
-from training.train_options import TREES, parse
 
 pytestmark = pytest.mark.slow
 
@@ -280,7 +280,7 @@ def test_a_history_too_short_to_be_split_says_so_and_trains(tmp_path: Path, caps
 def test_where_the_earlier_part_has_too_few_labels_it_says_so_and_trains(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.tiers.FEWEST_FRAUDS", 100)
+    monkeypatch.setattr("training.fitting.tiers.FEWEST_FRAUDS", 100)
     path = labelled_history(tmp_path / "past.csv")
     trained(tmp_path, "--history", str(path), "--tiers", "supervised", "--label-delay", "5d")
     words = " ".join(capsys.readouterr().out.split())

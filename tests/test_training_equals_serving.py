@@ -9,18 +9,18 @@ import pytest
 from bytewax.testing import TestingSink, TestingSource, run_main
 
 from dataflow.detect import build
+from dataflow.events.parsing import parse
+from dataflow.events.transaction import Transaction
 from dataflow.features.batch import FeatureBatch
 from dataflow.features.catalogue import FIELDS
-from dataflow.parsing import parse
 from dataflow.rules import LiveRules, RuleResult, RuleSet, load_rules
-from dataflow.scoring import load_model
+from dataflow.scoring.loading import load_model
 from dataflow.settings import Settings
-from dataflow.simulation import history, to_json
+from dataflow.simulation.simulator import history, to_json
 from dataflow.steps import Routed, written
-from dataflow.transaction import Transaction
 from tests.builders import message
-from training.history import DAY, Past, after
-from training.replay import replay
+from training.histories.history import DAY, Past, after
+from training.histories.replay import replay
 from training.train import main as train
 
 

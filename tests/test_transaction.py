@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from dataflow.decision import Decision, Verdict, to_json
-from dataflow.parsing import MAX_DEPTH, event_time, parse
-from dataflow.transaction import RESERVED, Rejection, Transaction
+from dataflow.events.decision import Decision, Verdict, to_json
+from dataflow.events.parsing import MAX_DEPTH, event_time, parse
+from dataflow.events.transaction import RESERVED, Rejection, Transaction
 from tests.builders import DAY, NOON, fields, iso, raw
 
 GOOD = raw("ann")

@@ -18,9 +18,9 @@ from bytewax.testing import TestingSink, TestingSource, run_main
 
 from dataflow.detect import build
 from dataflow.rules import LiveRules
-from dataflow.scoring import load_model
+from dataflow.scoring.loading import load_model
 from dataflow.settings import TUTORIAL_RULES, Settings
-from dataflow.simulation import stream, to_json
+from dataflow.simulation.simulator import stream, to_json
 from dataflow.steps import Routed, written
 from tests.builders import message
 from training.train import main as train

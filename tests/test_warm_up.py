@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from confluent_kafka import TIMESTAMP_CREATE_TIME, Consumer, Message, TopicPartition
 
-from dataflow import warm_up as module
-from dataflow.broker import EmbeddedBroker
+from dataflow.connectors.embedded_broker import EmbeddedBroker
+from dataflow.demo import past_life as module
+from dataflow.demo.past_life import Life, messages, warm_up
 from dataflow.generate import DAY
 from dataflow.settings import Settings, UserError
-from dataflow.simulation import history, life_after
-from dataflow.warm_up import Life, messages, warm_up
+from dataflow.simulation.simulator import history, life_after
 
 END = datetime(2026, 3, 2, tzinfo=UTC)
 LIFE = Life(seed=7, people=200, days=2.0, end=END, label_delay=0.5 * DAY)

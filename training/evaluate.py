@@ -23,17 +23,17 @@ from rich.table import Table
 
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.rules import load_rules
+from dataflow.scoring.tiers import TieredModel
 from dataflow.settings import UserError
-from dataflow.tiers import TieredModel
-from training.decisions import summarise as summarise_decisions
-from training.decisions import write_scores
-from training.evaluate_options import Options, parse, windows
-from training.evaluation import BATCH, Replayed, Result, collect, day, train_and_test
-from training.history import DAY, History, Past, after, find_label_column, read_history
-from training.labels_file import read_labels, relabelled
-from training.measures import Measures
-from training.report import write_report
-from training.tiers import amount_prior
+from training.evaluation.decisions import summarise as summarise_decisions
+from training.evaluation.decisions import write_scores
+from training.evaluation.evaluation import BATCH, Replayed, Result, collect, day, train_and_test
+from training.evaluation.measures import Measures
+from training.evaluation.options import Options, parse, windows
+from training.evaluation.report import write_report
+from training.fitting.tiers import amount_prior
+from training.histories.history import DAY, History, Past, after, find_label_column, read_history
+from training.histories.labels_file import read_labels, relabelled
 
 SHOWN = {
     "average precision": "average_precision",

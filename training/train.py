@@ -24,15 +24,16 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from dataflow.operating_point import OperatingPoint
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.profiles import NO_PRIOR
 from dataflow.rules import RuleSet, load_rules
-from dataflow.scoring import FORMAT, ISOLATION_FOREST, Metadata, Window, agrees, fingerprint
+from dataflow.scoring.loading import FORMAT, ISOLATION_FOREST, Metadata, Window, agrees, fingerprint
+from dataflow.scoring.operating_point import OperatingPoint
+from dataflow.scoring.tiers import FEEDBACK, SUPERVISED, TieredModel
 from dataflow.settings import UserError
-from dataflow.tiers import FEEDBACK, SUPERVISED, TieredModel
 from training.files import put_in_place
-from training.fitting import (
+from training.fitting.common_values import common_values
+from training.fitting.fitting import (
     BATCH,
     CannotFitError,
     Replayed,
@@ -45,10 +46,11 @@ from training.fitting import (
     scored,
     scores,
 )
-from training.fraud_factors import common_values
-from training.history import DAY, History, Past, find_label_column, read_history
-from training.operating_point_report import draw, table, told
-from training.operating_points import (
+from training.fitting.options import Options, parse
+from training.fitting.tiers import FEWEST_FRAUDS, MAX_SAMPLES, all_tiers, amount_prior
+from training.fitting.tiers import TREES as TIER_TREES
+from training.histories.history import DAY, History, Past, find_label_column, read_history
+from training.operating_points.operating_points import (
     FEWEST_TO_CARRY_OVER,
     Note,
     Scored,
@@ -58,9 +60,7 @@ from training.operating_points import (
     part,
     reads_model,
 )
-from training.tiers import FEWEST_FRAUDS, MAX_SAMPLES, all_tiers, amount_prior
-from training.tiers import TREES as TIER_TREES
-from training.train_options import Options, parse
+from training.operating_points.report import draw, table, told
 
 LATER = 0.25
 """The share of the transactions, the last in time, that the figures are measured on."""

@@ -14,8 +14,8 @@ from typing import Any
 import joblib
 import numpy as np
 
-from dataflow.scoring import average_path_length, isolation_trees, read_metadata
-from dataflow.trees import round_down
+from dataflow.scoring.loading import average_path_length, isolation_trees, read_metadata
+from dataflow.scoring.trees import round_down
 
 
 def as_json(forest: Any, features: list[str]) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def as_json(forest: Any, features: list[str]) -> dict[str, Any]:
         "trees": [
             {
                 "feature": np.where(tree.left < 0, 0, tree.feature).tolist(),
-                # Rounded down to float32, which Java compares: see `dataflow.scoring.round_down`.
+                # Rounded down to float32, which Java compares: see `dataflow.scoring.loading.round_down`.
                 "threshold": np.where(tree.left < 0, 0, round_down(tree.threshold)).tolist(),
                 "left": tree.left.tolist(),
                 "right": tree.right.tolist(),
@@ -48,7 +48,7 @@ def anomaly_depth(average: float, threshold: float) -> float:
     """
 
     def is_anomaly(depth: float) -> bool:
-        # As scikit-learn computes it: see `dataflow.scoring.IsolationScores`.
+        # As scikit-learn computes it: see `dataflow.scoring.loading.IsolationScores`.
         risk = 2 ** (-np.divide(np.array([depth]), average))
         return bool(risk[0] - threshold > 0)
 

@@ -10,9 +10,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from prometheus_client import Gauge
 
-from dataflow import lifecycle
 from dataflow.connectors.connection_reports import ConnectionReports
 from dataflow.connectors.kafka_clients import TopicIdentity, describe_topics, make_admin, make_consumer
+from dataflow.process import lifecycle
 from dataflow.settings import Settings
 
 ASK_EVERY_SECONDS = 2.0

@@ -25,7 +25,6 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from prometheus_client import Counter
 
-from dataflow import lifecycle
 from dataflow.connectors.already_written import AlreadyWritten, Place, SourceTopic, ask_ends, latest
 from dataflow.connectors.delivery import RecordDelivery, TooLarge, always
 from dataflow.connectors.kafka_clients import (
@@ -36,9 +35,10 @@ from dataflow.connectors.kafka_clients import (
     identify_topics,
 )
 from dataflow.connectors.offset_set import OffsetSet
+from dataflow.connectors.record_producer import hand_over, source_headers
 from dataflow.connectors.topic_limits import Limits, check_rights, read_limits, warn_of_small_outputs
-from dataflow.outbox import hand_over, source_headers
-from dataflow.record import ERROR, FULL_SIZE, ORIGIN, Header, Record, source_key
+from dataflow.events.output_record import ERROR, FULL_SIZE, ORIGIN, Header, Record, source_key
+from dataflow.process import lifecycle
 from dataflow.settings import Settings, UserError
 
 WRITTEN = Counter("redflag_records_written_total", "Records handed to the producer", ["topic"])

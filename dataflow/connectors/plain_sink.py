@@ -2,9 +2,9 @@
 
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
-from dataflow import lifecycle
 from dataflow.connectors.delivery import Delivery
 from dataflow.connectors.kafka_clients import count_partitions
+from dataflow.process import lifecycle
 from dataflow.settings import Settings, UserError
 
 

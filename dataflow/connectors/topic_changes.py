@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from prometheus_client import Gauge
 
-from dataflow import lifecycle
 from dataflow.connectors.kafka_clients import TopicIdentity
+from dataflow.process import lifecycle
 from dataflow.settings import Settings, UserError
 
 ADDED = Gauge("redflag_partitions_not_read", "Partitions that were added while the flow runs", ["topic"])

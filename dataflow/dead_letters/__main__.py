@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dataflow import lifecycle
 from dataflow.dead_letters.cases import Case, Choice, DeadLetters, State, read_dead_letters
 from dataflow.dead_letters.ledger import Letter, Sender
 from dataflow.dead_letters.mending import export, match, read_file
-from dataflow.parsing import event_time
+from dataflow.events.parsing import event_time
+from dataflow.process import lifecycle
 from dataflow.settings import Settings, UserError
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataflow.events.transaction import Transaction
 from dataflow.features.catalogue import FLAGS, LAST_LOCATION, NUMBERS, TEXTS
-from dataflow.transaction import Transaction
 
 Column = NDArray[Any] | list[str]
 """A field's values: numbers an array of float64, flags one of bool, texts a list."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Final, Literal, NamedTuple
 
-from dataflow.transaction import UNKNOWN, Transaction
+from dataflow.events.transaction import UNKNOWN, Transaction
 
 
 class Field(NamedTuple):

@@ -7,7 +7,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dataflow.feedback import Feedback
+from dataflow.events.feedback import Feedback
+from dataflow.events.transaction import UNKNOWN, Transaction
 from dataflow.profiles import columns, fraud_run, labels, last_hour, merchant, unusual_ids, user
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.compilation import quiet
@@ -17,7 +18,6 @@ from dataflow.profiles.side_table import SideTable
 from dataflow.profiles.table import NAME, Names, ProfileTable, Rows
 from dataflow.profiles.user import LABEL, TRANSACTION, UserTables
 from dataflow.tables.table import Layout, TableChanges, Tables, new_tables
-from dataflow.transaction import UNKNOWN, Transaction
 
 AGE_DAYS: Final = 400.0
 """Days without an event after which a profile begins anew: longer than any feature looks back (365)."""

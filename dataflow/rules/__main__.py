@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from dataflow.features.batch import FeatureBatch
-from dataflow.operating_point import columns_without_model
 from dataflow.rules.fields import ALL_FIELDS, OF_FEEDBACK, OF_MODEL
 from dataflow.rules.functions import FUNCTIONS
 from dataflow.rules.rules_file import examine
 from dataflow.rules.ruleset import RuleSet
+from dataflow.scoring.operating_point import columns_without_model
 from dataflow.settings import Settings, UserError
 
 SAMPLE = 20_000
@@ -116,8 +116,8 @@ def sample(rules: RuleSet, history: Path | None, model: Path | None) -> tuple[li
     Raises:
         UserError: the history or the model cannot be used.
     """
-    from training.history import read_history
-    from training.replay import replay
+    from training.histories.history import read_history
+    from training.histories.replay import replay
 
     past = read_history(history, users=750)
     # The later ones: by then people have a history.
@@ -131,7 +131,7 @@ def sample(rules: RuleSet, history: Path | None, model: Path | None) -> tuple[li
     reads_model = any(reads & OF_MODEL for reads in rules.reads)
     if not batches or not reads_model or (model is None and not path.exists()):
         return batches, source, False
-    from dataflow.scoring import load_model
+    from dataflow.scoring.loading import load_model
 
     loaded = load_model(path)
     for batch in batches:

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from dataflow.features.batch import Column
 from dataflow.features.catalogue import FIELDS
-from dataflow.operating_point import MODEL_FIELD_NAMES, MODEL_FIELDS
 from dataflow.rules.functions import Kind
+from dataflow.scoring.operating_point import MODEL_FIELD_NAMES, MODEL_FIELDS
 
 ALL_FIELDS = (*FIELDS, *MODEL_FIELDS)
 """All fields, the model's last."""

@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import NamedTuple
 
-from dataflow.file_watch import Stamp, stamp, stamp_of
+from dataflow.process.file_watch import Stamp, stamp, stamp_of
 from dataflow.rules.text_form import caseless, comparable
 from dataflow.settings import UserError
 

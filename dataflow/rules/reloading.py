@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prometheus_client import Counter
 
-from dataflow.file_watch import FileWatch, Stamps, stamp
+from dataflow.process.file_watch import FileWatch, Stamps, stamp
 from dataflow.rules.lists import ListFiles, Pause, no_pause
 from dataflow.rules.rules_file import load_rules
 from dataflow.rules.ruleset import Action, Rule, RuleSet

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from bytewax.operators import StatefulBatchLogic
 
-from dataflow import lifecycle
+from dataflow.process import lifecycle
 from dataflow.state.chunk import pack_chunk
 from dataflow.state.crash_points import Point, reached
 from dataflow.state.log import BEGINNING, HEAD_BYTES, ChunkId, Token

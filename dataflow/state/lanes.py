@@ -12,8 +12,8 @@ import bytewax.operators as op
 from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream
 
-from dataflow import lifecycle
-from dataflow.faults import Guard
+from dataflow.process import lifecycle
+from dataflow.process.faults import Guard
 from dataflow.state.batches import PICKLED, Codec, Divider
 from dataflow.state.lane import Lane, LanePace, LaneState
 from dataflow.state.log import Token

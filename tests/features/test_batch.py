@@ -8,13 +8,13 @@ import pytest
 
 from dataflow.features.batch import FeatureBatch
 from dataflow.features.catalogue import FIELDS, FLAGS, NUMBERS
-from dataflow.operating_point import MODEL_FIELDS, OperatingPoint
 from dataflow.rules import load_rules
+from dataflow.scoring.operating_point import MODEL_FIELDS, OperatingPoint
 from tests.builders import DAY, NOON, txn
 from tests.profile_builders import Profiles
 from tests.rules.builders import evaluate, rows_of
-from training.history import read_history
-from training.replay import replay
+from training.histories.history import read_history
+from training.histories.replay import replay
 
 RULES = """
 [lists]

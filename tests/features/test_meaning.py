@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataflow.events.transaction import UNKNOWN, Transaction
 from dataflow.features.batch import FeatureBatch
 from dataflow.features.catalogue import FIELDS, MERCHANT_FIELDS, NUMBERS, USER_FIELDS
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.labels import NEVER
 from dataflow.profiles.names_seen import MERCHANTS, PLACES
-from dataflow.transaction import UNKNOWN, Transaction
 from tests.builders import DAY, HOUR, MINUTE, NOON, label, txn
 from tests.profile_builders import Profiles, TaughtMerchant, lesson
 

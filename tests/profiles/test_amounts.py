@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataflow.events.transaction import Transaction
 from dataflow.profiles.amounts import CLIP, MAX_AMOUNT, MEMORY, AmountPrior
 from dataflow.profiles.excess import excess
-from dataflow.transaction import Transaction
 from tests.builders import DAY, HOUR, MINUTE, NOON
 from tests.profile_builders import Profiles, payment, streams
 

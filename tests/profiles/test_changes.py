@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataflow.events.transaction import Transaction
 from dataflow.profiles.profiles import MERCHANT_LAYOUT, NAMES_KEPT, USER_LAYOUT, MerchantProfiles, UserProfiles
 from dataflow.tables.table import Tables, new_tables
-from dataflow.transaction import Transaction
 from tests.builders import DAY, NOON, label
 from tests.profile_builders import Event, Profiles, awkward, payment
 

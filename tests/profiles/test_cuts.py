@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataflow.parsing import parse
+from dataflow.events.parsing import parse
+from dataflow.events.transaction import Transaction
 from dataflow.profiles import columns
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.profiles import AGE_DAYS
-from dataflow.simulation import DEFAULT_START, history, to_json
-from dataflow.transaction import Transaction
+from dataflow.simulation.simulator import DEFAULT_START, history, to_json
 from tests.builders import DAY, HOUR, NOON, label
 from tests.profile_builders import Event, Profiles, awkward, payment
 

@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from dataflow.events.feedback import Feedback
 from dataflow.features.catalogue import NUMBERS
-from dataflow.feedback import Feedback
 from dataflow.profiles import columns
 from dataflow.profiles.amounts import AmountPrior
 from tests.builders import txn

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataflow.feedback import Feedback
-from dataflow.transaction import Transaction
+from dataflow.events.feedback import Feedback
+from dataflow.events.transaction import Transaction
 from tests.builders import DAY, HOUR, MINUTE, NOON, label, txn
 from tests.profile_builders import Event, Profiles
 

@@ -5,9 +5,9 @@ import random
 import pytest
 from hypothesis import given
 
+from dataflow.events.transaction import Transaction
 from dataflow.profiles.last_hour import BUSY_FIELDS, MAX_PER_HOUR, RING
 from dataflow.profiles.user import DTYPE
-from dataflow.transaction import Transaction
 from tests.builders import DAY, HOUR, MINUTE, NOON
 from tests.profile_builders import Profiles, payment, streams
 

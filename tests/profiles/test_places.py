@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from dataflow.events.transaction import Transaction
 from dataflow.profiles.places import CLIP, EARTH_KM, MIN_KM, kilometres
-from dataflow.transaction import Transaction
 from tests.builders import HOUR, NOON
 from tests.profile_builders import Profiles, payment
 

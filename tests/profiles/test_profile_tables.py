@@ -5,13 +5,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from dataflow.feedback import Feedback
+from dataflow.events.feedback import Feedback
+from dataflow.events.transaction import UNKNOWN
 from dataflow.profiles import columns
 from dataflow.profiles.hashing import NameHashes, hash_texts, payment_words
 from dataflow.profiles.labels import NEVER
 from dataflow.profiles.profiles import NAMES_KEPT, UserProfiles
 from dataflow.profiles.table import Names
-from dataflow.transaction import UNKNOWN
 from tests.builders import DAY, NOON, label, txn
 from tests.profile_builders import Profiles
 

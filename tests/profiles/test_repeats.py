@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataflow.events.transaction import Transaction
 from dataflow.profiles.recent_ids import RECENT
-from dataflow.transaction import Transaction
 from tests.builders import DAY, HOUR, MINUTE, NOON
 from tests.profile_builders import Profiles, payment, streams
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 
+from dataflow.events.transaction import Transaction
 from dataflow.profiles import windows
-from dataflow.transaction import Transaction
 from tests.builders import DAY, HOUR, NOON
 from tests.profile_builders import Profiles, check_windows, payment, streams
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from dataflow.features.batch import FeatureBatch
 from dataflow.features.catalogue import FIELDS, NUMBERS
-from dataflow.operating_point import MODEL_FIELDS
 from dataflow.rules import ALL_FIELDS, RuleResult, RuleSet
+from dataflow.scoring.operating_point import MODEL_FIELDS
 from tests.builders import txn
 from tests.profile_builders import Profiles
 

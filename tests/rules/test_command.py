@@ -13,8 +13,8 @@ from dataflow.rules.fields import ALL_FIELDS, OF_FEEDBACK
 from dataflow.rules.functions import FUNCTIONS
 from dataflow.settings import TUTORIAL_RULES, Settings
 from tests.rules.builders import rule
-from training.history import after, read_history
-from training.replay import replay
+from training.histories.history import after, read_history
+from training.histories.replay import replay
 from training.train import main as train
 
 pytestmark = pytest.mark.slow

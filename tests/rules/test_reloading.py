@@ -17,9 +17,9 @@ from confluent_kafka import Message, Producer
 from prometheus_client import REGISTRY
 
 from dataflow.detect import build
-from dataflow.file_watch import LOOKS
+from dataflow.process.file_watch import LOOKS
 from dataflow.rules import LiveRules
-from dataflow.scoring import Model, load_model
+from dataflow.scoring.loading import Model, load_model
 from dataflow.settings import Settings, UserError
 from dataflow.steps import Routed, written
 from tests.builders import MINUTE, NOON, message, raw

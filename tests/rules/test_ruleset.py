@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dataflow.operating_point import MODEL_FIELDS
 from dataflow.rules import ALL_FIELDS, Rule, RuleResult, RuleSet, examine, load_rules
 from dataflow.rules import conditions as conditions_module
 from dataflow.rules.conditions import STEP_CHARACTERS
+from dataflow.scoring.operating_point import MODEL_FIELDS
 from dataflow.settings import TUTORIAL_RULES, Settings, UserError
 from tests.rules.builders import Row, batch, evaluate, row, rule
 

@@ -8,15 +8,15 @@ import pytest
 
 from dataflow.features.batch import FeatureBatch
 from dataflow.features.catalogue import FIELDS
-from dataflow.operating_point import MODEL_FIELDS, columns_without_model
 from dataflow.rules import RuleResult, load_rules
+from dataflow.scoring.operating_point import MODEL_FIELDS, columns_without_model
 from dataflow.settings import Settings
 from tests.builders import DAY, HOUR, MINUTE, NOON, txn
 from tests.profile_builders import Profiles
 from tests.rules.builders import evaluate, row
 from tests.rules.test_ruleset import FOUR_CHECKS
-from training.history import Past, after, read_history
-from training.replay import replay
+from training.histories.history import Past, after, read_history
+from training.histories.replay import replay
 
 RULES = load_rules(Settings().rules_file)
 NEW = [rule.id for rule in RULES.rules if rule.effect == "active" and rule.id not in FOUR_CHECKS]

@@ -19,10 +19,11 @@ from bytewax.recovery import RecoveryConfig
 from bytewax.testing import cluster_main
 from confluent_kafka import Message
 
-from dataflow import detect, recovery
-from dataflow.operating_point import OperatingPoint
+from dataflow import detect
 from dataflow.rules import LiveRules
-from dataflow.scoring import load_model
+from dataflow.scoring.loading import load_model
+from dataflow.scoring.operating_point import OperatingPoint
+from dataflow.state import recovery
 from dataflow.state.crash_points import Point
 from dataflow.state.lane import LanePace
 from dataflow.state.lanes import stateful_map

@@ -20,10 +20,11 @@ from bytewax.recovery import RecoveryConfig
 from bytewax.testing import TestingSink, TestingSource, run_main
 from confluent_kafka import Message
 
-from dataflow import detect, recovery
+from dataflow import detect
 from dataflow.rules import LiveRules
-from dataflow.scoring import load_model
+from dataflow.scoring.loading import load_model
 from dataflow.settings import Settings
+from dataflow.state import recovery
 from dataflow.state.__main__ import main
 from dataflow.state.crash_points import Point
 from dataflow.state.lane import LanePace

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataflow.faults import Guard
+from dataflow.events.transaction import Rejection
+from dataflow.process.faults import Guard
 from dataflow.settings import UserError
 from dataflow.state.batches import PICKLED, Divider, lane_of
 from dataflow.state.chunk import apply_chunk, pack_chunk, pack_keys, unpack_keys
@@ -18,7 +19,6 @@ from dataflow.state.lane import LanePace
 from dataflow.state.mapped_tables import Limits, guarded
 from dataflow.state.store import Store
 from dataflow.tables.table import Layout, Table, Tables, describe, new_tables, undescribe
-from dataflow.transaction import Rejection
 from tests.state.support import COUNTS, EAGER, Engine, contents, count
 from tests.state.test_lane_recovery import expected, items_of, run
 
