@@ -9,7 +9,7 @@ from typing import Any
 import joblib
 import numpy as np
 
-from dataflow.scoring.loading import IsolationScores, isolation_trees
+from dataflow.scoring.isolation_forest import IsolationScores, isolation_trees
 from dataflow.scoring.trees import Tree, round_down
 
 

@@ -7,7 +7,7 @@ does so with recovery on. A step's id is a recovery key: one that was released s
 import os
 import sys
 from itertools import chain
-from typing import cast
+from typing import Any, cast
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow, Stream
@@ -20,17 +20,21 @@ from dataflow.connectors.exactly_once_sink import ExactlyOnceSink
 from dataflow.connectors.kafka_source import KafkaSource
 from dataflow.connectors.ownership import own_outputs
 from dataflow.connectors.topic_changes import TopicChanges
+from dataflow.errors import UserError
 from dataflow.events.decision import Decision
 from dataflow.kernels import warm_up
 from dataflow.process import lifecycle, metrics_server
 from dataflow.process.execution import Execution
 from dataflow.process.faults import Guard, guarded
 from dataflow.profile_steps import ProfileLimits, ProfileSteps
+from dataflow.profiles import VERSION as PROFILES_VERSION
 from dataflow.profiles.profiles import MERCHANT_LAYOUT, USER_LAYOUT
 from dataflow.rules import LiveRules
+from dataflow.rules.cooldown import VERSION as COOLDOWN_VERSION
 from dataflow.scoring.live_model import LiveModel
-from dataflow.scoring.loading import Scorer, load_model
-from dataflow.settings import Settings, UserError
+from dataflow.scoring.loading import load_model
+from dataflow.scoring.metadata import Scorer
+from dataflow.settings import Settings
 from dataflow.start_report import StartReport
 from dataflow.state import recovery
 from dataflow.state.epochs import epoch_pace
@@ -108,7 +112,7 @@ def flow() -> Dataflow:
     settings = Settings.load()
     lifecycle.warn_of_unknown(settings)
     metrics_server.leave_bytewax_api_off()
-    this_flow = recovery.guard(recovery.identity(settings), sys.argv[1:])
+    this_flow = recovery.guard(recovery_identity(settings), sys.argv[1:])
     execution = Execution.read()
     store = Store.open(execution.directory)
     model = load_model(settings.model_file)
@@ -138,6 +142,16 @@ def flow() -> Dataflow:
     )
     sink = ExactlyOnceSink(settings, outputs, report.topics, own_outputs(settings, this_flow))
     return build(source, sink, model, rules, settings, store, execution.processes * execution.workers)
+
+
+def recovery_identity(settings: Settings) -> dict[str, Any]:
+    """What recovery data belongs to: the flow, the version of its state, its topics."""
+    return {
+        "flow": "detect",
+        "state_version": [PROFILES_VERSION, COOLDOWN_VERSION],
+        "source": settings.transactions_topic,
+        "outputs": [settings.alerts_topic, settings.classified_topic, settings.invalid_topic],
+    }
 
 
 def main() -> None:

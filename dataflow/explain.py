@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.text import Text
 
 from dataflow.connectors.topic_reader import read_topic
-from dataflow.explanations.explainer import Explanation
+from dataflow.errors import UserError
+from dataflow.events.decision import Explanation
 from dataflow.process import lifecycle
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 
 WIDTH = 80
 BAR = 20

@@ -16,9 +16,10 @@ from bytewax.inputs import FixedPartitionedSource, Source, StatefulSourcePartiti
 from bytewax.outputs import Sink
 
 from dataflow.connectors.plain_sink import ProducerSink
+from dataflow.errors import UserError
 from dataflow.events.feedback import feedback_to_json
 from dataflow.process import lifecycle, metrics_server
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 from dataflow.simulation.simulator import Simulated, label_to_json, life_after, natural_rate, stream, to_json
 
 MAX_BATCH = 1000  # transactions handed to the flow at once, and labels

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import msgspec
 from dotenv import dotenv_values
 
+from dataflow.errors import UserError
+
 DOTENV = Path(".env")
 _KAFKA_PREFIX = "KAFKA_CONFIG_"
 _WITH_UNDERSCORES = frozenset({"log_level"})  # the one text property of librdkafka whose name has no dots
@@ -23,10 +25,6 @@ _HOST_AND_PORT = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:,\[\]]+):(\d{1,5})")
 
 TUTORIAL_RULES = Path(__file__).parent / "rules-tutorial.toml"
 """The tutorial's four checks alone."""
-
-
-class UserError(Exception):
-    """A mistake the user can mend: one line that says what, where, and what to do; of several mistakes, a line each."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

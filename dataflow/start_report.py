@@ -12,7 +12,7 @@ from dataflow.settings import Settings
 
 if TYPE_CHECKING:  # the connectors tell this what they know, and are no users of rules, models and recovery
     from dataflow.rules import RuleSet
-    from dataflow.scoring.loading import Metadata, Scorer
+    from dataflow.scoring.metadata import Metadata, Scorer
     from dataflow.state.recovery import Held
 
 PREFIX = "in force: "  # how each line of the block begins

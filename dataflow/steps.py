@@ -10,18 +10,18 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from dataflow.events.decision import Decision, Verdict, combined, to_json
+from dataflow.events.decision import Decision, Explanation, Verdict, combined, to_json
 from dataflow.events.feedback import Feedback, parse_feedback
 from dataflow.events.output_record import ERROR, FIELD, STEP, Header, Record, producer_headers, source_key
 from dataflow.events.parsing import parse
 from dataflow.events.transaction import Rejection, Transaction
-from dataflow.explanations.explainer import Explainer, Explanation
+from dataflow.explanations.explainer import Explainer
 from dataflow.features.batch import FeatureBatch
 from dataflow.process.faults import Guard
 from dataflow.profile_steps import Event, MerchantPart, ProfileSteps
 from dataflow.rules import LiveRules
 from dataflow.rules.cooldown import SUPPRESSED, RecentAlerts, record_alert
-from dataflow.scoring.loading import Scorer
+from dataflow.scoring.metadata import Scorer
 from dataflow.settings import Settings
 
 RISK, THRESHOLD = "model_score", "alert_threshold"

@@ -198,7 +198,7 @@ def _given() -> Broker | None:
         pytest.fail(f"KAFKA_BROKERS={given} does not answer: {err.args[0].str()}", pytrace=False)
     finally:
         asking.close()
-    # The cluster id tells librdkafka's embedded broker, which `python -m dataflow.connectors.embedded_broker` serves, from a real one.
+    # The cluster id tells librdkafka's embedded broker, that of `dataflow.connectors.embedded_broker`, from a real one.
     embedded = str(metadata.cluster_id).startswith("mockCluster")
     return Broker(given, "KAFKA_BROKERS" + (" (librdkafka's embedded one)" if embedded else ""), embedded=embedded)
 

@@ -11,7 +11,7 @@ from dataflow.profile_steps import Event, ProfileLimits, ProfileSteps
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.profiles import MERCHANT_LAYOUT, USER_LAYOUT
 from dataflow.rules import LiveRules
-from dataflow.scoring.loading import Scorer
+from dataflow.scoring.metadata import Scorer
 from dataflow.settings import Settings
 from dataflow.steps import Steps, dead_letter
 from dataflow.tables.table import new_tables

@@ -19,11 +19,13 @@ from rich.console import Console
 
 from dataflow.connectors import exactly_once_sink, kafka_clients, kafka_source
 from dataflow.detect import build
+from dataflow.errors import UserError
 from dataflow.process import lifecycle
 from dataflow.rules import LiveRules
-from dataflow.scoring.loading import Model, load_model
+from dataflow.scoring.isolation_forest import Model
+from dataflow.scoring.loading import load_model
 from dataflow.scoring.operating_point import CurvePoint, Interval, OperatingPoint
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 from dataflow.simulation.simulator import stream, to_json
 from dataflow.steps import Routed, written
 from tests.builders import DAY, HOUR, MINUTE, NOON, iso, message

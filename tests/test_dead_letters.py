@@ -25,8 +25,9 @@ from dataflow.dead_letters import ledger, mending
 from dataflow.dead_letters.__main__ import main
 from dataflow.dead_letters.cases import Case, DeadLetters, Rejected, State, read_dead_letters
 from dataflow.dead_letters.ledger import Place, Sender, SentBack
+from dataflow.errors import UserError
 from dataflow.events import output_record as record
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 from tests.builders import MINUTE, NOON, iso, raw
 from tests.conftest import Broker
 from tests.kafka_server import create_topics

@@ -14,7 +14,9 @@ from confluent_kafka import Message
 from dataflow.detect import build
 from dataflow.events.output_record import Record, source_key
 from dataflow.rules import LiveRules
-from dataflow.scoring.loading import Model, Scorer, load_model
+from dataflow.scoring.isolation_forest import Model
+from dataflow.scoring.loading import load_model
+from dataflow.scoring.metadata import Scorer
 from dataflow.settings import Settings
 from dataflow.steps import Routed, written
 from tests.builders import HOUR, MINUTE, NOON, message, raw, split

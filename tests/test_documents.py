@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataflow.events.decision import Verdict
+from dataflow.events.decision import Explanation, Verdict
 from dataflow.events.parsing import parse
 from dataflow.events.transaction import Transaction
-from dataflow.explanations.explainer import Explanation
 from dataflow.settings import TABLE, markdown
 
 ROOT = Path(__file__).parent.parent

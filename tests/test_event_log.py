@@ -11,8 +11,8 @@ from datetime import datetime
 
 import pytest
 
+from dataflow.errors import UserError
 from dataflow.process import event_log, lifecycle
-from dataflow.settings import UserError
 
 
 @pytest.fixture(autouse=True)

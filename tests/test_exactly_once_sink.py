@@ -27,8 +27,9 @@ from confluent_kafka.admin import (
 
 from dataflow.connectors import already_written, exactly_once_sink, kafka_clients, topic_limits
 from dataflow.connectors.exactly_once_sink import ExactlyOnceSink, SinkState
+from dataflow.errors import UserError
 from dataflow.events import output_record as record
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 from tests.conftest import Broker, MakeTopic
 from tests.kafka_server import KafkaServer, create_topics
 from tests.reading import read_all

@@ -8,8 +8,8 @@ from confluent_kafka import Producer
 from rich.cells import cell_len
 
 from dataflow.connectors import kafka_clients
+from dataflow.events.decision import Explanation
 from dataflow.explain import Decided, find, layout, main
-from dataflow.explanations.explainer import Explanation
 from dataflow.settings import Settings
 from tests.builders import fields
 from tests.conftest import Broker

@@ -23,7 +23,8 @@ from dataflow.features.catalogue import NUMBERS
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.profiles import NO_PRIOR
 from dataflow.rules import LiveRules
-from dataflow.scoring.loading import Scorer, load_model
+from dataflow.scoring.loading import load_model
+from dataflow.scoring.metadata import Scorer
 from dataflow.scoring.operating_point import OperatingPoint
 from dataflow.settings import Settings
 from dataflow.simulation.fraud_scenarios import SCENARIOS

@@ -11,6 +11,7 @@ from bytewax.testing import TestingSink, TestingSource, run_main
 
 from dataflow import steps
 from dataflow.detect import build
+from dataflow.errors import UserError
 from dataflow.events.feedback import Feedback
 from dataflow.events.output_record import Record
 from dataflow.features.batch import FeatureBatch
@@ -18,8 +19,9 @@ from dataflow.process import faults
 from dataflow.process.faults import IN_A_ROW, Guard
 from dataflow.profiles.profiles import EventColumns, MerchantProfiles, UserProfiles
 from dataflow.rules import LiveRules, RuleSet
-from dataflow.scoring.loading import Model, load_model
-from dataflow.settings import Settings, UserError
+from dataflow.scoring.isolation_forest import Model
+from dataflow.scoring.loading import load_model
+from dataflow.settings import Settings
 from dataflow.steps import Routed, dead_letter
 from tests.builders import MINUTE, NOON, iso, message, raw, split, txn
 from training.train import main as train

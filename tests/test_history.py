@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from builders import NOON, iso
 
-from dataflow.settings import UserError
+from dataflow.errors import UserError
 from dataflow.simulation.simulator import Simulated
 from dataflow.simulation.simulator import history as simulate
 from training.histories import history

@@ -20,9 +20,10 @@ from confluent_kafka.admin import AdminClient
 
 from dataflow.connectors import exactly_once_sink, kafka_clients, kafka_source
 from dataflow.connectors.embedded_broker import EmbeddedBroker
+from dataflow.errors import UserError
 from dataflow.events import output_record as record
 from dataflow.process import lifecycle
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 from dataflow.state import recovery
 from tests.conftest import Broker
 from tests.reading import read_all

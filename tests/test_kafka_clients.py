@@ -9,7 +9,8 @@ from confluent_kafka import KafkaError, KafkaException
 
 from dataflow.connectors import kafka_clients
 from dataflow.connectors.connection_reports import ConnectionReports
-from dataflow.settings import Settings, UserError
+from dataflow.errors import UserError
+from dataflow.settings import Settings
 from tests.test_connection_reports import CLOSED_LATER, REFUSED, Clock, report
 
 Lines = Callable[[], list[str]]

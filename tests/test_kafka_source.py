@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from dataflow.connectors import kafka_source
 from dataflow.connectors.kafka_clients import TopicIdentity
 from dataflow.connectors.kafka_source import BUFFER_LIMIT, LAG, PATIENCE_SECONDS, UNSAVED, KafkaSource
+from dataflow.errors import UserError
 from dataflow.process import lifecycle
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 from tests.conftest import Broker
 from tests.kafka_server import KafkaServer, create_topics
 

@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient
 from benchmarks import stage
 from benchmarks.kafka_streams import build, forest
 from benchmarks.kafka_streams.compare import Decided, Decision, both, differences
-from dataflow.scoring.loading import isolation_trees, rows_at_splits
+from dataflow.scoring.isolation_forest import isolation_trees, rows_at_splits
 from dataflow.scoring.trees import round_down
 from tests.builders import HOUR, MINUTE, NOON, raw
 from tests.conftest import Broker

@@ -18,11 +18,13 @@ from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
 from confluent_kafka import Message, Producer
 
 from dataflow.detect import build
+from dataflow.errors import UserError
 from dataflow.rules import LiveRules
 from dataflow.scoring.live_model import LiveModel
-from dataflow.scoring.loading import Metadata, Scorer, load_model
+from dataflow.scoring.loading import load_model
+from dataflow.scoring.metadata import Metadata, Scorer
 from dataflow.scoring.operating_point import OperatingPoint
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 from dataflow.steps import Routed, written
 from tests.builders import MINUTE, NOON, message, raw
 from tests.conftest import Broker

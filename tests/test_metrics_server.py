@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dataflow.errors import UserError
 from dataflow.process import metrics_server
-from dataflow.settings import UserError
 from tests.kafka_server import _free_ports as free_ports
 
 

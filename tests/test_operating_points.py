@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from builders import DAY, NOON
 
+from dataflow.errors import UserError
 from dataflow.features.catalogue import FIELDS
 from dataflow.rules import load_rules
 from dataflow.scoring.operating_point import OperatingPoint
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 from tests.rules.builders import batch, row
 from training.operating_points.operating_points import (
     BLOCK_PRECISION,

@@ -27,9 +27,10 @@ from confluent_kafka.admin import (
 
 from dataflow.connectors import delivery, exactly_once_sink, ownership
 from dataflow.connectors.ownership import Ownership
+from dataflow.errors import UserError
 from dataflow.events.output_record import Record
 from dataflow.process import lifecycle
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 from dataflow.state.recovery import FlowIdentity
 from tests.builders import raw
 from tests.conftest import Broker

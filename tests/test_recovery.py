@@ -18,12 +18,14 @@ from bytewax.dataflow import Dataflow
 from bytewax.recovery import RecoveryConfig
 from bytewax.testing import TestingSink, TestingSource, run_main
 
+from dataflow.detect import recovery_identity
+from dataflow.errors import UserError
 from dataflow.process import lifecycle
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 from dataflow.state import recovery
 from dataflow.state.committed import committed_tokens
 
-OWN = recovery.identity(Settings())
+OWN = recovery_identity(Settings())
 
 
 @pytest.fixture(autouse=True)

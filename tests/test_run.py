@@ -8,8 +8,9 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from dataflow.demo.__main__ import PAST_LABEL_DELAY, past_of, train_tutorial_model, with_defaults
+from dataflow.errors import UserError
 from dataflow.rules import load_rules
-from dataflow.settings import TUTORIAL_RULES, Settings, UserError
+from dataflow.settings import TUTORIAL_RULES, Settings
 from dataflow.simulation.simulator import natural_rate
 
 

@@ -17,10 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.ensemble import IsolationForest
 
+from dataflow.errors import UserError
 from dataflow.features.catalogue import FIELDS
-from dataflow.scoring.loading import ISOLATION_FOREST, Metadata, Model, Window, agrees, fingerprint, load_model, trees
+from dataflow.scoring.isolation_forest import Model, agrees
+from dataflow.scoring.loading import load_model, trees
 from dataflow.scoring.loading import loading as scoring
-from dataflow.settings import UserError
+from dataflow.scoring.metadata import ISOLATION_FOREST, Metadata, Window, fingerprint
 from tests.builders import MINUTE, NOON, txn
 from tests.profile_builders import Profiles
 

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from dataflow.settings import TABLE, Settings, UserError, markdown
+from dataflow.errors import UserError
+from dataflow.settings import TABLE, Settings, markdown
 
 
 def load(**environ: str) -> Settings:

@@ -92,7 +92,8 @@ def test_the_same_seed_gives_the_same_bytes(kind: str) -> None:
 
 def test_another_process_gives_the_same_bytes() -> None:
     code = (
-        "import sys, hashlib; from datetime import *; from itertools import islice; from dataflow.simulation.simulator import *\n"
+        "import sys, hashlib; from datetime import *; from itertools import islice\n"
+        "from dataflow.simulation.simulator import *\n"
         "txns = islice(stream(7, 2.0, datetime(2026, 1, 5, tzinfo=UTC)), 500)\n"
         "print(hashlib.sha256(b'\\n'.join(p for t in txns for p in (to_json(t), label_to_json(t)))).hexdigest())"
     )

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from dataflow.process.execution import Execution
 from dataflow.rules import load_rules
-from dataflow.scoring.loading import Metadata, Window
+from dataflow.scoring.metadata import Metadata, Window
 from dataflow.scoring.operating_point import CurvePoint, Interval, OperatingPoint
 from dataflow.settings import Settings
 from dataflow.start_report import StartReport

@@ -14,12 +14,14 @@ import pytest
 from confluent_kafka import Producer
 from rich.console import Console
 
+from dataflow.errors import UserError
 from dataflow.rules import load_rules
 from dataflow.scoring.live_model import LiveModel
-from dataflow.scoring.loading import Scorer, Window, load_model
+from dataflow.scoring.loading import load_model
+from dataflow.scoring.metadata import Scorer, Window
 from dataflow.scoring.operating_point import OperatingPoint
 from dataflow.scoring.tiers import SUPERVISED
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 from tests.builders import DAY, HOUR, NOON, iso, label
 from tests.conftest import Broker
 from tests.rules.builders import rule

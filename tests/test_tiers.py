@@ -9,11 +9,12 @@ import joblib
 import numpy as np
 import pytest
 
+from dataflow.errors import UserError
 from dataflow.events.transaction import Transaction
 from dataflow.profiles.amounts import AmountPrior
-from dataflow.scoring.loading import fingerprint, load_model
+from dataflow.scoring.loading import load_model
+from dataflow.scoring.metadata import fingerprint
 from dataflow.scoring.tiers import ColdStart, Normal, Tail, TieredModel
-from dataflow.settings import UserError
 from tests.replaying import replayed_rows
 from training.fitting.tiers import amount_prior, calibrate
 from training.histories.history import Past, after, read_history

@@ -12,8 +12,9 @@ import pytest
 from dataflow.connectors import topic_changes
 from dataflow.connectors.kafka_clients import TopicIdentity
 from dataflow.connectors.topic_changes import ADDED, TopicChanges
+from dataflow.errors import UserError
 from dataflow.process import lifecycle
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 

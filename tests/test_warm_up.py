@@ -13,8 +13,9 @@ from confluent_kafka import TIMESTAMP_CREATE_TIME, Consumer, Message, TopicParti
 from dataflow.connectors.embedded_broker import EmbeddedBroker
 from dataflow.demo import past_life as module
 from dataflow.demo.past_life import Life, messages, warm_up
+from dataflow.errors import UserError
 from dataflow.generate import DAY
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 from dataflow.simulation.simulator import history, life_after
 
 END = datetime(2026, 3, 2, tzinfo=UTC)

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple, NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from dataflow.errors import UserError
 from dataflow.rules import RuleSet, load_rules
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 from training.backtesting.report import Report, Side, compare, show, to_html
 from training.backtesting.run import FromFile, FromTopic, Messages, Tally, run
 from training.histories.history import DAY, LABEL_COLUMN_HELP, find_label_column, read_history

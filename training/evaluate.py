@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from dataflow.errors import UserError
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.rules import load_rules
 from dataflow.scoring.tiers import TieredModel
-from dataflow.settings import UserError
 from training.evaluation.decisions import summarise as summarise_decisions
 from training.evaluation.decisions import write_scores
 from training.evaluation.evaluation import BATCH, Replayed, Result, collect, day, train_and_test

@@ -17,10 +17,11 @@ import numpy as np
 from msgspec.structs import replace
 from rich.console import Console
 
+from dataflow.errors import UserError
 from dataflow.rules import load_rules
-from dataflow.scoring.loading import Metadata, beside, load_model, read_metadata
+from dataflow.scoring.loading import load_model
+from dataflow.scoring.metadata import Metadata, beside, read_metadata
 from dataflow.scoring.operating_point import OperatingPoint
-from dataflow.settings import UserError
 from training.files import put_in_place
 from training.operating_points.operating_points import Choice, Scored, choose, reads_model
 from training.operating_points.options import Options, parse

@@ -24,13 +24,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from dataflow.errors import UserError
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.profiles import NO_PRIOR
 from dataflow.rules import RuleSet, load_rules
-from dataflow.scoring.loading import FORMAT, ISOLATION_FOREST, Metadata, Window, agrees, fingerprint
+from dataflow.scoring.isolation_forest import agrees
+from dataflow.scoring.metadata import FORMAT, ISOLATION_FOREST, Metadata, Window, fingerprint
 from dataflow.scoring.operating_point import OperatingPoint
 from dataflow.scoring.tiers import FEEDBACK, SUPERVISED, TieredModel
-from dataflow.settings import UserError
 from training.files import put_in_place
 from training.fitting.common_values import common_values
 from training.fitting.fitting import (

@@ -14,7 +14,8 @@ from typing import Any
 import joblib
 import numpy as np
 
-from dataflow.scoring.loading import average_path_length, isolation_trees, read_metadata
+from dataflow.scoring.isolation_forest import average_path_length, isolation_trees
+from dataflow.scoring.metadata import read_metadata
 from dataflow.scoring.trees import round_down
 
 

@@ -37,9 +37,10 @@ from dataflow.connectors.kafka_clients import (
 from dataflow.connectors.offset_set import OffsetSet
 from dataflow.connectors.record_producer import hand_over, source_headers
 from dataflow.connectors.topic_limits import Limits, check_rights, read_limits, warn_of_small_outputs
+from dataflow.errors import UserError
 from dataflow.events.output_record import ERROR, FULL_SIZE, ORIGIN, Header, Record, source_key
 from dataflow.process import lifecycle
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 
 WRITTEN = Counter("redflag_records_written_total", "Records handed to the producer", ["topic"])
 SKIPPED = Counter(

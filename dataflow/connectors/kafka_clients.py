@@ -12,8 +12,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from confluent_kafka.admin import AdminClient
 
 from dataflow.connectors.connection_reports import ConnectionReports
+from dataflow.errors import UserError
 from dataflow.process import lifecycle
-from dataflow.settings import Settings, UserError, host_and_port
+from dataflow.settings import Settings, host_and_port
 
 T = TypeVar("T")
 

@@ -1,9 +1,9 @@
 """The source: every partition of its topics, each message as librdkafka hands it over.
 
 All topics are read by one source, and one consumer a worker. Two sources would each close their epochs by their own
-clock, and drift apart (see `dataflow.state.epochs`); and what one topic says of another, as labels do of transactions, is
-read in step with it: in the order of the records' timestamps, also after a crash or a downtime, when both topics have
-a backlog.
+clock, and drift apart (see `dataflow.state.epochs`); and what one topic says of another, as labels do of transactions,
+is read in step with it: in the order of the records' timestamps, also after a crash or a downtime, when both topics
+have a backlog.
 """
 
 import logging
@@ -27,9 +27,10 @@ from dataflow.connectors.kafka_clients import (
     make_consumer,
     watermarks,
 )
+from dataflow.errors import UserError
 from dataflow.events.output_record import partition_key
 from dataflow.process import lifecycle
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 from dataflow.state.epochs import EpochPace
 
 READY = "reading"  # how the message of the log begins that says a worker is ready

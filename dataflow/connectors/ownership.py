@@ -27,8 +27,9 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from prometheus_client import Gauge
 
 from dataflow.connectors.kafka_clients import BROKER_WAIT_SECONDS, count_partitions, make_consumer, retry
+from dataflow.errors import UserError
 from dataflow.process import lifecycle
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 from dataflow.state.recovery import FlowIdentity
 
 BEAT_SECONDS = 2.0

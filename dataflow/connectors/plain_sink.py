@@ -4,8 +4,9 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
 from dataflow.connectors.delivery import Delivery
 from dataflow.connectors.kafka_clients import count_partitions
+from dataflow.errors import UserError
 from dataflow.process import lifecycle
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 
 
 class ProducerSink(DynamicSink[tuple[bytes | None, bytes]]):

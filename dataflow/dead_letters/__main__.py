@@ -24,9 +24,10 @@ from rich.table import Table
 from dataflow.dead_letters.cases import Case, Choice, DeadLetters, State, read_dead_letters
 from dataflow.dead_letters.ledger import Letter, Sender
 from dataflow.dead_letters.mending import export, match, read_file
+from dataflow.errors import UserError
 from dataflow.events.parsing import event_time
 from dataflow.process import lifecycle
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 
 
 def counts_table(cases: Sequence[Case], chosen: Sequence[Case]) -> Table:

@@ -1,11 +1,25 @@
 """A decision: the verdict on one transaction, and how it is written into the transaction's own bytes."""
 
+from typing import Literal
+
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from dataflow.events.transaction import Transaction
-from dataflow.explanations.explainer import Explanation
-from dataflow.rules import Action
+
+Action = Literal["approve", "review", "block"]
+"""What a decision asks for."""
+
+
+class Explanation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """One reason for an alert: a feature that is unusual, or a rule that fired."""
+
+    feature: str  # the feature, or of its group the one that names it; of a rule "rule:ID"
+    value: float | str | bool | None  # None where it is not known
+    usual: float | str | bool | None  # this user's or merchant's normal; None where there is none
+    effect: float  # by how much the score falls if this feature alone were usual, or without this rule
+    text: str  # a plain sentence
+    fraud_factor: float | None = None  # how much more often transactions with such a value were frauds
 
 
 class Verdict(msgspec.Struct, gc=False, frozen=True):

@@ -1,4 +1,4 @@
-"""A transaction as the flow knows it, and what a message is that is none: `dataflow.events.parsing` makes either of it."""
+"""A transaction as the flow knows it, and what a message is that is none; `parsing` makes either of a message."""
 
 from typing import Annotated, Final
 

@@ -1,8 +1,8 @@
 """Why a decision is an alert, in entries that people read and programs sort.
 
-An entry is of the model or of a rule. The model's say by how much its risk falls if a group of features, see
-`dataflow.explanations.feature_groups`, were usual and all others stayed: asked of the very model that decides, for all alerts of a
-batch at once. A rule's says by how much the score falls without that rule.
+An entry is of the model or of a rule. The model's say by how much its risk falls if a group of features (see
+`feature_groups`) were usual and all others stayed: asked of the very model that decides, for all alerts of a batch at
+once. A rule's says by how much the score falls without that rule.
 """
 
 import logging
@@ -11,15 +11,15 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 from prometheus_client import Counter
 
+from dataflow.events.decision import Explanation
 from dataflow.explanations.feature_groups import Alert, Group, groups_of, number
 from dataflow.features.batch import FeatureBatch
 from dataflow.rules import NUMBER_OF, Rule, RuleResult, RuleSet, value_of
 from dataflow.scoring.common_values import CommonValues
-from dataflow.scoring.loading import Scorer
+from dataflow.scoring.metadata import Scorer
 from dataflow.scoring.operating_point import MODEL_FIELD_NAMES
 from dataflow.scoring.trees import Floats, Rows
 
@@ -39,17 +39,6 @@ UNEXPLAINED = Counter(
 _MODEL = frozenset(MODEL_FIELD_NAMES)
 
 log = logging.getLogger("redflag.explanation")
-
-
-class Explanation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """One reason for an alert: a feature that is unusual, or a rule that fired."""
-
-    feature: str  # the feature, or of its group the one that names it; of a rule "rule:ID"
-    value: float | str | bool | None  # None where it is not known
-    usual: float | str | bool | None  # this user's or merchant's normal; None where there is none
-    effect: float  # by how much the score falls if this feature alone were usual, or without this rule
-    text: str  # a plain sentence
-    fraud_factor: float | None = None  # how much more often transactions with such a value were frauds
 
 
 class Explainer:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from dataflow.settings import UserError
+from dataflow.errors import UserError
 
 
 class ChildProcesses:

@@ -12,8 +12,8 @@ from typing import Any, Final, TypeVar
 
 from prometheus_client import Counter
 
+from dataflow.errors import UserError
 from dataflow.events.transaction import Rejection
-from dataflow.settings import UserError
 
 S = TypeVar("S")
 V = TypeVar("V")

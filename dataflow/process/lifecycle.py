@@ -12,8 +12,9 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import NoReturn, ParamSpec, TypeVar
 
+from dataflow.errors import UserError
 from dataflow.process import event_log
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -11,7 +11,8 @@ import os
 
 from prometheus_client import start_http_server
 
-from dataflow.settings import UserError, host_and_port
+from dataflow.errors import UserError
+from dataflow.settings import host_and_port
 
 API_VARIABLE = "BYTEWAX_DATAFLOW_API_ENABLED"
 _log = logging.getLogger("redflag.metrics")

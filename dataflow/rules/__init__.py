@@ -3,10 +3,11 @@
 `python -m dataflow.rules check FILE` checks a file, `python -m dataflow.rules fields` lists what a rule may read.
 """
 
+from dataflow.events.decision import Action
 from dataflow.rules.fields import ALL_FIELDS, NUMBER_OF, Batch, value_of
 from dataflow.rules.reloading import LiveRules
 from dataflow.rules.rules_file import examine, load_rules
-from dataflow.rules.ruleset import Action, Cooldowns, Rule, RuleResult, RuleSet
+from dataflow.rules.ruleset import Cooldowns, Rule, RuleResult, RuleSet
 
 __all__ = [
     "ALL_FIELDS",

@@ -11,13 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dataflow.errors import UserError
 from dataflow.features.batch import FeatureBatch
 from dataflow.rules.fields import ALL_FIELDS, OF_FEEDBACK, OF_MODEL
 from dataflow.rules.functions import FUNCTIONS
 from dataflow.rules.rules_file import examine
 from dataflow.rules.ruleset import RuleSet
 from dataflow.scoring.operating_point import columns_without_model
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 
 SAMPLE = 20_000
 """Transactions of the simulation, or of a history, on which the conditions are tried."""

@@ -8,9 +8,9 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import NamedTuple
 
+from dataflow.errors import UserError
 from dataflow.process.file_watch import Stamp, stamp, stamp_of
 from dataflow.rules.text_form import caseless, comparable
-from dataflow.settings import UserError
 
 BLOCK = 1 << 17
 """Bytes read at a time. Between two blocks there is a pause, so that a running flow goes on."""

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from prometheus_client import Counter
 
+from dataflow.errors import UserError
+from dataflow.events.decision import Action
 from dataflow.process.file_watch import FileWatch, Stamps, stamp
 from dataflow.rules.lists import ListFiles, Pause, no_pause
 from dataflow.rules.rules_file import load_rules
-from dataflow.rules.ruleset import Action, Rule, RuleSet
-from dataflow.settings import UserError
+from dataflow.rules.ruleset import Rule, RuleSet
 
 _log = logging.getLogger("redflag.rules")
 

@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from dataflow.errors import UserError
+from dataflow.events.decision import Action
 from dataflow.rules.fields import KINDS
 from dataflow.rules.language import Condition, RuleError, read_condition, suggestion
 from dataflow.rules.lists import ListFiles, Pause, no_pause, read_regular
 from dataflow.rules.reasons import parse_reason
-from dataflow.rules.ruleset import Action, Effect, Rule, RuleSet
+from dataflow.rules.ruleset import Effect, Rule, RuleSet
 from dataflow.rules.text_form import caseless, comparable
-from dataflow.settings import UserError
 
 MAX_RULES = 1000
 MAX_COOLDOWN = 30 * 86_400.0

@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from dataflow.events.decision import Action
 from dataflow.rules.conditions import Conditions
 from dataflow.rules.fields import Batch, value_of
 from dataflow.rules.language import Condition
@@ -17,7 +18,6 @@ CACHED_COMBINATIONS = 4096
 """Of rules that fired together, whose results are kept."""
 
 Effect = Literal["deny", "allow", "active", "shadow"]
-Action = Literal["approve", "review", "block"]
 Cooldowns = tuple[tuple[str, float], ...]
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from prometheus_client import Counter, Gauge
 
+from dataflow.errors import UserError
 from dataflow.process.file_watch import FileWatch, Stamps, stamp
-from dataflow.scoring.loading import Scorer, beside, read_metadata
+from dataflow.scoring.metadata import Scorer, beside, read_metadata
 from dataflow.scoring.operating_point import OperatingPoint
-from dataflow.settings import UserError
 
 _log = logging.getLogger("redflag.model")
 

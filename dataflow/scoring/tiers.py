@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataflow.profiles.amounts import AmountPrior
-from dataflow.scoring.loading import IsolationScores, Metadata, isolation_trees, rows_at_splits
+from dataflow.scoring.isolation_forest import IsolationScores, isolation_trees, rows_at_splits
+from dataflow.scoring.metadata import Metadata
 from dataflow.scoring.operating_point import OperatingPoint
 from dataflow.scoring.trees import Bools, Floats, Rows, Tree, TreeSum
 
@@ -125,7 +126,7 @@ class Tail:
 
 
 class TieredModel:
-    """A model of several tiers, ready to score; `artifact` is what `training.fitting.tiers.fit` makes and the pickle holds."""
+    """A model of several tiers, ready to score; `artifact` is what training makes and the pickle holds."""
 
     def __init__(self, metadata: Metadata, artifact: dict[str, Any]):
         self.metadata = metadata

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dataflow.settings import UserError
+from dataflow.errors import UserError
 from dataflow.state.batches import lane_of
 from dataflow.state.committed import committed_tokens
 from dataflow.state.compaction import read_layout

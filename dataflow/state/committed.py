@@ -12,7 +12,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from dataflow.settings import UserError
+from dataflow.errors import UserError
 from dataflow.state.log import Token, read_token
 
 OPERATOR = ".stateful_batch"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dataflow.settings import UserError
+from dataflow.errors import UserError
 from dataflow.state.crash_points import Point, reached
 from dataflow.state.disk import Disk
 from dataflow.state.image import ImageId, write_image

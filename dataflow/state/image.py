@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dataflow.settings import UserError
+from dataflow.errors import UserError
 from dataflow.state.chunk import pack_keys, unpack_keys
 from dataflow.state.crash_points import Point, reached
 from dataflow.state.disk import Disk, write_all

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from dataflow.settings import UserError
+from dataflow.errors import UserError
 from dataflow.state.chunk import apply_chunk
 from dataflow.state.image import ImageHead, ImageId, image_id, map_image, read_head
 from dataflow.state.log import BEGINNING, ChunkId, LogDamagedError, LogReader, log_name

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dataflow.settings import UserError
+from dataflow.errors import UserError
 from dataflow.state.crash_points import Point, reached
 from dataflow.state.disk import Disk, write_all
 

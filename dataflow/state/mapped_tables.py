@@ -5,8 +5,8 @@ from typing import Any, NamedTuple, Protocol
 
 from prometheus_client import Counter
 
+from dataflow.errors import UserError
 from dataflow.process.faults import Guard
-from dataflow.settings import UserError
 from dataflow.state.batches import LaneBatch
 from dataflow.tables.table import Layout, Numbers, TableChanges, Tables
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from dataflow.settings import UserError
+from dataflow.errors import UserError
 from dataflow.state.batches import lane_of
 from dataflow.state.committed import committed_tokens
 from dataflow.state.compaction import read_layout

@@ -17,11 +17,9 @@ from typing import IO, Any, NamedTuple
 
 from bytewax.recovery import init_db_dir
 
-from dataflow import profiles
+from dataflow.errors import UserError
 from dataflow.process import lifecycle
 from dataflow.process.execution import Execution
-from dataflow.rules import cooldown
-from dataflow.settings import Settings, UserError
 from dataflow.state.store import DIRECTORY as STATE
 
 MANIFEST = "redflag.json"
@@ -106,16 +104,6 @@ def _shut(directory: Path) -> None:
                 path.chmod(mode & 0o700)
             except OSError as error:
                 _log.warning("%s can be read by others, and that cannot be changed: %s", path, error.strerror)
-
-
-def identity(settings: Settings) -> dict[str, Any]:
-    """What recovery data belongs to: the flow, the version of its state, its topics."""
-    return {
-        "flow": "detect",
-        "state_version": [profiles.VERSION, cooldown.VERSION],
-        "source": settings.transactions_topic,
-        "outputs": [settings.alerts_topic, settings.classified_topic, settings.invalid_topic],
-    }
 
 
 def guard(own: Mapping[str, Any], argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> FlowIdentity:

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import IO, Any
 
-from dataflow.settings import UserError
+from dataflow.errors import UserError
 from dataflow.state.committed import committed_tokens
 from dataflow.state.compaction import Compactor
 from dataflow.state.crash_points import Point, reached

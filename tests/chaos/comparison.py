@@ -17,13 +17,13 @@ from bytewax.testing import TestingSink, TestingSource, run_main
 from confluent_kafka import Message
 
 from dataflow.detect import build
+from dataflow.errors import UserError
 from dataflow.events import output_record as record
 from dataflow.profiles import windows
 from dataflow.profiles.profiles import MerchantProfiles, UserProfiles
 from dataflow.rules import LiveRules
 from dataflow.scoring.loading import load_model
 from dataflow.scoring.operating_point import OperatingPoint
-from dataflow.settings import UserError
 from dataflow.state.parquet import LaneFiles, read_lanes
 from dataflow.state.store import Store
 from dataflow.steps import Routed, written

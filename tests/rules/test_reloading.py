@@ -17,10 +17,12 @@ from confluent_kafka import Message, Producer
 from prometheus_client import REGISTRY
 
 from dataflow.detect import build
+from dataflow.errors import UserError
 from dataflow.process.file_watch import LOOKS
 from dataflow.rules import LiveRules
-from dataflow.scoring.loading import Model, load_model
-from dataflow.settings import Settings, UserError
+from dataflow.scoring.isolation_forest import Model
+from dataflow.scoring.loading import load_model
+from dataflow.settings import Settings
 from dataflow.steps import Routed, written
 from tests.builders import MINUTE, NOON, message, raw
 from tests.conftest import Broker

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dataflow.errors import UserError
 from dataflow.rules import ALL_FIELDS, Rule, RuleResult, RuleSet, examine, load_rules
 from dataflow.rules import conditions as conditions_module
 from dataflow.rules.conditions import STEP_CHARACTERS
 from dataflow.scoring.operating_point import MODEL_FIELDS
-from dataflow.settings import TUTORIAL_RULES, Settings, UserError
+from dataflow.settings import TUTORIAL_RULES, Settings
 from tests.rules.builders import Row, batch, evaluate, row, rule
 
 BUILT_IN = Settings().rules_file

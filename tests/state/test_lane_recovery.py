@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dataflow.settings import UserError
+from dataflow.errors import UserError
 from dataflow.state.disk import Disk
 from dataflow.state.lane import Lane, LanePace
 from dataflow.state.mapped_tables import MappedTables

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataflow.errors import UserError
 from dataflow.events.transaction import Rejection
 from dataflow.process.faults import Guard
-from dataflow.settings import UserError
 from dataflow.state.batches import PICKLED, Divider, lane_of
 from dataflow.state.chunk import apply_chunk, pack_chunk, pack_keys, unpack_keys
 from dataflow.state.compaction import read_layout

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from dataflow.settings import UserError
+from dataflow.errors import UserError
 from dataflow.state.__main__ import main
 from dataflow.state.parquet import export_to, import_from, read_lanes
 from dataflow.tables.table import Layout, Tables

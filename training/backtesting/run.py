@@ -19,7 +19,7 @@ from dataflow.events.output_record import Record
 from dataflow.events.parsing import event_time
 from dataflow.events.transaction import Transaction
 from dataflow.rules import LiveRules
-from dataflow.scoring.loading import Scorer
+from dataflow.scoring.metadata import Scorer
 from dataflow.scoring.operating_point import OperatingPoint
 from dataflow.settings import Settings
 from dataflow.steps import Routed, written

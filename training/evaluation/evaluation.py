@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.progress import Progress
 
+from dataflow.errors import UserError
 from dataflow.features.batch import FeatureBatch
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.rules import RuleSet
-from dataflow.scoring.loading import Metadata, Window
+from dataflow.scoring.metadata import Metadata, Window
 from dataflow.scoring.operating_point import OperatingPoint
 from dataflow.scoring.tiers import SUPERVISED, TieredModel, needed
 from dataflow.scoring.trees import Bools, Floats, Indices, Rows
-from dataflow.settings import UserError
 from training.evaluation.measures import Measures, measure
 from training.evaluation.options import Options
 from training.fitting.tiers import FOREST_FEATURES, SUPERVISED_FEATURES, TooFewLabelsError, all_tiers, fit

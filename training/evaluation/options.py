@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from dataflow.errors import UserError
 from dataflow.events.parsing import event_time
 from dataflow.scoring.tiers import SUPERVISED
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 from training.fitting.tiers import all_tiers
 from training.histories.history import DAY, LABEL_COLUMN_HELP
 from training.operating_points.operating_points import Choice, add_arguments, read_choice

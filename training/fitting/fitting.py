@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dataflow.errors import UserError
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.rules import RuleSet
-from dataflow.scoring.loading import ISOLATION_FOREST, Metadata, Model, Window
+from dataflow.scoring.isolation_forest import Model
+from dataflow.scoring.metadata import ISOLATION_FOREST, Metadata, Window
 from dataflow.scoring.tiers import TieredModel, needed
 from dataflow.scoring.trees import Bools, Floats, Rows
-from dataflow.settings import UserError
 from training.fitting.options import Options
 from training.fitting.tiers import FOREST_FEATURES, SUPERVISED_FEATURES, TooFewLabelsError, all_tiers
 from training.fitting.tiers import fit as fit_tiers

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from dataflow.errors import UserError
 from dataflow.features.catalogue import FIELDS
-from dataflow.scoring.loading import ISOLATION_FOREST, TIERS
+from dataflow.scoring.metadata import ISOLATION_FOREST, TIERS
 from dataflow.scoring.tiers import FEEDBACK, SUPERVISED
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 from dataflow.simulation.simulator import POPULATIONS
 from training.cli import days, delay, number, whole
 from training.fitting.tiers import TREES as TIER_TREES

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dataflow.profiles.amounts import AmountPrior
-from dataflow.scoring.loading import ISOLATION_FOREST
+from dataflow.scoring.metadata import ISOLATION_FOREST
 from dataflow.scoring.tiers import (
     ENOUGH_HISTORY,
     GRADED,

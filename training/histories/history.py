@@ -16,9 +16,9 @@ from typing import IO, Any, Protocol
 
 import msgspec
 
+from dataflow.errors import UserError
 from dataflow.events.parsing import event_time
 from dataflow.events.transaction import UNKNOWN, Transaction
-from dataflow.settings import UserError
 from dataflow.simulation.simulator import DEFAULT_START, history, natural_rate
 
 DAY = 86_400.0

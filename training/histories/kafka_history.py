@@ -11,8 +11,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from msgspec.structs import replace
 
 from dataflow.connectors.kafka_clients import make_consumer
+from dataflow.errors import UserError
 from dataflow.events.parsing import event_time
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 
 PREFIX = "kafka:"
 _SECONDS = 30.0

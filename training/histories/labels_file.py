@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from dataflow.errors import UserError
 from dataflow.events.parsing import event_time
-from dataflow.settings import UserError
 from training.histories.history import History, LabelTime, Past
 
 LABEL_COLUMNS = ("transaction_id", "fraud", "labelled_at")

@@ -12,11 +12,11 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 
+from dataflow.errors import UserError
 from dataflow.features.batch import FeatureBatch
 from dataflow.rules import RuleSet
 from dataflow.scoring.operating_point import CurvePoint, Interval, OperatingPoint, columns_without_model
 from dataflow.scoring.trees import Bools, Floats, Indices
-from dataflow.settings import UserError
 from training.cli import number
 
 DAY = 86_400.0

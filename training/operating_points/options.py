@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from dataflow.settings import Settings, UserError
+from dataflow.errors import UserError
+from dataflow.settings import Settings
 from dataflow.simulation.simulator import POPULATIONS
 from training.cli import days, delay, number, whole
 from training.histories.history import LABEL_COLUMN_HELP

@@ -8,13 +8,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from dataflow.connectors.topic_reader import read_topic
+from dataflow.errors import UserError
 from dataflow.events.feedback import Feedback, parse_feedback
 from dataflow.events.parsing import event_time
 from dataflow.rules import RuleSet
-from dataflow.scoring.loading import Metadata, Scorer
+from dataflow.scoring.metadata import Metadata, Scorer
 from dataflow.scoring.tiers import SUPERVISED
 from dataflow.scoring.trees import Bools, Floats
-from dataflow.settings import Settings, UserError
+from dataflow.settings import Settings
 from dataflow.simulation.simulator import POPULATIONS
 from training.backtesting.deciders import Deciders
 from training.fitting.options import LABEL_DELAY, simulated_size
