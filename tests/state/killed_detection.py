@@ -162,9 +162,8 @@ def run(job: Job, execution: int, process: int, addresses: list[str], workers: i
     crash = crash if process == 0 else NO_CRASH
     arm(crash, passed)
     options = ["-r", str(job.recovery), "-i", str(process), "-w", str(workers)]
-    recovery.guard(
-        detect.recovery_identity(SETTINGS), [*options, *(["-a", ";".join(addresses)] if addresses else [])], {}
-    )
+    options += ["-a", ";".join(addresses)] if addresses else []
+    recovery.guard(detect.recovery_identity(SETTINGS), options, {})
     store = Store.open(job.recovery, file_bytes=FILE_BYTES)
     arm_helper(crash, store)
     detect.stateful_map = functools.partial(stateful_map, pace=PACE)
