@@ -21,7 +21,7 @@ from dataflow.scoring.loading import load_model
 from dataflow.scoring.operating_point import OperatingPoint
 from dataflow.settings import Settings
 from dataflow.steps import Profiled, Steps, key_by_merchant
-from tests.builders import message
+from tests.support.builders import message
 
 SIZES = (1, 5, 50, 500)
 ROUNDS = 5

@@ -34,7 +34,7 @@ from dataflow.state.lane import LaneState
 from dataflow.state.store import Store
 from dataflow.steps import Steps, dead_letter, is_fraudulent
 from dataflow.tables.table import Layout, Tables, new_tables
-from tests.builders import message
+from tests.support.builders import message
 
 BATCH = 500  # the default of MAX_BATCH
 RUNS = 5  # of the whole graph, after a warm-up

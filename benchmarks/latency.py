@@ -31,7 +31,7 @@ from benchmarks.stage import (
     train,
     transactions,
 )
-from tests.kafka_server import KafkaServer
+from tests.support.kafka_server import KafkaServer
 
 WARM_UP = 3.0  # seconds of each rate that are sent and not counted
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dataflow.kernels import warm_up
 from dataflow.profiles.profiles import UserProfiles
 from dataflow.profiles.user import EVENT
-from tests.builders import HOUR, NOON
+from tests.support.builders import HOUR, NOON
 
 PAGE = 4096
 START = """import time

@@ -18,7 +18,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Produc
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from dataflow.simulation.simulator import history, to_json
-from tests.kafka_server import create_topics
+from tests.support.kafka_server import create_topics
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

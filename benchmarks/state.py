@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.stage import RESULTS, Job, cpu_seconds, machine, produce, train
-from tests.kafka_server import KafkaServer
+from tests.support.kafka_server import KafkaServer
 
 BEGIN = datetime(2026, 1, 5, tzinfo=UTC).timestamp()
 DAY = 86_400.0

@@ -32,7 +32,7 @@ from benchmarks.stage import (
     transactions,
 )
 from dataflow.settings import TUTORIAL_RULES, Settings
-from tests.kafka_server import KafkaServer, KafkaUnavailableError
+from tests.support.kafka_server import KafkaServer, KafkaUnavailableError
 
 TUTORIAL_SHARE = 200  # the tutorial's loop gets one transaction in so many
 SLOW_SHARE = 10  # of peers that score a row at a time

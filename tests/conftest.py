@@ -19,7 +19,7 @@ from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from dataflow.process import event_log
-from tests.kafka_server import (
+from tests.support.kafka_server import (
     KafkaServer,
     KafkaUnavailableError,
     await_topics,

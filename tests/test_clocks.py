@@ -8,8 +8,8 @@ from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME, Me
 from dataflow.events.feedback import Feedback
 from dataflow.events.transaction import Transaction
 from dataflow.settings import Settings
-from tests.builders import DAY, HOUR, MINUTE, NOON, iso, raw
-from tests.lanes import Lanes
+from tests.support.builders import DAY, HOUR, MINUTE, NOON, iso, raw
+from tests.support.lanes import Lanes
 
 
 def message(

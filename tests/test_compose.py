@@ -22,10 +22,10 @@ from confluent_kafka import Producer
 from dataflow.connectors import kafka_source
 from dataflow.settings import Settings
 from dataflow.start_report import METRICS_ON
-from tests.builders import raw
 from tests.chaos.__main__ import train_model
-from tests.kafka_server import KafkaServer
-from tests.reading import read_all
+from tests.support.builders import raw
+from tests.support.kafka_server import KafkaServer
+from tests.support.reading import read_all
 
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -28,10 +28,10 @@ from dataflow.dead_letters.ledger import Place, Sender, SentBack
 from dataflow.errors import UserError
 from dataflow.events import output_record as record
 from dataflow.settings import Settings
-from tests.builders import MINUTE, NOON, iso, raw
 from tests.conftest import Broker
-from tests.kafka_server import create_topics
-from tests.reading import read_all
+from tests.support.builders import MINUTE, NOON, iso, raw
+from tests.support.kafka_server import create_topics
+from tests.support.reading import read_all
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from dataflow.scoring.loading import load_model
 from dataflow.scoring.metadata import Scorer
 from dataflow.settings import Settings
 from dataflow.steps import Routed, written
-from tests.builders import HOUR, MINUTE, NOON, message, raw, split
+from tests.support.builders import HOUR, MINUTE, NOON, message, raw, split
 from training.train import main as train
 
 SETTINGS = Settings()

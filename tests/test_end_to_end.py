@@ -19,9 +19,9 @@ from kafka import KafkaProducer
 
 from dataflow.connectors import kafka_clients
 from dataflow.settings import Settings
-from tests.builders import MINUTE, NOON, raw
 from tests.conftest import Broker
-from tests.reading import read_all
+from tests.support.builders import MINUTE, NOON, raw
+from tests.support.reading import read_all
 from training.train import main as train
 
 pytestmark = pytest.mark.slow

@@ -18,9 +18,9 @@ from benchmarks.kafka_streams import build, forest
 from benchmarks.kafka_streams.compare import Decided, Decision, both, differences
 from dataflow.scoring.isolation_forest import isolation_trees, rows_at_splits
 from dataflow.scoring.trees import round_down
-from tests.builders import HOUR, MINUTE, NOON, raw
 from tests.conftest import Broker
-from tests.kafka_server import KafkaUnavailableError
+from tests.support.builders import HOUR, MINUTE, NOON, raw
+from tests.support.kafka_server import KafkaUnavailableError
 from training.train import main as train
 
 Message = tuple[bytes, Any]  # the value None is a tombstone

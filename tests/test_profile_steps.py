@@ -14,7 +14,7 @@ from dataflow.profiles.profiles import MERCHANT_LAYOUT, USER_LAYOUT
 from dataflow.state.batches import lane_of
 from dataflow.steps import dead_letter
 from dataflow.tables.table import new_tables
-from tests.builders import DAY, HOUR, NOON, label, txn
+from tests.support.builders import DAY, HOUR, NOON, label, txn
 
 LANES = 4
 

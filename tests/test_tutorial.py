@@ -22,7 +22,7 @@ from dataflow.scoring.loading import load_model
 from dataflow.settings import TUTORIAL_RULES, Settings
 from dataflow.simulation.simulator import stream, to_json
 from dataflow.steps import Routed, written
-from tests.builders import message
+from tests.support.builders import message
 from training.train import main as train
 
 pytestmark = pytest.mark.slow

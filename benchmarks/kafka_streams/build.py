@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.stage import Committed, Job
-from tests.kafka_server import KafkaUnavailableError, cache_dir, java, run_maven
+from tests.support.kafka_server import KafkaUnavailableError, cache_dir, java, run_maven
 
 HERE = Path(__file__).resolve().parent
 POM = HERE / "pom.xml"

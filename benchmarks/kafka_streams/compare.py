@@ -20,8 +20,8 @@ from typing import NamedTuple
 from benchmarks import stage
 from benchmarks.kafka_streams import build, forest
 from dataflow.settings import TUTORIAL_RULES, Settings
-from tests.kafka_server import KafkaServer
-from tests.reading import read_all
+from tests.support.kafka_server import KafkaServer
+from tests.support.reading import read_all
 
 SCORE_DIGIT = 1e-6
 

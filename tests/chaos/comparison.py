@@ -28,7 +28,7 @@ from dataflow.state.parquet import LaneFiles, read_lanes
 from dataflow.state.store import Store
 from dataflow.steps import Routed, written
 from tests.chaos.input import SETTINGS
-from tests.profile_builders import merchant_state, user_state
+from tests.support.profile_builders import merchant_state, user_state
 
 OUTPUT_LIMIT = 1_048_588  # bytes that the outputs take
 POINTER_BYTES = 1_000  # of what is too large for them

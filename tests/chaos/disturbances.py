@@ -35,8 +35,8 @@ from tests.chaos.comparison import (
     tally,
 )
 from tests.chaos.input import INPUT, INPUT_LIMIT, LABELS, PARTITIONS, SETTINGS, Feeder
-from tests.kafka_server import KafkaServer, await_topics
-from tests.reading import read_all
+from tests.support.kafka_server import KafkaServer, await_topics
+from tests.support.reading import read_all
 from training.threshold import write as write_operating_point
 
 DECISIONS = (SETTINGS.alerts_topic, SETTINGS.classified_topic)

@@ -10,9 +10,9 @@ from dataflow.features.batch import FeatureBatch
 from dataflow.features.catalogue import FIELDS, FLAGS, NUMBERS
 from dataflow.rules import load_rules
 from dataflow.scoring.operating_point import MODEL_FIELDS, OperatingPoint
-from tests.builders import DAY, NOON, txn
-from tests.profile_builders import Profiles
 from tests.rules.builders import evaluate, rows_of
+from tests.support.builders import DAY, NOON, txn
+from tests.support.profile_builders import Profiles
 from training.histories.history import read_history
 from training.histories.replay import replay
 

@@ -14,8 +14,8 @@ from dataflow.features.catalogue import FIELDS, MERCHANT_FIELDS, NUMBERS, USER_F
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.labels import NEVER
 from dataflow.profiles.names_seen import MERCHANTS, PLACES
-from tests.builders import DAY, HOUR, MINUTE, NOON, label, txn
-from tests.profile_builders import Profiles, TaughtMerchant, lesson
+from tests.support.builders import DAY, HOUR, MINUTE, NOON, label, txn
+from tests.support.profile_builders import Profiles, TaughtMerchant, lesson
 
 NAMES = [field.name for field in FIELDS]
 

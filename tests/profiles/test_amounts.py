@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from dataflow.events.transaction import Transaction
 from dataflow.profiles.amounts import CLIP, MAX_AMOUNT, MEMORY, AmountPrior
 from dataflow.profiles.excess import excess
-from tests.builders import DAY, HOUR, MINUTE, NOON
-from tests.profile_builders import Profiles, payment, streams
+from tests.support.builders import DAY, HOUR, MINUTE, NOON
+from tests.support.profile_builders import Profiles, payment, streams
 
 
 def spent(*paid: float) -> Profiles:

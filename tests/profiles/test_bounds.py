@@ -12,8 +12,8 @@ import pytest
 from dataflow.profiles import fraud_run, labels, last_hour, merchant, unusual_ids, user
 from dataflow.profiles.labels import LABELLED
 from dataflow.profiles.profiles import NAMES_KEPT, UserProfiles
-from tests.builders import DAY, HOUR, MINUTE, NOON, label
-from tests.profile_builders import Event, Profiles, payment
+from tests.support.builders import DAY, HOUR, MINUTE, NOON, label
+from tests.support.profile_builders import Event, Profiles, payment
 
 HOSTILE = ("\x00", "\U0001f480" * 256, "a" * 256, "a,b\n\"'", "ﷺ" * 200, "unknown ", "\u202e")
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from dataflow.events.transaction import Transaction
 from dataflow.profiles.profiles import MERCHANT_LAYOUT, NAMES_KEPT, USER_LAYOUT, MerchantProfiles, UserProfiles
 from dataflow.tables.table import Tables, new_tables
-from tests.builders import DAY, NOON, label
-from tests.profile_builders import Event, Profiles, awkward, payment
+from tests.support.builders import DAY, NOON, label
+from tests.support.profile_builders import Event, Profiles, awkward, payment
 
 
 class Log:

@@ -15,8 +15,8 @@ from dataflow.profiles import columns
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.profiles import AGE_DAYS
 from dataflow.simulation.simulator import DEFAULT_START, history, to_json
-from tests.builders import DAY, HOUR, NOON, label
-from tests.profile_builders import Event, Profiles, awkward, payment
+from tests.support.builders import DAY, HOUR, NOON, label
+from tests.support.profile_builders import Event, Profiles, awkward, payment
 
 PRIOR = AmountPrior(30.0, 1.0)
 

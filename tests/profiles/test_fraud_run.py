@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from dataflow.profiles.fraud_run import LESSONS, RUN_GAP, RUN_LIFE, RUN_OVER
 from dataflow.profiles.labels import NEVER
-from tests.builders import DAY, HOUR, MINUTE, NOON
-from tests.profile_builders import Profiles, TaughtMerchant, check_windows, gaps, in_place_of, lesson, payment
+from tests.support.builders import DAY, HOUR, MINUTE, NOON
+from tests.support.profile_builders import Profiles, TaughtMerchant, check_windows, gaps, in_place_of, lesson, payment
 
 NO_RUN = {
     "merchant_compromised": 0.0, "run_days": NEVER, "run_frauds": 0.0, "run_genuine": 0.0, "genuine_since": 0.0,

@@ -19,8 +19,8 @@ from dataflow.events.feedback import Feedback
 from dataflow.features.catalogue import NUMBERS
 from dataflow.profiles import columns
 from dataflow.profiles.amounts import AmountPrior
-from tests.builders import txn
-from tests.profile_builders import Event, Profiles
+from tests.support.builders import txn
+from tests.support.profile_builders import Event, Profiles
 
 FILE = Path(__file__).parent / "golden.csv"
 with FILE.open(newline="") as file:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from dataflow.events.feedback import Feedback
 from dataflow.events.transaction import Transaction
-from tests.builders import DAY, HOUR, MINUTE, NOON, label, txn
-from tests.profile_builders import Event, Profiles
+from tests.support.builders import DAY, HOUR, MINUTE, NOON, label, txn
+from tests.support.profile_builders import Event, Profiles
 
 # Events: transactions in the order of their partition, labels in the order of theirs.
 

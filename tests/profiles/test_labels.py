@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataflow.profiles.labels import LABEL_WAIT, LABELLED, NEVER
-from tests.builders import DAY, HOUR, NOON, label
-from tests.profile_builders import Event, Profiles, payment
+from tests.support.builders import DAY, HOUR, NOON, label
+from tests.support.profile_builders import Event, Profiles, payment
 
 
 def confirmed(profiles: Profiles, at: float) -> list[float]:

@@ -8,8 +8,8 @@ from hypothesis import given
 from dataflow.events.transaction import Transaction
 from dataflow.profiles.last_hour import BUSY_FIELDS, MAX_PER_HOUR, RING
 from dataflow.profiles.user import DTYPE
-from tests.builders import DAY, HOUR, MINUTE, NOON
-from tests.profile_builders import Profiles, payment, streams
+from tests.support.builders import DAY, HOUR, MINUTE, NOON
+from tests.support.profile_builders import Profiles, payment, streams
 
 SINGLE = 1e-7
 """What a sum of amounts may be off by, relatively: amounts are kept as float32."""

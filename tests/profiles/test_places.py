@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from dataflow.events.transaction import Transaction
 from dataflow.profiles.places import CLIP, EARTH_KM, MIN_KM, kilometres
-from tests.builders import HOUR, NOON
-from tests.profile_builders import Profiles, payment
+from tests.support.builders import HOUR, NOON
+from tests.support.profile_builders import Profiles, payment
 
 latitudes, longitudes = st.floats(-90, 90), st.floats(-180, 180)
 FEATURES = ("km_from_centre", "centre_ratio", "km_since_last", "speed")

@@ -12,8 +12,8 @@ from dataflow.profiles.hashing import NameHashes, hash_texts, payment_words
 from dataflow.profiles.labels import NEVER
 from dataflow.profiles.profiles import NAMES_KEPT, UserProfiles
 from dataflow.profiles.table import Names
-from tests.builders import DAY, NOON, label, txn
-from tests.profile_builders import Profiles
+from tests.support.builders import DAY, NOON, label, txn
+from tests.support.profile_builders import Profiles
 
 
 def seen(profiles: UserProfiles, *events: object) -> np.ndarray:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from dataflow.events.transaction import Transaction
 from dataflow.profiles.recent_ids import RECENT
-from tests.builders import DAY, HOUR, MINUTE, NOON
-from tests.profile_builders import Profiles, payment, streams
+from tests.support.builders import DAY, HOUR, MINUTE, NOON
+from tests.support.profile_builders import Profiles, payment, streams
 
 
 @given(streams(latest=DAY), st.data())

@@ -9,7 +9,7 @@ import pytest
 from dataflow.profiles import amounts, excess, last_hour, names_seen, places, recent_ids, unusual_ids, user, windows
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.profiles import UserProfiles
-from tests.builders import DAY, HOUR, NOON
+from tests.support.builders import DAY, HOUR, NOON
 
 
 @pytest.fixture

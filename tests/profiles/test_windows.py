@@ -9,8 +9,8 @@ from hypothesis import given
 
 from dataflow.events.transaction import Transaction
 from dataflow.profiles import windows
-from tests.builders import DAY, HOUR, NOON
-from tests.profile_builders import Profiles, check_windows, payment, streams
+from tests.support.builders import DAY, HOUR, NOON
+from tests.support.profile_builders import Profiles, check_windows, payment, streams
 
 USER = ("txn_per_day", "amount_per_day", "txn_per_week", "amount_per_week", "txn_per_month", "amount_per_month")
 MERCHANT = ("merchant_per_day", "merchant_per_week", "merchant_per_month", "merchant_mean_amount")

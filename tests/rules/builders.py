@@ -11,8 +11,8 @@ from dataflow.features.batch import FeatureBatch
 from dataflow.features.catalogue import FIELDS, NUMBERS
 from dataflow.rules import ALL_FIELDS, RuleResult, RuleSet
 from dataflow.scoring.operating_point import MODEL_FIELDS
-from tests.builders import txn
-from tests.profile_builders import Profiles
+from tests.support.builders import txn
+from tests.support.profile_builders import Profiles
 
 Row = tuple[Any, ...]
 """The values of all fields, the model's too, in the order of `ALL_FIELDS`."""

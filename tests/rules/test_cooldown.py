@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from dataflow.rules.cooldown import MAX_RULES_KEPT, RecentAlerts, record_alert
-from tests.builders import MINUTE, NOON
+from tests.support.builders import MINUTE, NOON
 
 TEN = ("ten", 10 * MINUTE)
 HOURLY = ("hourly", 60 * MINUTE)

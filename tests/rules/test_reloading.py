@@ -24,10 +24,10 @@ from dataflow.scoring.isolation_forest import Model
 from dataflow.scoring.loading import load_model
 from dataflow.settings import Settings
 from dataflow.steps import Routed, written
-from tests.builders import MINUTE, NOON, message, raw
 from tests.conftest import Broker
-from tests.reading import read_all
 from tests.rules.builders import evaluate, row, rule
+from tests.support.builders import MINUTE, NOON, message, raw
+from tests.support.reading import read_all
 from training.train import main as train
 
 HIGH = rule("high", "amount > 400")

@@ -11,10 +11,10 @@ from dataflow.features.catalogue import FIELDS
 from dataflow.rules import RuleResult, load_rules
 from dataflow.scoring.operating_point import MODEL_FIELDS, columns_without_model
 from dataflow.settings import Settings
-from tests.builders import DAY, HOUR, MINUTE, NOON, txn
-from tests.profile_builders import Profiles
 from tests.rules.builders import evaluate, row
 from tests.rules.test_ruleset import FOUR_CHECKS
+from tests.support.builders import DAY, HOUR, MINUTE, NOON, txn
+from tests.support.profile_builders import Profiles
 from training.histories.history import Past, after, read_history
 from training.histories.replay import replay
 

@@ -29,10 +29,10 @@ from dataflow.state.lane import LanePace
 from dataflow.state.lanes import stateful_map
 from dataflow.state.store import Store
 from dataflow.steps import Routed, written
-from tests.builders import message
 from tests.chaos.comparison import LIMITS, RULES, THRESHOLDS, Output, decide
 from tests.chaos.input import PARTITIONS, SETTINGS, STORY_EVERY, Event, story, transactions
 from tests.state.executions import AFTER_AN_IMAGE, NO_CRASH, Crash, arm, arm_helper
+from tests.support.builders import message
 
 EPOCH = 0.05
 BATCH = 20

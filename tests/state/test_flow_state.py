@@ -1,6 +1,6 @@
 """The detection flow's own graph: killed, rescaled, moved, and with profiles that are forgotten, it decides as if not.
 
-Without Kafka; with it, and with all that can happen to a broker, `tests/test_chaos.py` does so.
+Without Kafka; with it, and with all that can happen to a broker, `tests/chaos/test_chaos.py` does so.
 """
 
 import functools
@@ -32,11 +32,11 @@ from dataflow.state.lanes import stateful_map
 from dataflow.state.parquet import read_lanes
 from dataflow.state.store import Store
 from dataflow.steps import Routed, written
-from tests.builders import DAY, HOUR, NOON, iso, message, raw
 from tests.chaos.comparison import LIMITS, MERCHANTS, RULES, USERS, Counts, compare_states, profiles
 from tests.state import executions
 from tests.state.executions import NO_CRASH, Crash
 from tests.state.killed_detection import Job, expected, messages, points_passed, prepare, run
+from tests.support.builders import DAY, HOUR, NOON, iso, message, raw
 
 MAYBE = {Point.CLEANING}
 """Points that an execution may not come to: there is not always a file to clean."""
