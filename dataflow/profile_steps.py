@@ -90,8 +90,11 @@ def merged(batches: Sequence[EventBatch]) -> EventBatch:
         np.concatenate([batch.records for batch in batches]),
         [bad for batch in batches for bad in batch.failed],
     )
-    features = [batch.features for batch in batches if batch.features is not None]
-    whole.features = np.concatenate(features) if features else None
+    if any(batch.features is not None for batch in batches):
+        # Of a batch of which all failed there are none: its rows are never read.
+        whole.features = np.concatenate(
+            [np.empty((len(batch.events), FEATURES)) if batch.features is None else batch.features for batch in batches]
+        )
     whole.last_locations = [text for batch in batches for text in batch.last_locations]
     first = np.cumsum([0, *(len(batch.events) for batch in batches)])
     for batch, begin in zip(batches, first.tolist(), strict=False):

@@ -40,7 +40,7 @@ int64: Final[Any] = np.int64
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-NOT_COMPILED: Final = frozenset(("__init__.py", "profiles.py", "table.py"))
+NOT_COMPILED: Final = frozenset(("__init__.py", "profiles.py", "table.py", "in_words.py"))
 """Modules of the package whose functions are plain Python, and of which nothing is compiled into others."""
 
 

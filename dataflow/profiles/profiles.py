@@ -79,6 +79,10 @@ MERCHANT_LAYOUT: Final = Layout(
 """The same of merchants."""
 
 
+LAYOUTS: Final = {"update_user_profile": USER_LAYOUT, "update_merchant_profile": MERCHANT_LAYOUT}
+"""The layout of each step with profiles."""
+
+
 class EventColumns:
     """What makes records of transactions and labels; it keeps the hashes of names at hand.
 

@@ -3,13 +3,14 @@
     python -m dataflow.state show RECOVERY_DIR
     python -m dataflow.state user RECOVERY_DIR NAME
     python -m dataflow.state export RECOVERY_DIR FILES
-    python -m dataflow.state import FILES RECOVERY_DIR LAYOUTS [--lanes N]
+    python -m dataflow.state import FILES RECOVERY_DIR [--lanes N]
 
-LAYOUTS is a recovery directory of the version that will run, or the name of its layouts in Python, as `module:name`.
+What is imported has the fields of this version: those that are gone are left out, new ones are 0.
 """
 
 import argparse
 import importlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Any
 import numpy as np
 
 from dataflow.errors import UserError
+from dataflow.profiles.in_words import describe_merchant, describe_user
+from dataflow.profiles.profiles import LAYOUTS
 from dataflow.state.batches import lane_of
 from dataflow.state.committed import committed_tokens
 from dataflow.state.compaction import read_layout
@@ -64,6 +67,10 @@ def describe_key(recovery: Path, key: str) -> list[str]:
         row = next(iter(tables.values())).row(key)
         if of_lane == lane and row is not None:
             lines.append(f"{step}, lane {lane}, row {row}:")
+            if layouts[step] == LAYOUTS.get(step):
+                in_words = describe_user if step == "update_user_profile" else describe_merchant
+                lines += [f"  {line}" for line in in_words(tables, row)]
+                lines.append("  field by field:")
             lines += _in_words(layouts[step], tables, next(iter(tables)), row, "  ")
             for name in layouts[step].followers:
                 beside = tables[name].row(key)
@@ -142,9 +149,15 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("import", help="read them into a new recovery directory")
     command.add_argument("files", type=Path)
     command.add_argument("recovery", type=Path)
-    command.add_argument("layouts", help="a recovery directory of the version that will run, or module:name")
+    command.add_argument(
+        "layouts",
+        nargs="?",
+        default="dataflow.profiles.profiles:LAYOUTS",
+        help="whose fields to take: those of a recovery directory, or of module:name; default: this version's",
+    )
     command.add_argument("--lanes", type=int)
     given = parser.parse_args(arguments)
+    os.umask(0o077)  # what is written holds what is known of each user
     try:
         if given.command == "show":
             lines = show(given.recovery)
