@@ -108,7 +108,8 @@ def test_flows_of_one_to_four_processes_survive_kills_anywhere(job: Job, seed: i
     job = job._replace(seed=seed)
     for execution in range(7):
         processes, workers = chance.choice([(1, 1), (1, 2), (2, 1), (3, 1), (2, 2), (4, 1)])
-        crash = Crash(chance.choice(list(Point)), chance.choice([1, 2, 5, 12, 30]))
+        # Before the input ends, wherever that point is.
+        crash = Crash(chance.choice(list(Point)), chance.choice([1, 2, 5, 12, 30]), most=chance.randint(100, 400))
         codes = execute(job, execution, crash, processes, workers)
         assert set(codes) <= {0, -signal.SIGKILL, 1, None} or any(code and code < 0 for code in codes), executions.logs(
             job.folder
