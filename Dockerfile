@@ -14,7 +14,7 @@ COPY training ./training
 # The recovery directory is a volume's mount point, so it must belong to the user that runs the flow: a new volume takes
 # that over.
 RUN useradd --system --uid 10001 redflag \
-    && python -m dataflow.profiles.warm_up \
+    && python -m dataflow.kernels \
     && python -m training.train --out fraud_model.pkl \
     && install --directory --owner=redflag --mode=0700 /recovery
 

@@ -29,8 +29,8 @@ $(VENV)/.run: $(VENV)/.python requirements.txt
 
 # Compiles the profiles' kernels with Numba (40 s, once) into the cache that every start loads them from. Without this the
 # first start would.
-$(VENV)/.kernels: $(VENV)/.run $(wildcard dataflow/profiles/*.py)
-	@$(BIN)/python -m dataflow.profiles.warm_up
+$(VENV)/.kernels: $(VENV)/.run $(wildcard dataflow/profiles/*.py) dataflow/trees.py dataflow/kernels.py
+	@$(BIN)/python -m dataflow.kernels
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run requirements-dev.txt

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataflow.kernels import warm_up
 from dataflow.profiles.profiles import UserProfiles
 from dataflow.profiles.user import EVENT
-from dataflow.profiles.warm_up import warm_up
 from tests.builders import HOUR, NOON
 
 PAGE = 4096
 START = """import time
 import dataflow.scoring, sklearn.ensemble, dataflow.feedback  # what the flow loads anyway
 begin = time.process_time()
-from dataflow.profiles.warm_up import warm_up
+from dataflow.kernels import warm_up
 warm_up()
 print(time.process_time() - begin)
 """

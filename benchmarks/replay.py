@@ -10,7 +10,7 @@ import json
 import time
 
 from dataflow.features.catalogue import NUMBERS
-from dataflow.profiles.warm_up import warm_up
+from dataflow.kernels import warm_up
 from training.history import DAY, LabelTime, Past, after, read_history
 from training.replay import replay
 

@@ -25,10 +25,10 @@ from dataflow.decision import Decision
 from dataflow.epochs import epoch_pace
 from dataflow.execution import Execution
 from dataflow.faults import Guard, guarded
+from dataflow.kernels import warm_up
 from dataflow.live_model import LiveModel
 from dataflow.profile_steps import ProfileLimits, ProfileSteps
 from dataflow.profiles.profiles import MERCHANT_LAYOUT, USER_LAYOUT
-from dataflow.profiles.warm_up import warm_up
 from dataflow.rules import LiveRules
 from dataflow.scoring import Scorer, load_model
 from dataflow.settings import Settings, UserError

@@ -145,7 +145,7 @@ def _received(data: bytes) -> tuple[EventBatch, Records]:
     batch = EventBatch(
         [next(of_kind[each]) for each in (records["kind"] == TRANSACTION).tolist()], records, sent.failed
     )
-    if sent.features:
+    if sent.items:  # of merchants; of labels alone there are no features
         batch.features = np.frombuffer(bytearray(sent.features)).reshape(len(records), FEATURES)
         batch.last_locations = sent.last_locations
     batch.lessons = np.frombuffer(bytearray(sent.lessons), LESSON)
@@ -381,7 +381,7 @@ class MerchantLane:
         if len(items):
             assert batch.features is not None  # noqa: S101
             self._profiles.observe(items, batch.records, batch.lessons, batch.features)
-            self._sweep.newest = max(self._sweep.newest, float(batch.records["at"].max()) / DAY)
+            self._sweep.newest = max(self._sweep.newest, float(batch.records["at"].max(initial=0.0)) / DAY)
         return part
 
     def _found(self, batch: EventBatch, items: Records) -> Records:

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DETECTOR: dict[str, Any] = COMPOSE["services"]["detector"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-WARM_UP = "python -m dataflow.profiles.warm_up"
+WARM_UP = "python -m dataflow.kernels"
 
 
 def environment(dockerfile: str) -> dict[str, str]:
@@ -45,8 +45,9 @@ BUILD = environment(DOCKERFILE.partition(WARM_UP)[0])
 IMAGE = environment(DOCKERFILE)
 """The environment of what runs in the image."""
 FROM_CACHE = """
-from dataflow.profiles import compilation, user, warm_up
-warm_up.warm_up()
+from dataflow import kernels
+from dataflow.profiles import compilation, user
+kernels.warm_up()
 print(compilation.FOLDER, sum(user.observe.stats.cache_hits.values()))
 """
 

@@ -271,6 +271,7 @@ def test_a_fault_is_told_and_the_looks_go_on(
 # ---------------------------------------------------------------------------------------------------------- in a flow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_move_under_load_loses_nothing_and_each_decision_is_by_the_threshold_that_it_names(
     running: Running, tmp_path: Path, workers: int

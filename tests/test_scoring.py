@@ -110,6 +110,7 @@ SHAPES = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(SHAPES)
 def test_any_forest_scores_as_scikit_learn_does(shape: dict[str, Any]) -> None:

@@ -33,6 +33,8 @@ from training.threshold_sources import FEWEST, latest, scored_by_replay
 from training.tiers import all_tiers
 from training.train import main as train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:

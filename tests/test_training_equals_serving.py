@@ -24,6 +24,7 @@ from training.replay import replay
 from training.train import main as train
 
 
+@pytest.mark.slow
 def test_the_live_flow_sees_the_very_features_that_training_replays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

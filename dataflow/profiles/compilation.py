@@ -20,7 +20,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -40,7 +40,7 @@ int64: Final[Any] = np.int64
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-NOT_COMPILED: Final = frozenset(("__init__.py", "profiles.py", "table.py", "warm_up.py"))
+NOT_COMPILED: Final = frozenset(("__init__.py", "profiles.py", "table.py"))
 """Modules of the package whose functions are plain Python, and of which nothing is compiled into others."""
 
 
@@ -53,9 +53,12 @@ def _digest() -> str:
 
 def _bases() -> list[Path]:
     """Where the folder may lie, the best place first."""
-    named = os.environ.get("NUMBA_CACHE_DIR")
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return [Path(named)] if named else [PACKAGE / "__pycache__", Path(home) / "redflag"]
+    if named := os.environ.get("NUMBA_CACHE_DIR"):
+        return [Path(named)]
+    bases = [PACKAGE / "__pycache__"]
+    with suppress(RuntimeError):  # a user without a home, as one of a container who has a number and no name
+        bases.append(Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "redflag")
+    return bases
 
 
 def _writable(folder: Path) -> bool:
@@ -75,6 +78,14 @@ def _remove_earlier(base: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _copy(before: Path, folder: Path) -> None:
+    """Copies what was compiled to an empty folder as a whole: another process may be about to load from there."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+        copied = Path(shutil.copytree(before, Path(aside) / folder.name))
+        with suppress(OSError):  # another has been quicker
+            copied.rename(folder)
+
+
 def cache_folder() -> Path | None:
     """The folder for machine code of these very sources, made where there is none; None where none can be made."""
     name = f"kernels-{_digest()}"
@@ -86,7 +97,7 @@ def cache_folder() -> Path | None:
             if not there:
                 _remove_earlier(base)
                 if compiled_before:
-                    shutil.copytree(compiled_before, folder, dirs_exist_ok=True)
+                    _copy(compiled_before, folder)
             return folder
         if there:
             compiled_before = compiled_before or folder
@@ -112,6 +123,11 @@ def compiled(function: Function) -> Function:
     """
     made: Function = numba.njit(cache=FOLDER is not None, nogil=True)(function)
     return made
+
+
+def is_compiled() -> bool:
+    """Whether there is machine code in the folder, or none is wanted."""
+    return bool(numba.config.DISABLE_JIT) or (FOLDER is not None and any(FOLDER.rglob("*.nbc")))
 
 
 def quiet() -> AbstractContextManager[Any]:

@@ -26,6 +26,8 @@ CAP: Final = 100_000_000
 NO_PRIOR: Final = AmountPrior()
 NAMES_KEPT: Final = 1024
 """Names at least that are kept before the dictionary is looked through for those no longer in use."""
+LESSONS_AT_ONCE: Final = 1024
+"""Room for what labels teach; where that is too little for a batch, the kernel is called again."""
 LATEST_DAYS: Final = 1.0
 """Days by which an event may be late and still find a profile that is not freed for its age."""
 
@@ -150,6 +152,8 @@ class UserProfiles:
         self._prior = prior
         self._age = age_days
         self._columns = EventColumns()
+        self._counts = np.zeros(COUNTS, np.int64)
+        self._lessons = np.zeros(LESSONS_AT_ONCE, labels.LESSON)
         self._many_names = max(len(self.names), NAMES_KEPT)
 
     @property
@@ -157,7 +161,7 @@ class UserProfiles:
         return self.busy, self.unusual, self.labelled, self.blocks
 
     def _side_rows(self) -> UserTables:
-        return UserTables(*[table.rows for table in self._side_tables])
+        return UserTables(self.busy.reserved, self.unusual.reserved, self.labelled.reserved, self.blocks.reserved)
 
     @property
     def nbytes(self) -> int:
@@ -241,27 +245,28 @@ class UserProfiles:
 
         The lessons; the field `event` says which event gives each.
         """
-        labels_there = int(np.count_nonzero(events["kind"][places] == LABEL))
-        counts = np.zeros(COUNTS, np.int64)
+        counts, lessons = self._counts, self._lessons
+        counts[:] = 0
         parts: list[Records] = []
         came = 0
         while True:
-            for table in self._side_tables:
-                table.make_room()
-            lessons = np.empty(_room(labels_there), labels.LESSON)
             counts[LESSONS] = 0
             with quiet():
                 came = user.observe(
                     self.table.rows, self.table.blank, self._side_rows(), events, places, came, self._prior, self._age,
                     lessons, counts, features,
                 )  # fmt: skip
-            parts.append(lessons[: counts[LESSONS]])
+            if counts[LESSONS]:
+                parts.append(lessons[: counts[LESSONS]].copy())
             if came == len(places):
                 break
+            for table in self._side_tables:
+                table.make_room()
         self.begun_anew += int(counts[BEGUN_ANEW])
-        for outcome, count in zip(OUTCOMES, counts.tolist(), strict=False):
-            self.outcomes[outcome] += count
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if counts[: len(OUTCOMES)].any():
+            for outcome, count in zip(OUTCOMES, counts.tolist(), strict=False):
+                self.outcomes[outcome] += count
+        return np.concatenate(parts) if parts else lessons[:0]
 
     def texts(self, numbers: Rows) -> list[str]:
         """The names of these numbers, "" for 0."""
@@ -282,11 +287,6 @@ class UserProfiles:
         users = self.table.rows[: len(self.table.keys)]
         self.names.keep([users["last_location"], users["locations"], self._labelled_merchants(), *used])
         self._many_names = max(len(self.names), NAMES_KEPT)
-
-
-def _room(of_labels: int) -> int:
-    """Room for lessons: what a batch with so many labels mostly needs; where it is too little, there is more later."""
-    return labels.MOST_LESSONS + of_labels + of_labels // 4
 
 
 class MerchantProfiles:
@@ -344,14 +344,14 @@ class MerchantProfiles:
         """
         came = 0
         while True:
-            self.labelled.make_room()
             with quiet():
                 came = merchant.observe(
-                    self.table.rows, self.table.blank, self.labelled.rows, items, came, self._prior, self._age,
+                    self.table.rows, self.table.blank, self.labelled.reserved, items, came, self._prior, self._age,
                     payments, lessons, features, self._anew,
                 )  # fmt: skip
             if came == len(items):
                 break
+            self.labelled.make_room()
 
 
 def in_order(payments: Rows, lessons: Rows) -> Records:

@@ -35,8 +35,13 @@ class SideTable:
             self._table.mark(0)
 
     @property
+    def reserved(self) -> NDArray[Any]:
+        """All rows and those that are reserved, as kernels take them; another array once room was made."""
+        return self._table.rows
+
+    @property
     def rows(self) -> NDArray[Any]:
-        """All rows, as kernels take them; another array once room was made."""
+        """All rows."""
         return self._table.rows[: self._table.used]
 
     @property

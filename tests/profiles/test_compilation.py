@@ -13,8 +13,8 @@ from dataflow.profiles.compilation import FOLDER, PACKAGE
 pytestmark = pytest.mark.slow
 
 ROOT = PACKAGE.parent.parent
-WARM_UP = [sys.executable, "-c", "from dataflow.profiles import warm_up, compilation, user\n"
-           "warm_up.warm_up(); print(compilation.FOLDER, sum(user.observe.stats.cache_hits.values()))"]  # fmt: skip
+WARM_UP = [sys.executable, "-c", "from dataflow import kernels\nfrom dataflow.profiles import compilation, user\n"
+           "kernels.warm_up(); print(compilation.FOLDER, sum(user.observe.stats.cache_hits.values()))"]  # fmt: skip
 WHERE = [sys.executable, "-c", "from dataflow.profiles.compilation import FOLDER; print(FOLDER)"]
 
 
@@ -56,6 +56,20 @@ def test_where_nothing_can_be_written_to_a_temporary_folder_is_used_and_goes_wit
     said = run(WHERE, read_only, XDG_CACHE_HOME=str(read_only / "file"), NUMBA_CACHE_DIR="", TMPDIR=str(temporary))
     assert Path(said).parent == temporary
     assert not Path(said).exists()
+
+
+def test_a_user_without_a_home_has_no_cache_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of a container who has a number and no name."""
+    from dataflow.profiles import compilation
+
+    def fail(self: Path) -> Path:
+        msg = "Could not determine home directory."
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(Path, "expanduser", fail)
+    for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert compilation._bases() == [PACKAGE / "__pycache__"]
 
 
 def test_what_was_compiled_into_a_place_that_is_read_only_now_is_copied_from_there(

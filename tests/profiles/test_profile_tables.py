@@ -87,6 +87,13 @@ def test_beyond_the_cap_the_ones_idle_for_longest_are_evicted_and_counted() -> N
     assert len(users.table.keys) < 130  # rows that were ever used
 
 
+def test_who_goes_beyond_the_cap_does_not_depend_on_the_order_of_rows() -> None:
+    users = UserProfiles(cap=3)
+    seen(users, txn(user="ann", at=NOON + 5 * DAY), txn(user="bob", at=NOON), txn(user="cat", at=NOON + 3 * DAY))
+    users.table.rows_of(["dan"])
+    assert sorted(users.table.row_of) == ["ann", "cat", "dan"]
+
+
 def test_keys_of_one_batch_are_not_evicted_by_it() -> None:
     users = UserProfiles(cap=10)
     seen(users, *[txn(user=f"user {n}", at=NOON + n * DAY) for n in range(10)])

@@ -167,6 +167,7 @@ def test_each_field_is_read_by_itself() -> None:
         assert [result.rules for result in results] == [[f.name] for f in ALL_FIELDS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [Settings().rules_file, TUTORIAL_RULES], ids=["shipped", "tutorial"])
 @pytest.mark.parametrize("count", [1, 3, SCREENED_ROWS, 1000])
 def test_the_shipped_rules_say_of_thousands_of_rows_what_they_said_before(path: Path, count: int) -> None:

@@ -321,6 +321,7 @@ flags = st.deferred(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(
     st.one_of(flags, st.lists(words, max_size=12).map(" ".join), st.text(max_size=40)),
@@ -339,6 +340,7 @@ def test_any_text_is_refused_in_a_line_or_evaluates_on_any_values(
         holds(condition, **dict(zip(FIELDS, values, strict=True)))
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(flags, st.tuples(NUMBERS, NUMBERS, NUMBERS, TEXTS, TEXTS, st.booleans()))
 def test_a_well_formed_condition_of_bounded_size_is_taken(

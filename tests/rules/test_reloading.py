@@ -505,6 +505,7 @@ def test_a_user_put_on_the_deny_list_while_it_is_quiet_is_denied_at_the_next_pay
     assert [d["reason"] for d in sorted(decisions, key=lambda d: d["_offset"])] == [[], ["user eve on denied"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_change_under_load_loses_nothing_and_switches_once(running: Running, model: Model, workers: int) -> None:
     numbers = itertools.count()

@@ -647,6 +647,7 @@ def write(path: Path, content: str | bytes) -> Path:
     return path
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(files, st.lists(rows, max_size=3))
 def test_any_file_is_refused_in_lines_or_evaluates_on_any_rows(
@@ -663,6 +664,7 @@ def test_any_file_is_refused_in_lines_or_evaluates_on_any_rows(
         check_results(rules, rows)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(conditions.filter(str.strip), st.lists(rows, min_size=1, max_size=3))
 def test_a_file_with_one_random_condition_is_told_its_rule_or_evaluates(

@@ -86,13 +86,10 @@ def test_two_processes_go_on_where_one_and_three_left_off(tmp_path: Path) -> Non
     finish(job, 9, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "how"),
-    [
-        (Point.IMAGE_WRITTEN, "helper"),
-        pytest.param(Point.IMAGE_RENAMED, "helper", marks=pytest.mark.slow),
-        (Point.IMAGE_SYNCED, "hang"),
-    ],
+    [(Point.IMAGE_WRITTEN, "helper"), (Point.IMAGE_RENAMED, "helper"), (Point.IMAGE_SYNCED, "hang")],
 )
 def test_a_helper_that_dies_or_hangs_is_replaced_and_the_flow_goes_on(tmp_path: Path, point: Point, how: str) -> None:
     job = Job(tmp_path, items=700, keys=25, lanes=3, seed=5)

@@ -187,6 +187,7 @@ def test_short_writes_are_continued(tmp_path: Path, most: int) -> None:
     resumed.close()
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_anywhere_is_an_error_or_changes_nothing(tmp_path: Path) -> None:
     items = items_of(6, 300)
     engine = Engine(tmp_path / "r", lanes=1)
