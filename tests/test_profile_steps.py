@@ -10,7 +10,7 @@ import pytest
 from dataflow.features.catalogue import LAST_LOCATION
 from dataflow.profile_steps import Event, ProfileLimits, ProfileSteps
 from dataflow.profiles.amounts import AmountPrior
-from dataflow.profiles.profiles import MERCHANT_LAYOUT, USER_LAYOUT
+from dataflow.profiles.profiles import MERCHANT_LAYOUT, USER_LAYOUT, UserProfiles
 from dataflow.state.batches import lane_of
 from dataflow.steps import dead_letter
 from dataflow.tables.table import new_tables
@@ -81,3 +81,29 @@ def test_labels_whose_merchants_lane_gets_no_payment_are_taken_in_by_several_wor
             assert found[name][-1] == expected[name][-1]
     rows = several.merchants[lane_of(taught, LANES)]._profiles.table.rows
     assert rows["seen"].max() == 2.0
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_batch_of_which_all_failed_does_not_move_the_features_of_those_it_is_joined_with(
+    monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    """Bytewax may hand over several parts at once; each step goes on with what did not fail."""
+    find = UserProfiles.find
+
+    def failing(self: UserProfiles, events: Any, places: Any, batch: Sequence[Event]) -> None:
+        if any(event.user == "bad" for event in batch):
+            msg = "a fault"
+            raise ValueError(msg)
+        find(self, events, places, batch)
+
+    monkeypatch.setattr(UserProfiles, "find", failing)
+    flow = Flow(alone)
+    profiled = []
+    for user in ("bad", "ann", "bad"):
+        for name, part in flow.steps.key_by_user([txn(user=user, amount=77.0)]):
+            profiled.append((name, flow.users[part.lane].take(part)))
+    known = [(name, flow.merchants[part.lane].take(part)) for name, part in flow.steps.key_by_merchant(profiled)]
+    batch, failed = flow.steps.learned(known)
+    assert [each.user for each in batch.transactions] == ["ann"]
+    assert np.asarray(batch.column("amount")).tolist() == [77.0]
+    assert [(bad.error, bad.step) for bad in failed] == [("ValueError", "update_user_profile")] * 2

@@ -69,7 +69,7 @@ def stateful_map_items(
     in_order: bool = False,
     pace: LanePace = LanePace(),  # noqa: B008
 ) -> KeyedStream[W]:
-    """As `bytewax.operators.stateful_map_items`: the mapper finds each key's state as the item before left it.
+    """As `bytewax.operators.stateful_map`: the mapper finds each key's state as the item before left it.
 
     Args:
         step_id: a recovery key: one that was released stays as it is.

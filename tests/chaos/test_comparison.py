@@ -189,6 +189,7 @@ def test_a_merchants_transaction_that_is_missing_is_seen() -> None:
     assert changed(change) == (0, 0, 1)
 
 
+@pytest.mark.slow
 def test_what_is_compared_is_what_was_committed(
     tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

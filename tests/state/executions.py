@@ -26,6 +26,7 @@ class Crash(NamedTuple):
     point: Point | None
     times: int = 1
     helper_only: str = ""  # "helper": it alone dies, and the flow lives on; "hang": it hangs
+    most: int = 10**9  # points of any kind, after which the flow is killed all the same
 
     @property
     def in_helper(self) -> bool:
@@ -45,15 +46,16 @@ AFTER_AN_IMAGE = {Point.COMPACTION_KNOWN, Point.LOG_FILE_REMOVED}
 
 def arm(crash: Crash, passed: Callable[[Point], None] = lambda _point: None) -> None:
     """Has this process kill itself at the point, if it is one of the flow; `passed` is told of all points."""
-    left = crash.times
+    left, most = crash.times, crash.most
 
     def hook(point: Point) -> None:
-        nonlocal left
+        nonlocal left, most
         passed(point)
+        most -= 1
         if point is crash.point and not crash.in_helper:
             left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+        if left == 0 or most == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     crash_points.hook = hook
 

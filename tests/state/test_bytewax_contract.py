@@ -170,7 +170,7 @@ def test_lane_i_lies_on_worker_i_modulo_workers(workers: int) -> None:
     names = lane_names(12)
     flow = Dataflow("flow")
     items = op.input("read", flow, TestingSource([(name, None) for name in names]))
-    threads = op.stateful_map_items("where", items, lambda _, __: (0, threading.get_ident()))
+    threads = op.stateful_map("where", items, lambda _, __: (0, threading.get_ident()))
     found: list[tuple[str, int]] = []
     op.output("write", threads, TestingSink(found))
     cluster_main(flow, [], 0, worker_count_per_proc=workers)
@@ -181,6 +181,7 @@ def test_lane_i_lies_on_worker_i_modulo_workers(workers: int) -> None:
 
 def test_names_of_lanes_are_right_for_every_number_of_workers_up_to_eight() -> None:
     names = lane_names(20)
+    assert Store.open(None, 20).names == names
     assert len(set(names)) == 20
     for workers in range(1, 9):
         assert [route_hash(name) % workers for name in names] == [lane % workers for lane in range(20)]

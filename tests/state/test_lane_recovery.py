@@ -344,15 +344,21 @@ def test_a_file_that_is_in_the_way_of_a_new_log_file_is_not_appended_to(
 
 
 def test_a_directory_that_is_held_is_not_cleaned(tmp_path: Path) -> None:
+    items = items_of(1, 400)
     first = Engine(tmp_path / "r")
-    first.take([("ann", 1)])  # written, on no chain
+    first.take(items[:20])
+    first.end_epoch()
+    for begin in range(20, 400, 20):
+        first.take(items[begin : begin + 20])  # written, on no chain of a token that is committed
+    names = sorted(first.directory.glob("*.log"))
+    assert len(names) > 2
     second = Engine(tmp_path / "r")
-    assert len(list(first.directory.glob("*.log"))) == 1
+    assert sorted(first.directory.glob("*.log")) == names
     second.close()
     first.end_epoch()
     first.close()
     third = Engine(tmp_path / "r")
-    assert third.contents() == expected([("ann", 1)]).states
+    assert third.contents() == expected(items).states
     third.close()
 
 
