@@ -56,7 +56,7 @@ def test_a_topic_made_anew_while_the_flow_runs_ends_it() -> None:
 @pytest.mark.parametrize("stuck", [False, True])
 def test_the_process_ends_with_that_status_whether_it_stops_in_time_or_not(stuck: bool) -> None:
     code = (
-        "import sys, time\nfrom dataflow import lifecycle\n"
+        "import sys, time\nfrom dataflow.process import lifecycle\n"
         "lifecycle.end_with(3, 0.5)\nassert lifecycle.stopping()\n"
         f"time.sleep({30 if stuck else 0})\n"
     )

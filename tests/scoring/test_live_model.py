@@ -307,7 +307,7 @@ def test_a_move_under_load_loses_nothing_and_each_decision_is_by_the_threshold_t
     with LiveModel(running.model, running.path, 0.04).watch():
         source = TestingSource((message(value, offset=n) for n, value in enumerate(values())), 10)
         rules = LiveRules(tmp_path / "rules.toml", 1e9)
-        flow = build(source, TestingSink(decisions), running.model, rules, Settings())
+        flow = build(source, TestingSink(decisions), running.model, rules, Settings(), workers=workers)
         if workers == 1:
             run_main(flow)
         else:
