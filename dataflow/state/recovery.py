@@ -259,8 +259,8 @@ def _check(directory: Path, own: Mapping[str, Any]) -> str:
         if known != value:
             msg = (
                 f"recovery directory {directory} belongs to {key} {json.dumps(known)}, but this flow has "
-                f"{json.dumps(value)}: name another directory in RECOVERY_DIR, or go back to the settings or the version "
-                "that it was made with"
+                f"{json.dumps(value)}: name another directory in RECOVERY_DIR, or go back to the settings, or the "
+                "version, that it was made with"
             )
             raise UserError(msg)
     if "id" not in found:
