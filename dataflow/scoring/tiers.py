@@ -45,7 +45,7 @@ graded features at .3 evidence ordered worse than the forest by itself (average 
 BOLD_EVIDENCE = Weights(dict.fromkeys(GRADED, 0.3), 0.02, 3.0)
 """On the handbook's data, where amounts tell most, evidence orders by .272 with these, by .253 with the careful."""
 FEW_FRAUDS = (3.0, 1.0, 0.0)
-"""What `few_frauds` may be: on the handbook's data, where one fraud mostly means a breach, 0 orders by .72, 3 by .60."""
+"""What `few_frauds` may be: on the handbook's data, where one fraud mostly means a breach, 0 orders by .72, 3 by .6."""
 RARE_FROM, RARE_TO = 1.5, 3.5
 """Powers of ten: a value is no evidence where 1 in 32 reach it in training, and full evidence where 1 in 3,000 do."""
 
