@@ -1,10 +1,10 @@
 """A model of several tiers and one score in 0 to 1: rarity, feedback, and what was learned from labels.
 
 Tier 1, `evidence`, needs no labels: the Isolation Forest, and graded rules that say how rare a value is. Tier 2,
-`feedback`, adds what confirmed frauds say of the merchant. Nothing in these two is fitted to labels: pieces of
-evidence are combined by noisy-OR, 1 - product of (1 - weight x evidence). Tier 3, `supervised`, is the
-probability of gradient boosting, calibrated on labels that it did not learn from. All trees are walked by
-one kernel (`dataflow.scoring.trees`).
+`feedback`, adds what confirmed frauds say of the merchant. In these two, pieces of evidence are combined by noisy-OR,
+1 - product of (1 - weight x evidence), with weights that labels choose where there are any. Tier 3, `supervised`, is
+the probability of gradient boosting, calibrated on labels that it did not learn from. All trees are walked by one
+kernel (`trees`).
 
 A user with fewer than `ENOUGH_HISTORY` transactions looks strange beside a past of one or two. What needs history is
 therefore read as the population's normal for such a user, in all tiers: see `ColdStart`.
