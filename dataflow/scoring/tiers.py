@@ -1,16 +1,16 @@
 """A model of several tiers and one score in 0 to 1: rarity, feedback, and what was learned from labels.
 
 Tier 1, `evidence`, needs no labels: the Isolation Forest, and graded rules that say how rare a value is. Tier 2,
-`feedback`, adds what confirmed frauds say of the merchant. Nothing in these two is fitted to labels: pieces of
-evidence are combined by noisy-OR, 1 - product of (1 - weight x evidence). Tier 3, `supervised`, is the
-probability of gradient boosting, calibrated on labels that it did not learn from. All trees are walked by
-one kernel (`dataflow.scoring.trees`).
+`feedback`, adds what confirmed frauds say of the merchant. In these two, pieces of evidence are combined by noisy-OR,
+1 - product of (1 - weight x evidence), with weights that labels choose where there are any. Tier 3, `supervised`, is
+the probability of gradient boosting, calibrated on labels that it did not learn from. All trees are walked by one
+kernel (`trees`).
 
 A user with fewer than `ENOUGH_HISTORY` transactions looks strange beside a past of one or two. What needs history is
 therefore read as the population's normal for such a user, in all tiers: see `ColdStart`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,21 +24,28 @@ from dataflow.scoring.trees import Bools, Floats, Rows, Tree, TreeSum
 
 EVIDENCE, FEEDBACK, SUPERVISED = "evidence", "feedback", "supervised"
 
-GRADED = ("amount_z", "txn_per_hour")
-"""The features whose rarity is evidence by itself, each with the weight `RARE_WEIGHT`.
-
-With the amount and the speed among them, and a weight of .3, this tier ordered worse than the forest by itself on the
-simulation (average precision .291 to .313) and on synccfd (.510 to .522); as it is, .315 and .526.
-"""
+GRADED = ("amount_z", "txn_per_hour", "amount", "speed")
+"""The features whose rarity is evidence by itself."""
 COMPROMISED, RUN_FRAUDS = "merchant_compromised", "run_frauds"
-FOREST_WEIGHT, RARE_WEIGHT, COMPROMISED_WEIGHT = 0.9, 0.1, 0.97
-RISK_WEIGHT = 0.2
-"""Of the forest's raw risk: it orders those of whom nothing else can be said."""
-FEW_FRAUDS = 3.0
-"""A run of n frauds counts for n / (n + this): after one, 2 to 40 % of a merchant's next transactions are frauds.
+FOREST_WEIGHT, COMPROMISED_WEIGHT = 0.9, 0.97
 
-At full weight these stood above all else: on the simulation feedback made the order worse (.266 to .291 without it).
-"""
+
+class Weights(NamedTuple):
+    """How much pieces of evidence count that mean more on some data than on other."""
+
+    rare: Mapping[str, float]  # of the rarity of each graded feature; one that is not here counts nothing
+    risk: float  # of the forest's raw risk: it orders those of whom nothing else can be said
+    few_frauds: float  # a merchant's run of n frauds counts for n / (n + this)
+
+
+CAREFUL = Weights({"amount_z": 0.1, "txn_per_hour": 0.1}, 0.2, 3.0)
+"""Those where no labels say otherwise. On the simulation 2 to 40 % of a merchant's transactions after one fraud are
+frauds, and at full weight these stood above all else: feedback made the order worse (.266 to .291 without it). With all
+graded features at .3 evidence ordered worse than the forest by itself (average precision .291 to .313)."""
+BOLD_EVIDENCE = Weights(dict.fromkeys(GRADED, 0.3), 0.02, 3.0)
+"""On the handbook's data, where amounts tell most, evidence orders by .272 with these, by .253 with the careful."""
+FEW_FRAUDS = (3.0, 1.0, 0.0)
+"""What `few_frauds` may be: on the handbook's data, where one fraud mostly means a breach, 0 orders by .72, 3 by .6."""
 RARE_FROM, RARE_TO = 1.5, 3.5
 """Powers of ten: a value is no evidence where 1 in 32 reach it in training, and full evidence where 1 in 3,000 do."""
 
@@ -125,6 +132,38 @@ class Tail:
         return graded
 
 
+class Evidence:
+    """What speaks for fraud without a model of frauds: how rare a transaction is, and what labels say of its merchant.
+
+    Args:
+        features: the columns of the rows.
+        forest: the tail of the forest's risk in the training window.
+        tails: that of each graded feature.
+    """
+
+    def __init__(self, features: Sequence[str], forest: Tail, tails: Mapping[str, Tail]):
+        columns = {name: column for column, name in enumerate(features)}
+        self._forest = forest
+        self._tails = [(name, columns[name], tail) for name, tail in tails.items()]
+        self._compromised, self._run_frauds = columns.get(COMPROMISED, -1), columns.get(RUN_FRAUDS, -1)
+
+    def __call__(self, isolation: Floats, rows: Rows, weights: Weights) -> Floats:
+        """Noisy-OR of the rarity of rows, shape (n, features): 0 to 1 each; `isolation`: the forest's risk of them."""
+        left = (1.0 - FOREST_WEIGHT * self._forest.evidence(isolation)) * (1.0 - weights.risk * isolation)
+        for name, column, tail in self._tails:
+            if name in weights.rare:
+                left *= 1.0 - weights.rare[name] * tail.evidence(rows[:, column])
+        found: Floats = 1.0 - left
+        return found
+
+    def of_frauds(self, rows: Rows, weights: Weights) -> Floats:
+        """What the frauds that are confirmed at the merchant say, 0 to 1 for each row."""
+        frauds = rows[:, self._run_frauds].astype(np.float64)
+        share = np.divide(frauds, frauds + weights.few_frauds, out=np.zeros_like(frauds), where=frauds > 0.0)
+        found: Floats = COMPROMISED_WEIGHT * rows[:, self._compromised].astype(np.float64) * share
+        return found
+
+
 class TieredModel:
     """A model of several tiers, ready to score; `artifact` is what training makes and the pickle holds."""
 
@@ -140,10 +179,10 @@ class TieredModel:
         self._isolation = IsolationScores(artifact["forest"], trees)
         self.threshold = self._isolation.threshold
         self.operating_point = metadata.operating_point or OperatingPoint.of_the_forest(self.threshold)
-        self._forest_tail = Tail(*artifact["forest_tail"])
-        self._tails = [(columns[name], Tail(*artifact["tails"][name])) for name in GRADED]
-        self._compromised = columns[COMPROMISED] if FEEDBACK in metadata.tiers else -1
-        self._run_frauds = columns[RUN_FRAUDS] if FEEDBACK in metadata.tiers else -1
+        tails = {name: Tail(*tail) for name, tail in artifact["tails"].items()}
+        self._evidence = Evidence(self.features, Tail(*artifact["forest_tail"]), tails)
+        self._weights = Weights(*artifact["weights"]) if "weights" in artifact else CAREFUL  # of earlier models
+        self._feedback = FEEDBACK in metadata.tiers
         self._supervised = SUPERVISED in metadata.tiers
         self.importance: dict[str, float] = {}  # of each feature to the supervised tier: its share of the splits' gain
         if self._supervised:
@@ -165,14 +204,14 @@ class TieredModel:
         isolation, anomaly = self._isolation(rows)
         if self._supervised:
             return self._calibration(self._probability(rows)), anomaly
-        return self.graded(isolation, rows, feedback=self._compromised >= 0), anomaly
+        return self.graded(isolation, rows, feedback=self._feedback), anomaly
 
     def tiers(self, rows: Rows) -> dict[str, Floats]:
         """The risk of each tier by itself, to compare them; the forest's own under `isolation_forest`."""
         rows = self._cold_start(rows)
         isolation, _ = self._isolation(rows)
         risks = {"isolation_forest": isolation, EVIDENCE: self.graded(isolation, rows, feedback=False)}
-        if self._compromised >= 0:
+        if self._feedback:
             risks[FEEDBACK] = self.graded(isolation, rows, feedback=True)
         if self._supervised:
             risks[SUPERVISED] = self._calibration(self._probability(rows))
@@ -203,14 +242,10 @@ class TieredModel:
 
     def graded(self, isolation: Floats, rows: Rows, feedback: bool) -> Floats:
         """Noisy-OR of the evidence: of the forest, of rarity, and with `feedback` of the merchant's frauds."""
-        doubt = (1.0 - FOREST_WEIGHT * self._forest_tail.evidence(isolation)) * (1.0 - RISK_WEIGHT * isolation)
-        for column, tail in self._tails:
-            doubt *= 1.0 - RARE_WEIGHT * tail.evidence(rows[:, column])
+        found = 1.0 - self._evidence(isolation, rows, self._weights)
         if feedback:
-            frauds = rows[:, self._run_frauds].astype(np.float64)
-            compromised = rows[:, self._compromised].astype(np.float64) * frauds / (frauds + FEW_FRAUDS)
-            doubt *= 1.0 - COMPROMISED_WEIGHT * compromised
-        risk: Floats = 1.0 - doubt
+            found *= 1.0 - self._evidence.of_frauds(rows, self._weights)
+        risk: Floats = 1.0 - found
         return risk
 
     def _probability(self, rows: Rows) -> Floats:

@@ -14,7 +14,7 @@ from dataflow.events.transaction import Transaction
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.scoring.loading import load_model
 from dataflow.scoring.metadata import fingerprint
-from dataflow.scoring.tiers import ColdStart, Normal, Tail, TieredModel
+from dataflow.scoring.tiers import CAREFUL, ColdStart, Normal, Tail, TieredModel
 from tests.support.replaying import replayed_rows
 from training.fitting.tiers import amount_prior, calibrate
 from training.histories.history import Past, after, read_history
@@ -136,6 +136,12 @@ def test_newcomers_are_not_alerted_more_often_than_others_by_more_than_three_tim
         assert alerts[new].mean() <= 3 * alerts[~new].mean(), tier
     _, anomaly = model.score(rows)
     assert anomaly[new].mean() <= 3 * anomaly[~new].mean()
+
+
+def test_a_model_of_before_weights_were_chosen_has_the_careful_ones(model_file: Path, model: TieredModel) -> None:
+    artifact = joblib.load(model_file)
+    del artifact["weights"]
+    assert TieredModel(model.metadata, artifact)._weights == CAREFUL
 
 
 def test_a_score_does_not_depend_on_its_batch(model: TieredModel, rows: np.ndarray) -> None:

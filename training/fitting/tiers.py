@@ -8,16 +8,23 @@ from typing import Any
 import numpy as np
 
 from dataflow.profiles.amounts import AmountPrior
+from dataflow.scoring.isolation_forest import IsolationScores, isolation_trees
 from dataflow.scoring.metadata import ISOLATION_FOREST
 from dataflow.scoring.tiers import (
+    BOLD_EVIDENCE,
+    CAREFUL,
     ENOUGH_HISTORY,
+    FEEDBACK,
+    FEW_FRAUDS,
     GRADED,
     NEED_HISTORY,
     SUPERVISED,
     Calibration,
     ColdStart,
+    Evidence,
     Normal,
     Tail,
+    Weights,
 )
 from dataflow.scoring.trees import Bools, Floats, Rows
 from training.histories.history import Past
@@ -53,7 +60,9 @@ TAIL_ROWS = 50_000
 GENUINE_KEPT = 200_000
 """Genuine transactions that the supervised tier learns from; they are weighted for those left out."""
 FEWEST_FRAUDS = 50
-"""Known frauds below which no supervised model is fitted."""
+"""Known frauds below which no supervised model is fitted, and no weights of evidence are."""
+WEIGHED_ON = 300_000
+"""Labelled transactions, the newest, by which weights of evidence are chosen."""
 CALIBRATED_ON = 0.25
 """The share of the known labels, the last in time, that a model is calibrated on which learned from the others."""
 ENOUGH_FOR_ISOTONIC, ENOUGH_FOR_PLATT = 100, 10
@@ -129,6 +138,9 @@ def fit(
     # Evenly spaced: scikit-learn takes 0.3 ms a row for 200 trees, which for all of them would be most of the time.
     own = Tail.of(-forest.score_samples(learned[:: max(len(learned) // TAIL_ROWS, 1)]))
     tails = {name: Tail.of(rows[:, column[name]]) for name in GRADED}
+    evidence = Evidence(names, own, tails)
+    newest = np.flatnonzero(labelled)[-WEIGHED_ON:]
+    weights = fit_weights(evidence, forest, learned[newest], rows[newest], fraud[newest], feedback=FEEDBACK in tiers)
     artifact: dict[str, Any] = {
         "forest": forest,
         "forest_features": list(FOREST_FEATURES),
@@ -136,6 +148,7 @@ def fit(
         "tails": {name: (tail.largest, tail.count) for name, tail in tails.items()},
         "population": tuple(prior),
         "normal": tuple(normal),
+        "weights": tuple(weights),
     }
     if SUPERVISED not in tiers:
         return artifact
@@ -157,6 +170,30 @@ def fit(
             artifact["calibration"] = tuple(UNCALIBRATED)
         artifact["boosting"] = boosting.result()
     return artifact
+
+
+def fit_weights(evidence: Evidence, forest: Any, learned: Rows, rows: Rows, fraud: Bools, feedback: bool) -> Weights:
+    """Of the weights that evidence may have, those that order labelled rows best; without enough labels the careful.
+
+    Best is by average precision: first of rarity alone, then with what labels say of merchants.
+
+    learned: (n, features of the forest); rows: (n, features of the model), as the tiers read them; fraud: (n,).
+    """
+    from sklearn.metrics import average_precision_score
+
+    if fraud.sum() < FEWEST_FRAUDS or fraud.all():
+        return CAREFUL
+    isolation, _ = IsolationScores(forest, isolation_trees(forest))(learned)
+
+    def order(risk: Floats) -> float:
+        return float(average_precision_score(fraud, risk))
+
+    best = max((CAREFUL, BOLD_EVIDENCE), key=lambda weights: order(evidence(isolation, rows, weights)))
+    if not feedback:
+        return best
+    rarity = evidence(isolation, rows, best)
+    candidates = [best._replace(few_frauds=few) for few in FEW_FRAUDS]
+    return max(candidates, key=lambda w: order(1.0 - (1.0 - rarity) * (1.0 - evidence.of_frauds(rows, w))))
 
 
 def normal_features(rows: Rows, names: Sequence[str]) -> Normal:
