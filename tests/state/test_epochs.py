@@ -1,6 +1,7 @@
 """Epochs end together on all workers, so that what one closes late is not waited for in every epoch after it."""
 
 import itertools
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -229,8 +230,7 @@ def longest_stalls(paced: bool, tmp_path: Path, stop: threading.Event, monkeypat
     monkeypatch.setattr(kafka_source, "make_consumer", lambda *_: Feed(source.polls))
     flow = Dataflow("epochs")
     op.output("write", op.input("read", flow, source), Nowhere())
-    directory = tmp_path / str(paced)
-    directory.mkdir()
+    directory = Path(tempfile.mkdtemp(dir=tmp_path))
     init_db_dir(directory, 1)
     timer = threading.Timer(40 * EPOCH, stop.set)
     timer.start()
