@@ -15,7 +15,7 @@ from rich.table import Table as Shown
 from benchmarks.stage import transactions
 from dataflow.events.transaction import Transaction
 from dataflow.explanations.explainer import Explainer
-from dataflow.process.lifecycle import calm_collector
+from dataflow.process.lifecycle import tune_gc
 from dataflow.rules import LiveRules
 from dataflow.scoring.loading import load_model
 from dataflow.scoring.operating_point import OperatingPoint
@@ -55,7 +55,7 @@ def main() -> None:
     rules, explainer = live.current(), Explainer(model)
     results = rules.evaluate(steps.score(known))
     places = [place for place, result in enumerate(results) if result.fraudulent]
-    calm_collector()
+    tune_gc()
     shown = Shown("alerts in a batch", "µs an alert")
     table = steps.score(known)
     for size in SIZES:

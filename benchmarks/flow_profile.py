@@ -24,7 +24,7 @@ from benchmarks.stage import PARTITIONS, TWO_FEATURES, train, transactions
 from dataflow.detect import build
 from dataflow.events.output_record import Record, partition_key, source_key
 from dataflow.events.transaction import Transaction
-from dataflow.process.lifecycle import calm_collector
+from dataflow.process.lifecycle import tune_gc
 from dataflow.profile_steps import ProfileLimits, ProfileSteps
 from dataflow.profiles.profiles import MERCHANT_LAYOUT, USER_LAYOUT
 from dataflow.rules import LiveRules
@@ -149,7 +149,7 @@ def main() -> None:
         ("branch", lambda batch: [d for d in batch if is_fraudulent(d) or True]),
         ("route: splice, record", steps.to_classified),
     ]
-    calm_collector()
+    tune_gc()
     taken: dict[str, list[float]] = {name: [] for name, _ in stages}
     for begin in range(0, len(messages), BATCH):
         batch: Any = messages[begin : begin + BATCH]

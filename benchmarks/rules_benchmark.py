@@ -26,7 +26,7 @@ from rich.table import Table as Shown
 
 from dataflow.events.transaction import Transaction
 from dataflow.features.batch import FeatureBatch
-from dataflow.process.lifecycle import calm_collector
+from dataflow.process.lifecycle import tune_gc
 from dataflow.rules import LiveRules, RuleSet, load_rules
 from dataflow.rules.lists import no_pause
 from dataflow.rules.rules_file import MAX_RULES
@@ -260,7 +260,7 @@ def main() -> None:
             rows = sample(10_000)
             console.print(cost_of_rules(rows, directory))
             console.print(cost_of_lists(rows, directory))
-        calm_collector()  # as the flow does
+        tune_gc()  # as the flow does
         console.print(cost_of_reload(directory))
 
 

@@ -79,7 +79,7 @@ class BrokerWatch:
         """Seconds since a broker last answered; since the start of the watch, before the first answer."""
         return time.monotonic() - self._answered
 
-    @lifecycle.mistakes_end_the_flow
+    @lifecycle.exit_on_user_error
     def _run(self) -> None:
         reports = ConnectionReports(self._settings)
         consumer, admin = make_consumer(self._settings, reports=reports), make_admin(self._settings)

@@ -129,7 +129,7 @@ class KafkaSource(FixedPartitionedSource[Message, SourceState]):
             lambda: _Fetcher(settings, self._topics, self._counts, pace() if pace else None, ready)
         )
 
-    @lifecycle.mistakes_end_the_flow
+    @lifecycle.exit_on_user_error
     def list_parts(self) -> list[str]:
         """One part for each partition number, zero-padded."""
         self._counts.update({topic: count_partitions(self._settings, topic) for topic in self._topics})
@@ -143,7 +143,7 @@ class KafkaSource(FixedPartitionedSource[Message, SourceState]):
         self._began(self._counts)
         return [partition_key(p) for p in range(max(self._counts.values()))]
 
-    @lifecycle.mistakes_end_the_flow
+    @lifecycle.exit_on_user_error
     def build_part(self, step_id: str, for_part: str, resume_state: SourceState | None) -> "_SourcePart":
         """Begins at the offsets of the snapshot, or at the beginning.
 
@@ -508,7 +508,7 @@ class _SourcePart(StatefulSourcePartition[Message, SourceState]):
         self._saved = dict(offsets)
         self._gauges_due = 0.0
 
-    @lifecycle.mistakes_end_the_flow
+    @lifecycle.exit_on_user_error
     def next_batch(self) -> Iterable[Message]:
         if lifecycle.stopping():
             raise StopIteration
@@ -532,7 +532,7 @@ class _SourcePart(StatefulSourcePartition[Message, SourceState]):
         # is set back would let it wait for as long.
         return _ALWAYS
 
-    @lifecycle.mistakes_end_the_flow
+    @lifecycle.exit_on_user_error
     def snapshot(self) -> SourceState:
         self._fetcher.snapshot_taken(self._number)
         self._saved = {topic: partition.next_offset for topic, partition in self._partitions.items()}

@@ -52,7 +52,7 @@ def size_at_most(record: Record) -> int:
     return size
 
 
-def hand_over(
+def produce_records(
     records: list[Record], partitions: dict[str, int], common: list[Header], delivery: Delivery
 ) -> dict[str, int]:
     """Hands the records of one source partition over, in their order; how many went to each topic.

@@ -62,7 +62,7 @@ def warn_of_unknown(settings: Settings) -> None:
         _log.warning("%s", line)
 
 
-def mistakes_end_the_flow(method: Callable[P, R]) -> Callable[P, R]:
+def exit_on_user_error(method: Callable[P, R]) -> Callable[P, R]:
     """For what Bytewax's workers call: an exception there comes out as a panic of many lines, with ours behind them."""
 
     @functools.wraps(method)
@@ -116,7 +116,7 @@ def _heard(signum: int, frame: FrameType | None) -> None:
     """What is to be done is done by the thread that listens."""
 
 
-def calm_collector() -> None:
+def tune_gc() -> None:
     """Lets the garbage collector run seldom, once model and rules are loaded.
 
     Next to nothing in the flow forms cycles, but the collector walks every profile and every transaction in hand: at

@@ -354,7 +354,7 @@ def _remember(p: Any, user: Any, tables: Any, lessons: Any, counts: Any, label: 
 
 
 @compiled
-def _take_in(p: Any, tables: Any, lessons: Any, counts: Any, label: Any) -> None:
+def _update(p: Any, tables: Any, lessons: Any, counts: Any, label: Any) -> None:
     """Takes a label in of a user who has a row of labels."""
     user = tables.labelled[p["labelled"]]
     labelled_at = label["labelled_at"]
@@ -391,7 +391,7 @@ def update(p: Any, tables: Any, lessons: Any, counts: Any, label: Any) -> None:
     if p["labelled"] == 0:
         p["labelled"] = take_row(tables.labelled)
         tables.labelled[p["labelled"]]["user"] = label["user"]
-    _take_in(p, tables, lessons, counts, label)
+    _update(p, tables, lessons, counts, label)
     _mark(p, tables)
 
 

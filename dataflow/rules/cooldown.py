@@ -57,7 +57,9 @@ def record_alert(recent: RecentAlerts | None, cooldowns: Cooldowns, at: float) -
 
 
 def _restore(version: int, times: dict[str, float]) -> RecentAlerts:
-    if version != VERSION:  # recovery.guard() refuses such data before it gets here; this is the last line of defence
+    if (
+        version != VERSION
+    ):  # recovery.lock_and_verify() refuses such data before it gets here; this is the last line of defence
         msg = f"recent alerts of version {version}, but this is version {VERSION}"
         raise ValueError(msg)
     return RecentAlerts(times)

@@ -93,7 +93,7 @@ class Lane(StatefulBatchLogic[Any, Any, Token | None]):
         if token is not None:
             self._begin(token.lane, token.chunk)
 
-    @lifecycle.mistakes_end_the_flow
+    @lifecycle.exit_on_user_error
     def on_batch(self, values: list[Any]) -> tuple[list[Any], bool]:
         """Takes batches of this lane in; each comes out with what became of its values."""
         if self._lane < 0:
@@ -125,7 +125,7 @@ class Lane(StatefulBatchLogic[Any, Any, Token | None]):
         """No time is asked for."""
         return
 
-    @lifecycle.mistakes_end_the_flow
+    @lifecycle.exit_on_user_error
     def snapshot(self) -> Token | None:
         """Writes what changed since the last flush, and returns what stands for the lane as it is now."""
         log = self._step.store.log
@@ -203,6 +203,6 @@ class LaneToken(Token):
 
     __slots__ = ()
 
-    @lifecycle.mistakes_end_the_flow
+    @lifecycle.exit_on_user_error
     def __reduce__(self) -> tuple[Any, ...]:
         return super().__reduce__()

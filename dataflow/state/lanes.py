@@ -49,7 +49,7 @@ def stateful_map(
     """
     step = store.step(step_name(step_id), layout)
 
-    @lifecycle.mistakes_end_the_flow
+    @lifecycle.exit_on_user_error
     def build(token: Token | None) -> Lane:
         return Lane(step, make_state, token, pace)
 

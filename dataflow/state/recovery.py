@@ -106,7 +106,9 @@ def _shut(directory: Path) -> None:
                 _log.warning("%s can be read by others, and that cannot be changed: %s", path, error.strerror)
 
 
-def guard(own: Mapping[str, Any], argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> FlowIdentity:
+def lock_and_verify(
+    own: Mapping[str, Any], argv: Sequence[str], environ: Mapping[str, str] = os.environ
+) -> FlowIdentity:
     """Checks and holds the recovery directory that `bytewax.run` was given in `argv` or the environment, if any.
 
     Raises:

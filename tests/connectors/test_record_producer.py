@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaException
 
-from dataflow.connectors.record_producer import hand_over, size_at_most, source_headers
+from dataflow.connectors.record_producer import produce_records, size_at_most, source_headers
 from dataflow.events.output_record import Header, Record, producer_headers, read_origin
 
 
@@ -54,7 +54,7 @@ def origin(offset: bytes, at: bytes) -> list[tuple[str, bytes]]:
 @pytest.mark.parametrize("refusals", [{}, {1: BufferError(), 3: KafkaException()}])
 def test_each_record_goes_out_once_in_its_order_with_its_origin(refusals: dict[int, Exception]) -> None:
     producer = Producer(refusals)
-    assert hand_over(RECORDS, PARTITIONS, COMMON, producer) == {"a": 3, "b": 1}
+    assert produce_records(RECORDS, PARTITIONS, COMMON, producer) == {"a": 3, "b": 1}
     assert producer.taken == [
         ("a", b"v1", b"k1", 3, origin(b"7", b"1000")),
         ("b", b"v2", None, 1, [("error", b"bad"), *origin(b"8", b"1000")]),
@@ -64,20 +64,20 @@ def test_each_record_goes_out_once_in_its_order_with_its_origin(refusals: dict[i
 
 
 def test_nothing_is_nothing() -> None:
-    assert hand_over([], PARTITIONS, COMMON, Producer({})) == {}
+    assert produce_records([], PARTITIONS, COMMON, Producer({})) == {}
 
 
 def test_what_may_be_too_large_is_watched_and_counts_only_if_it_was_taken() -> None:
     large = Record("a", b"k", b"x" * 2000, "transactions", 3, 10, 1_000)
     headed = Record("a", b"k", b"x", "transactions", 3, 11, 1_000, [("trace", b"x" * 2000)])
     producer = Producer({}, sure_bytes=2000, takes=False)
-    assert hand_over([RECORDS[0], large, headed], PARTITIONS, COMMON, producer) == {"a": 1}
+    assert produce_records([RECORDS[0], large, headed], PARTITIONS, COMMON, producer) == {"a": 1}
     assert producer.watched == [10, 11]
 
 
 def test_where_the_limits_are_not_known_every_record_is_watched() -> None:
     producer = Producer({}, sure_bytes=-1)
-    assert hand_over(RECORDS, PARTITIONS, COMMON, producer) == {"a": 3, "b": 1}
+    assert produce_records(RECORDS, PARTITIONS, COMMON, producer) == {"a": 3, "b": 1}
     assert producer.watched == [7, 8, 0, 9]
 
 
@@ -101,7 +101,7 @@ def test_a_producers_headers_are_kept_and_never_taken_for_ours() -> None:
     assert producer_headers([]) is None
     # Even were they handed over as they came: ours stand behind them.
     producer = Producer({})
-    hand_over([Record("a", b"k", b"v", "transactions", 3, 7, 5, sent)], PARTITIONS, COMMON, producer)
+    produce_records([Record("a", b"k", b"v", "transactions", 3, 7, 5, sent)], PARTITIONS, COMMON, producer)
     assert read_origin(producer.taken[0][4]) == ("transactions", "id", 3, 7, 5)
 
 

@@ -200,7 +200,7 @@ def test_a_mistake_ends_the_process_with_one_line_and_status_2_even_in_a_worker(
         "from dataflow.process import lifecycle\n"
         "from dataflow.settings import UserError\n"
         "lifecycle.report_mistakes()\n"
-        "@lifecycle.mistakes_end_the_flow\n"
+        "@lifecycle.exit_on_user_error\n"
         "def worker(): raise UserError('the disk is full: make room')\n"
         "thread = threading.Thread(target=worker); thread.start(); thread.join(); print('went on')"
     )

@@ -163,7 +163,7 @@ def run(job: Job, execution: int, process: int, addresses: list[str], workers: i
     arm(crash, passed)
     options = ["-r", str(job.recovery), "-i", str(process), "-w", str(workers)]
     options += ["-a", ";".join(addresses)] if addresses else []
-    recovery.guard(detect.recovery_identity(SETTINGS), options, {})
+    recovery.lock_and_verify(detect.recovery_identity(SETTINGS), options, {})
     store = Store.open(job.recovery, file_bytes=FILE_BYTES)
     arm_helper(crash, store)
     detect.stateful_map = functools.partial(stateful_map, pace=PACE)

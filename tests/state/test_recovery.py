@@ -47,7 +47,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def guard(store: Path, own: dict[str, Any] = OWN, *options: str) -> recovery.FlowIdentity:
-    return recovery.guard(own, ["-r", str(store), *options], {})
+    return recovery.lock_and_verify(own, ["-r", str(store), *options], {})
 
 
 def hold_elsewhere(store: Path, state: str = "running", process: int = 0) -> subprocess.Popen[str]:
@@ -116,7 +116,7 @@ def test_what_is_held_says_whether_a_flow_ran_on_it_before(store: Path) -> None:
     recovery._held.pop().close()
     execution(store, [1, 2])
     assert guard(store).held == recovery.Held(store, 2, True)
-    assert recovery.guard(OWN, [], {}).held is None
+    assert recovery.lock_and_verify(OWN, [], {}).held is None
 
 
 def test_a_set_that_a_kill_left_incomplete_is_made_again(store: Path) -> None:
@@ -152,8 +152,8 @@ def test_a_copy_is_the_same_flow_in_another_place(store: Path, tmp_path: Path) -
 def test_the_processes_of_a_cluster_are_one_flow_with_and_without_a_directory(store: Path) -> None:
     processes = [["-i", str(process), "-a", "127.0.0.1:1;127.0.0.1:2"] for process in range(2)]
     assert len({guard(store, OWN, *options).flow for options in processes}) == 1
-    assert len({recovery.guard(OWN, options, {}).flow for options in processes}) == 1
-    assert recovery.guard(OWN, [], {}).flow != recovery.guard(OWN, [], {}).flow
+    assert len({recovery.lock_and_verify(OWN, options, {}).flow for options in processes}) == 1
+    assert recovery.lock_and_verify(OWN, [], {}).flow != recovery.lock_and_verify(OWN, [], {}).flow
 
 
 def test_data_from_before_flows_had_an_id_is_given_one(store: Path) -> None:
