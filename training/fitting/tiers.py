@@ -63,6 +63,12 @@ FEWEST_FRAUDS = 50
 """Known frauds below which no supervised model is fitted, and no weights of evidence are."""
 WEIGHED_ON = 300_000
 """Labelled transactions, the newest, by which weights of evidence are chosen."""
+CLEARLY_BETTER = 1.05
+"""Times the average precision of the careful weights that the bold ones must reach to be taken: the labels by which they
+are compared are those of the window that the forest was fitted on."""
+AS_GOOD = 0.99
+"""Of the best average precision: what orders as well is taken where it trusts confirmed frauds more, as in service labels
+come that the end of the training window lacks."""
 CALIBRATED_ON = 0.25
 """The share of the known labels, the last in time, that a model is calibrated on which learned from the others."""
 ENOUGH_FOR_ISOTONIC, ENOUGH_FOR_PLATT = 100, 10
@@ -173,9 +179,9 @@ def fit(
 
 
 def fit_weights(evidence: Evidence, forest: Any, learned: Rows, rows: Rows, fraud: Bools, feedback: bool) -> Weights:
-    """Of the weights that evidence may have, those that order labelled rows best; without enough labels the careful.
+    """The weights that evidence has, by how it orders labelled rows; without enough labels the careful ones.
 
-    Best is by average precision: first of rarity alone, then with what labels say of merchants.
+    The order is measured by average precision: first of rarity alone, then with what labels say of merchants.
 
     learned: (n, features of the forest); rows: (n, features of the model), as the tiers read them; fraud: (n,).
     """
@@ -188,12 +194,14 @@ def fit_weights(evidence: Evidence, forest: Any, learned: Rows, rows: Rows, frau
     def order(risk: Floats) -> float:
         return float(average_precision_score(fraud, risk))
 
-    best = max((CAREFUL, BOLD_EVIDENCE), key=lambda weights: order(evidence(isolation, rows, weights)))
+    careful, bold = (evidence(isolation, rows, weights) for weights in (CAREFUL, BOLD_EVIDENCE))
+    chosen, rarity = (BOLD_EVIDENCE, bold) if order(bold) >= CLEARLY_BETTER * order(careful) else (CAREFUL, careful)
     if not feedback:
-        return best
-    rarity = evidence(isolation, rows, best)
-    candidates = [best._replace(few_frauds=few) for few in FEW_FRAUDS]
-    return max(candidates, key=lambda w: order(1.0 - (1.0 - rarity) * (1.0 - evidence.of_frauds(rows, w))))
+        return chosen
+    candidates = [chosen._replace(few_frauds=few) for few in FEW_FRAUDS]
+    orders = [order(1.0 - (1.0 - rarity) * (1.0 - evidence.of_frauds(rows, weights))) for weights in candidates]
+    as_good = [w for w, found in zip(candidates, orders, strict=True) if found >= AS_GOOD * max(orders)]
+    return min(as_good, key=lambda weights: weights.few_frauds)
 
 
 def normal_features(rows: Rows, names: Sequence[str]) -> Normal:
