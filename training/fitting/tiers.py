@@ -64,11 +64,11 @@ FEWEST_FRAUDS = 50
 WEIGHED_ON = 300_000
 """Labelled transactions, the newest, by which weights of evidence are chosen."""
 CLEARLY_BETTER = 1.05
-"""Times the average precision of the careful weights that the bold ones must reach to be taken: the labels by which they
-are compared are those of the window that the forest was fitted on."""
+"""Times the average precision of the careful weights that the bold ones must reach to be taken: they are compared by
+labels of the window that the forest was fitted on."""
 AS_GOOD = 0.99
-"""Of the best average precision: what orders as well is taken where it trusts confirmed frauds more, as in service labels
-come that the end of the training window lacks."""
+"""Of the best average precision: what orders as well is taken where it trusts confirmed frauds more, as in service
+labels come that the end of the training window lacks."""
 CALIBRATED_ON = 0.25
 """The share of the known labels, the last in time, that a model is calibrated on which learned from the others."""
 ENOUGH_FOR_ISOTONIC, ENOUGH_FOR_PLATT = 100, 10
