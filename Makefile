@@ -1,4 +1,4 @@
-# Every command that the README and CI name. `make` alone lists them.
+# Every command that the documents and CI name. `make` alone lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 VENV := .venv
@@ -13,7 +13,7 @@ PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help run test chaos bench profile check train generate detect up down logs clean
+.PHONY: help run test test-fast chaos bench profile check train generate detect up down logs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,13 +27,13 @@ $(VENV)/.run: $(VENV)/.python requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-# Pointless where there is no C compiler, and says so; the flow then runs interpreted.
-$(VENV)/.compiled: $(VENV)/.run requirements-build.txt pyproject.toml $(wildcard dataflow/*.py)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-build.txt
-	@$(BIN)/python -m dataflow.compile
+# Compiles the profiles' kernels with Numba (40 s, once) into the cache that every start loads them from. Without this the
+# first start would.
+$(VENV)/.kernels: $(VENV)/.run $(wildcard dataflow/profiles/*.py) dataflow/scoring/trees.py dataflow/kernels.py
+	@$(BIN)/python -m dataflow.kernels
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run requirements-dev.txt requirements-build.txt
+$(VENV)/.dev: $(VENV)/.run requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
@@ -42,26 +42,28 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.txt requirements-build.txt
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	@touch $@
 
-$(MODEL): | $(VENV)/.compiled
+$(MODEL): | $(VENV)/.kernels
 	$(BIN)/python -m training.train --out $(MODEL)
 
 # For the tutorial's population it trains a model of its own.
-run: $(VENV)/.compiled $(if $(filter tutorial,$(GENERATOR_POPULATION)),,$(MODEL)) ## broker, generator and detector, with alerts as they come (DURATION=20 ends it by itself)
-	@$(BIN)/python -m dataflow.run $(if $(DURATION),--duration $(DURATION))
+run: $(VENV)/.kernels $(if $(filter tutorial,$(GENERATOR_POPULATION)),,$(MODEL)) ## broker, generator and detector, with alerts as they come (DURATION=20 ends it by itself)
+	@$(BIN)/python -m dataflow.demo $(if $(DURATION),--duration $(DURATION))
 
-test: $(VENV)/.dev $(VENV)/.compiled check ## lint, types, and all tests, on a real Apache Kafka where there is Java 17 and Maven
+test: $(VENV)/.dev $(VENV)/.kernels check ## lint, types, and all tests, on a real Apache Kafka where there is Java 17 and Maven
 	$(BIN)/python -m pytest $(PARALLEL)
-	INTERPRETED=1 $(BIN)/python -m pytest -q $(PARALLEL) tests/test_profile.py tests/test_features.py tests/test_tiers.py tests/test_faults.py
 
-chaos: $(VENV)/.dev $(VENV)/.compiled ## kill flow and broker in every way, and look for what is lost, doubled or different (CHAOS="--seed 2")
+test-fast: $(VENV)/.dev $(VENV)/.kernels ## the tests that need neither Kafka nor much time, in about a minute
+	$(BIN)/python -m pytest -q -m "not slow and not kafka" $(PARALLEL)
+
+chaos: $(VENV)/.dev $(VENV)/.kernels ## kill flow and broker in every way, and look for what is lost, doubled or different (CHAOS="--seed 2")
 	@$(BIN)/python -m tests.chaos $(CHAOS)
 
-bench: $(VENV)/.dev $(VENV)/.compiled .venv-bench/.peers ## throughput of ours and of peers, latency, state, on a real Apache Kafka, 45 min (BENCH=, LATENCY=, STATE= options)
+bench: $(VENV)/.dev $(VENV)/.kernels .venv-bench/.peers ## throughput of ours and of peers, latency, state, on a real Apache Kafka, 45 min (BENCH=, LATENCY=, STATE= options)
 	$(BIN)/python -m benchmarks.throughput $(BENCH)
 	$(BIN)/python -m benchmarks.latency $(LATENCY)
 	$(BIN)/python -m benchmarks.state $(STATE)
 
-profile: $(VENV)/.dev $(VENV)/.compiled $(MODEL) ## where a transaction's microseconds go, step by step
+profile: $(VENV)/.dev $(VENV)/.kernels $(MODEL) ## where a transaction's microseconds go, step by step
 	$(BIN)/python -m benchmarks.flow_profile --model $(MODEL) $(PROFILE)
 
 check: $(VENV)/.dev ## lint and types only
@@ -69,13 +71,13 @@ check: $(VENV)/.dev ## lint and types only
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-train: $(VENV)/.compiled ## train a model; one that is there stays, but for TRAIN="--force" (MODEL=other.pkl, TRAIN="--history FILE")
+train: $(VENV)/.kernels ## train a model; one that is there stays, but for TRAIN="--force" (MODEL=other.pkl, TRAIN="--history FILE")
 	$(BIN)/python -m training.train --out $(MODEL) $(TRAIN)
 
 generate: $(VENV)/.run ## generate transactions to KAFKA_BROKERS
 	$(BIN)/python -m bytewax.run dataflow.generate:flow
 
-detect: $(VENV)/.compiled $(MODEL) ## decide what is on KAFKA_BROKERS, with recovery on and metrics on METRICS_ADDRESS (127.0.0.1:3030)
+detect: $(VENV)/.kernels $(MODEL) ## decide what is on KAFKA_BROKERS, with recovery on and metrics on METRICS_ADDRESS (127.0.0.1:3030)
 	$(BIN)/python -m dataflow.detect
 
 up: ## the stack of docker-compose.yml: Redpanda, its console on :8080, generator, detector
@@ -88,4 +90,4 @@ logs: ## follow that stack's logs
 	$(COMPOSE) logs --follow
 
 clean: ## remove the virtual environment and the caches; models and recovery data stay
-	rm -rf $(VENV) dataflow/.compiled .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dataflow/profiles/__pycache__ .pytest_cache .mypy_cache .ruff_cache .hypothesis

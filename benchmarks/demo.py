@@ -14,10 +14,11 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from dataflow import event_log, lifecycle
-from dataflow.figures import Count, Figures, Scenario
-from dataflow.run import LABEL_DELAY, RATE, Result, run
-from dataflow.settings import Settings, UserError
+from dataflow.demo.__main__ import LABEL_DELAY, RATE, Result, run
+from dataflow.demo.figures import Count, Figures, Scenario
+from dataflow.errors import UserError
+from dataflow.process import event_log, lifecycle
+from dataflow.settings import Settings
 
 START = "2026-03-02T00:00:00+00:00"
 """Event time at which the live part begins: with it a seed always gives the same transactions."""

@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.table import Table as Shown
 
 from benchmarks.stage import transactions
-from dataflow.explanation import Explainer
-from dataflow.lifecycle import calm_collector
-from dataflow.live_rules import LiveRules
-from dataflow.operating_point import OperatingPoint
-from dataflow.scoring import load_model
+from dataflow.events.transaction import Transaction
+from dataflow.explanations.explainer import Explainer
+from dataflow.process.lifecycle import tune_gc
+from dataflow.rules import LiveRules
+from dataflow.scoring.loading import load_model
+from dataflow.scoring.operating_point import OperatingPoint
 from dataflow.settings import Settings
 from dataflow.steps import Profiled, Steps, key_by_merchant
-from dataflow.transaction import Transaction
-from tests.builders import message
+from tests.support.builders import message
 
 SIZES = (1, 5, 50, 500)
 ROUNDS = 5
@@ -53,9 +53,9 @@ def main() -> None:
     table = steps.score(known)
     model.operating_point = OperatingPoint(alert=float(np.quantile(table.column("model_score"), 0.99)))
     rules, explainer = live.current(), Explainer(model)
-    outcomes = rules.evaluate(steps.score(known))
-    places = [place for place, outcome in enumerate(outcomes) if outcome.fraudulent]
-    calm_collector()
+    results = rules.evaluate(steps.score(known))
+    places = [place for place, result in enumerate(results) if result.fraudulent]
+    tune_gc()
     shown = Shown("alerts in a batch", "µs an alert")
     table = steps.score(known)
     for size in SIZES:
@@ -64,7 +64,7 @@ def main() -> None:
         for _ in range(ROUNDS):
             before = time.process_time()
             for batch in batches:
-                explainer.explain(table.part(batch), [outcomes[place] for place in batch], rules)
+                explainer.explain(table.part(batch), [results[place] for place in batch], rules)
             taken.append((time.process_time() - before) / len(places) * 1e6)
         shown.add_row(str(size), f"{min(taken):.0f}")
     Console().print(shown)

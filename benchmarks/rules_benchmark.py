@@ -13,24 +13,32 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from random import Random
+from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Shown
 
-from dataflow.features import Facts
-from dataflow.lifecycle import calm_collector
-from dataflow.live_rules import LiveRules
-from dataflow.rule_lists import no_pause
-from dataflow.rules import MAX_RULES, RuleSet, load_rules
-from training.history import read_history, replay
+from dataflow.events.transaction import Transaction
+from dataflow.features.batch import FeatureBatch
+from dataflow.process.lifecycle import tune_gc
+from dataflow.rules import LiveRules, RuleSet, load_rules
+from dataflow.rules.lists import no_pause
+from dataflow.rules.rules_file import MAX_RULES
+from dataflow.scoring.operating_point import OperatingPoint
+from training.histories.history import read_history
+from training.histories.replay import replay
 
 SECONDS = 0.3  # a run
 RUNS = 5
 RULES = (1, 12, 100)
-BATCHES = (1, 1000)
+BATCHES = (1, 10, 100, 1000)
+MEASURED = 2000  # transactions, or a batch
 ENTRIES = 1_000_000
 CONDITIONS = (
     "amount > {x}",
@@ -61,12 +69,42 @@ def rules_of(count: int, directory: Path, flagged: int = 2, threshold: int = 200
     return path
 
 
-def sample(count: int) -> list[Facts]:
-    """The facts of simulated transactions, without a model's verdict on them."""
-    history = read_history(None, users=200, days=60)
-    known = [(*facts, False, 0.4) for _, facts in islice(replay(history), 4 * count)]
-    Random(1).shuffle(known)
-    return known[:count]
+class Sample(NamedTuple):
+    """Simulated transactions as the flow has them when it comes to the rules, with risks that stand for a model's."""
+
+    txns: list[Transaction]
+    last_locations: list[str]
+    numbers: NDArray[np.float64]
+    risks: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.txns)
+
+    def batches(self, size: int) -> list[Callable[[], FeatureBatch]]:
+        """Functions that make the batches, each anew, as the flow does: a batch keeps the columns that it made."""
+
+        def make(part: slice, of_model: dict[str, Any]) -> FeatureBatch:
+            batch = FeatureBatch(self.txns[part], self.last_locations[part], self.numbers[part])
+            batch.put(of_model)
+            return batch
+
+        point = OperatingPoint(alert=0.5)
+        parts = [slice(begin, begin + size) for begin in range(0, len(self), size)]
+        return [partial(make, part, point.columns(self.risks[part], self.risks[part] > 0.7)) for part in parts]
+
+
+def sample(count: int) -> Sample:
+    """So many transactions, drawn from four times as many."""
+    history = islice(read_history(None, users=200, days=60), 4 * count)
+    ((_, batch),) = replay(history, batch=4 * count)
+    drawn = Random(1).sample(range(len(batch)), count)
+    last_locations = batch.column("last_location")
+    return Sample(
+        [batch.transactions[place] for place in drawn],
+        [last_locations[place] for place in drawn],
+        batch.numbers()[drawn],
+        np.random.default_rng(1).beta(1, 20, count),
+    )
 
 
 def best(call: Callable[[], object], items: int) -> float:
@@ -81,35 +119,42 @@ def best(call: Callable[[], object], items: int) -> float:
     return fastest
 
 
-def evaluating(rules: RuleSet, rows: list[Facts], batch: int) -> float:
-    batches = [rows[begin : begin + batch] for begin in range(0, len(rows), batch)]
+def evaluating(rules: RuleSet, rows: Sample, size: int) -> float:
+    batches = rows.batches(size)[: max(1, MEASURED // size)]
+    measured = sum(len(make()) for make in batches)
 
     def call() -> None:
-        for each in batches:
-            rules.evaluate(each)
+        for make in batches:
+            rules.evaluate(make())
 
-    return best(call, len(rows))
+    return best(call, measured)
 
 
-def cost_of_rules(rows: list[Facts], directory: Path) -> Table:
-    table = Table(title="Rules, µs", title_justify="left")
+def firing(rules: RuleSet, rows: Sample) -> float:
+    """On which share of the transactions a rule fires."""
+    (everything,) = rows.batches(len(rows))
+    return sum(bool(result.rules) for result in rules.evaluate(everything())) / len(rows)
+
+
+def cost_of_rules(rows: Sample, directory: Path) -> Shown:
+    table = Shown(title="Rules, µs", title_justify="left")
     for name in ("rules", "batch", "fires on", "a transaction", "a rule and transaction"):
         table.add_column(name, justify="right")
     for count in RULES:
         rules = load_rules(rules_of(count, directory))
-        fired = sum(bool(outcome.rules) for outcome in rules.evaluate(rows)) / len(rows)
+        fired = firing(rules, rows)
         for batch in BATCHES:
             micros = evaluating(rules, rows, batch) * 1e6
             table.add_row(str(count), str(batch), f"{fired:.1%}", f"{micros:.3f}", f"{micros / count:.3f}")
     rules = load_rules(rules_of(12, directory, threshold=0))
-    fired = sum(bool(outcome.rules) for outcome in rules.evaluate(rows)) / len(rows)
+    fired = firing(rules, rows)
     micros = evaluating(rules, rows, 1000) * 1e6
     table.add_row("12", "1000", f"{fired:.1%}", f"{micros:.3f}", f"{micros / 12:.3f}")
     return table
 
 
-def cost_of_lists(rows: list[Facts], directory: Path) -> Table:
-    table = Table(title="A list in one rule, batches of 1000", title_justify="left")
+def cost_of_lists(rows: Sample, directory: Path) -> Shown:
+    table = Shown(title="A list in one rule, batches of 1000", title_justify="left")
     for name in ("entries", "a transaction, µs", "first load, s", "rules file changed, s"):
         table.add_column(name, justify="right")
     for entries in (2, 1000, ENTRIES):
@@ -170,8 +215,8 @@ def large_rules(directory: Path, threshold: int) -> Path:
     return path
 
 
-def cost_of_reload(directory: Path) -> Table:
-    table = Table(title="A flow's batches of 1 ms of work while rules are loaded, in ms", title_justify="left")
+def cost_of_reload(directory: Path) -> Shown:
+    table = Shown(title="A flow's batches of 1 ms of work while rules are loaded, in ms", title_justify="left")
     for name in ("", "load, s", "median", "99 %", "longest", "most taken by the load"):
         table.add_column(name, justify="right")
 
@@ -215,7 +260,7 @@ def main() -> None:
             rows = sample(10_000)
             console.print(cost_of_rules(rows, directory))
             console.print(cost_of_lists(rows, directory))
-        calm_collector()  # as the flow does
+        tune_gc()  # as the flow does
         console.print(cost_of_reload(directory))
 
 

@@ -1,29 +1,24 @@
 """What every benchmark needs: models, transactions on a topic, jobs as processes, and how much CPU they take."""
 
 import contextlib
-import io
-import json
 import os
 import platform
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import joblib
-from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from dataflow import compiled
-from dataflow.scoring import IsolationScores, isolation_trees, tree_ensemble
-from dataflow.simulation import history, to_json
-from tests.kafka_server import create_topics
+from dataflow.simulation.simulator import history, to_json
+from tests.support.kafka_server import create_topics
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -37,18 +32,16 @@ TWO_FEATURES = ("--features", "amount,txn_per_hour", "--tiers", "isolation_fores
 
 def machine() -> dict[str, Any]:
     """What the figures were taken on, and how busy it was with other work."""
-    if not compiled.running():
-        print("not compiled: ours run interpreted; `make bench` compiles first", file=sys.stderr)
     said = Path("/proc/cpuinfo").read_text()
     cpu = next((line.split(":")[1].strip() for line in said.splitlines() if line.startswith("model name")), "unknown")
-    libraries = ("bytewax", "confluent-kafka", "onnxruntime", "msgspec", "scikit-learn", "pandas")
+    libraries = ("bytewax", "confluent-kafka", "numba", "numpy", "onnxruntime", "msgspec", "scikit-learn", "pandas")
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit.stdout.strip(), "cpu": cpu,
         "cores": os.cpu_count(), "load_before": os.getloadavg(), "system": platform.system() + " " + platform.release(),
-        "python": platform.python_version(), "compiled": compiled.running(),
+        "python": platform.python_version(),
         "versions": {name: version(name) for name in libraries},
     }  # fmt: skip
 
@@ -59,24 +52,6 @@ def train(path: Path, *options: str) -> Path:
         cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     return path
-
-
-def write_forest(pickle: Path, onnx: Path) -> None:
-    """The two-feature forest as ONNX, for jobs that do not import ours."""
-    from onnx import TensorProto, helper
-
-    forest = joblib.load(io.BytesIO(pickle.read_bytes()))
-    trees = isolation_trees(forest)
-    tensor = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [tree_ensemble(trees, "rows", "depths")], "forest",
-        [tensor("rows", TensorProto.FLOAT, [None, 2])], [tensor("depths", TensorProto.FLOAT, [None, 1])],
-    )  # fmt: skip
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
-    onnx.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())
-    scores = IsolationScores(forest, trees)
-    known = {"average": scores._average, "threshold": scores.threshold}
-    Path(f"{onnx}.json").write_text(json.dumps(known))
 
 
 def transactions(count: int, users: int = 5000) -> list[tuple[bytes, bytes]]:
@@ -101,8 +76,13 @@ def produce(bootstrap: str, topic: str, messages: Iterable[tuple[bytes, bytes]])
 
 def delete_topics(bootstrap: str, topics: list[str]) -> None:
     admin = AdminClient({"bootstrap.servers": bootstrap})  # held: without it its requests end
-    for deleted in admin.delete_topics(topics).values():
+    there = admin.list_topics(timeout=10).topics  # a job that ended early made none of its own
+    for deleted in admin.delete_topics([topic for topic in topics if topic in there]).values():
         deleted.result()
+
+
+Count = Callable[[], int]
+"""How many transactions a job has decided."""
 
 
 class Counter:
@@ -120,6 +100,26 @@ class Counter:
                 )
             time.sleep(0.1)
         msg = "the broker does not tell where its topics end"
+        raise RuntimeError(msg)
+
+
+class Committed:
+    """How many records of a topic a consumer group has committed, in one request.
+
+    For a job that commits in the transaction of its decisions: what it has committed stands there for others to read.
+    """
+
+    def __init__(self, bootstrap: str, group: str, topic: str):
+        self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+        self._asked = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, p) for p in range(PARTITIONS)])
+
+    def __call__(self) -> int:
+        for _ in range(100):
+            with contextlib.suppress(KafkaException):  # its coordinator may not be known yet
+                (asked,) = self._admin.list_consumer_group_offsets([self._asked]).values()
+                return sum(max(found.offset, 0) for found in asked.result(timeout=10).topic_partitions)
+            time.sleep(0.1)
+        msg = "the broker does not tell what was committed"
         raise RuntimeError(msg)
 
 
@@ -144,7 +144,8 @@ class Job:
         others = {"INVALID_TOPIC": f"{name}-invalid", "FEEDBACK_TOPIC": f"{name}-feedback"}
         create_topics(bootstrap, dict.fromkeys([self.source, *outputs.values(), *others.values()], PARTITIONS))
         self.topics = list(outputs.values())
-        self.count = Counter(bootstrap, self.topics)
+        self.count: Count = Counter(bootstrap, self.topics)
+        self.internal_topics: list[str] = []  # that the job makes itself
         self.processes: list[subprocess.Popen[bytes]] = []
         self.environment = {
             **os.environ, **outputs, **others, **environment, "KAFKA_BROKERS": bootstrap, "METRICS_ADDRESS": "off",
@@ -161,8 +162,11 @@ class Job:
 
     def check(self) -> None:
         if any(process.poll() is not None for process in self.processes):
-            msg = f"the job ended: {(self.scratch / 'log').read_text()[-2000:]}"
+            msg = f"the job ended: {self.log_tail()}"
             raise RuntimeError(msg)
+
+    def log_tail(self) -> str:
+        return (self.scratch / "log").read_text()[-2000:]
 
     def signal(self, number: int) -> None:
         for process in self.processes:
@@ -177,18 +181,24 @@ class Job:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        delete_topics(self.bootstrap, [self.source, *self.topics])
+        delete_topics(self.bootstrap, [self.source, *self.topics, *self.internal_topics])
 
 
-def run_through(job: Job, messages: Sequence[tuple[bytes, bytes]], timeout: float) -> tuple[float, float]:
+def run_through(
+    job: Job,
+    messages: Sequence[tuple[bytes, bytes]],
+    timeout: float,
+    warm_up: Sequence[tuple[bytes, bytes]] = (),
+) -> tuple[float, float]:
     """Seconds and CPU-seconds a transaction, from the moment when the job is let go to that when the last one stands.
 
-    The job first decides a prelude, so that it is connected, warm and idle; then it is frozen (SIGSTOP) while its
+    The job first decides a prelude, so that it is connected, warm and idle: `warm_up`, or the first of the messages
+    where that is empty. Then it is frozen (SIGSTOP) while its
     source fills, and clock and CPU count from when it is thawed. So neither imports nor the harness's own producing
     count, and there is nothing that a fast job could have done before the first look.
     """
     deadline = time.monotonic() + timeout
-    prelude = messages[: min(PRELUDE, len(messages) // 10)]
+    prelude = warm_up or messages[: min(PRELUDE, len(messages) // 10)]
     produce(job.bootstrap, job.source, prelude)
     _wait(job, len(prelude), deadline, 0.05)
     time.sleep(0.5)  # joins and snapshots of the start come to rest
@@ -210,6 +220,6 @@ def _wait(job: Job, count: int, deadline: float, pause: float) -> None:
     while (done := job.count()) < count:
         job.check()
         if time.monotonic() > deadline:
-            msg = f"{done} of {count} in time: {(job.scratch / 'log').read_text()[-2000:]}"
+            msg = f"{done} of {count} in time: {job.log_tail()}"
             raise RuntimeError(msg)
         time.sleep(pause)

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from benchmarks.latency import child as latency_child
 from benchmarks.stage import PARTITIONS, RESULTS, ROOT, Job, machine, train, transactions
-from tests.kafka_server import KafkaServer, _free_ports
+from tests.support.kafka_server import KafkaServer, _free_ports
 
 BUSY_SHARE = 0.9  # of the transactions go to the partition of one process, where there are two
 

@@ -8,7 +8,3 @@ if not (3, 11) <= sys.version_info[:2] <= (3, 12):
         f"redflag: Python {sys.version_info[0]}.{sys.version_info[1]} is not supported: "
         "Bytewax 0.21.1 and the pinned packages need 3.11 or 3.12; make a virtual environment with one of these"
     )
-
-from dataflow import compiled
-
-compiled.use(__path__)

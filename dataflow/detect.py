@@ -6,56 +6,52 @@ does so with recovery on. A step's id is a recovery key: one that was released s
 
 import os
 import sys
-from collections.abc import Iterable
-from functools import partial
 from itertools import chain
-from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow, Stream
 from bytewax.inputs import Source
-from bytewax.operators import KeyedStream
 from bytewax.outputs import Sink
 from confluent_kafka import Message
-from prometheus_client import Gauge
 
-from dataflow import compiled, lifecycle, metrics_server, recovery
 from dataflow.connectors.broker_watch import BrokerWatch
 from dataflow.connectors.exactly_once_sink import ExactlyOnceSink
 from dataflow.connectors.kafka_source import KafkaSource
 from dataflow.connectors.ownership import own_outputs
 from dataflow.connectors.topic_changes import TopicChanges
-from dataflow.decision import Decision
-from dataflow.epochs import epoch_pace
-from dataflow.execution import Execution
-from dataflow.faults import Guard
-from dataflow.features import BASIC
-from dataflow.keyed import stateful_map
-from dataflow.live_model import LiveModel
-from dataflow.live_rules import LiveRules
-from dataflow.operating_point import MODEL_FIELD_NAMES
-from dataflow.scoring import Scorer, load_model
-from dataflow.settings import TUTORIAL_RULES, Settings, UserError
+from dataflow.errors import UserError
+from dataflow.events.decision import Decision
+from dataflow.kernels import warm_up
+from dataflow.process import lifecycle, metrics_server
+from dataflow.process.execution import Execution
+from dataflow.process.faults import Guard, guarded
+from dataflow.profile_steps import ProfileLimits, ProfileSteps
+from dataflow.profiles import VERSION as PROFILES_VERSION
+from dataflow.profiles.profiles import MERCHANT_LAYOUT, USER_LAYOUT
+from dataflow.rules import LiveRules
+from dataflow.rules.cooldown import VERSION as COOLDOWN_VERSION
+from dataflow.scoring.live_model import LiveModel
+from dataflow.scoring.loading import load_model
+from dataflow.scoring.metadata import Scorer
+from dataflow.settings import Settings
 from dataflow.start_report import StartReport
+from dataflow.state import recovery
+from dataflow.state.epochs import epoch_pace
+from dataflow.state.lanes import stateful_map
+from dataflow.state.store import Store
 from dataflow.steps import (
     Routed,
     Steps,
     dead_letter,
     is_fraudulent,
     key_alerts_by_user,
-    key_by_merchant,
-    key_by_user,
     suppress_repeats,
-    update_basic_profile,
 )
-from dataflow.transaction import Transaction
 
 ACCEPT_GAP = "REDFLAG_ACCEPT_GAP"
 """Says to the flow that --accept-gap was given: `bytewax.run` takes no options but its own."""
 ACCEPT_GAP_OPTION = "--accept-gap"
-
-COMPILED = Gauge("redflag_profiles_compiled", "1 where the profiles run compiled, 0 where interpreted")
 
 
 def build(
@@ -64,34 +60,32 @@ def build(
     model: Scorer,
     rules: LiveRules,
     settings: Settings,
+    store: Store | None = None,
+    workers: int = 1,
 ) -> Dataflow:
     """The whole graph; it receives its ends, its model and its rules, and chooses nothing.
 
-    The source brings the messages of the transactions topic, and of the feedback topic in step with them. With basic
-    profiles there is no step of the merchant, and the source must bring no feedback.
+    The source brings the messages of the transactions topic, and of the feedback topic in step with them. `store`:
+    where the profiles are kept; None to keep nothing. `workers`: how many will run it, in all processes.
     """
     flow = Dataflow("redflag_detect")
-    steps = Steps(model, rules, settings)
+    store = store or Store.open(None)
+    limits = ProfileLimits(settings.profile_age_days, max(1, settings.max_profiles // store.lanes))
+    profiles = ProfileSteps(store.names, model.amount_prior, limits, dead_letter, alone=workers == 1)
+    steps = Steps(model, rules, settings, profiles)
 
     messages = op.input("read_messages", flow, source)
     # Message
     parsed = op.flat_map_batch("parse_messages", messages, steps.parse)
     # Transaction | Feedback | Rejection
-    by_user = op.flat_map_batch("key_by_user", parsed, key_by_user)
-    # (user, Transaction | Feedback)
-    if settings.profiles == "full":
-        of_user, of_merchant = Guard("update_user_profile", dead_letter), Guard("update_merchant_profile", dead_letter)
-        profiled = stateful_map("update_user_profile", by_user, steps.update_user_profile, of_user)
-        # (user, Payment | Lesson | Rejection)
-        by_merchant = op.flat_map_batch("key_by_merchant", profiled, key_by_merchant)
-        # (merchant, Payment | Lesson | Rejection)
-        known = stateful_map("update_merchant_profile", by_merchant, steps.update_merchant_profile, of_merchant)
-        # (merchant, Profiled | Rejection | None)
-    else:
-        only_transactions = cast(KeyedStream[Transaction], by_user)
-        basic = Guard("update_basic_profile", dead_letter)
-        known = stateful_map("update_basic_profile", only_transactions, update_basic_profile, basic)
-        # (user, Profiled | Rejection)
+    by_user = op.flat_map_batch("key_by_user", parsed, profiles.key_by_user)
+    # (lane of users, UserPart)
+    profiled = stateful_map("update_user_profile", by_user, profiles.users, USER_LAYOUT, store)
+    # (lane, UserPart)
+    by_merchant = op.flat_map_batch("key_by_merchant", profiled, profiles.key_by_merchant)
+    # (lane of merchants, MerchantPart)
+    known = stateful_map("update_merchant_profile", by_merchant, profiles.merchants, MERCHANT_LAYOUT, store)
+    # (lane, MerchantPart)
     decided = op.flat_map_batch("score_and_check_rules", known, steps.decide)
     # Decision | Rejection
     verdicts = op.branch("split_fraudulent_from_genuine", decided, is_fraudulent)
@@ -100,7 +94,7 @@ def build(
     alerts_by_user = op.flat_map_batch("key_alerts_by_user", only_alerts, key_alerts_by_user)
     # (user, Decision)
     repeats = Guard("suppress_repeats", dead_letter)
-    alerted = stateful_map("suppress_repeats", alerts_by_user, suppress_repeats, repeats)
+    alerted = op.stateful_map("suppress_repeats", alerts_by_user, guarded(suppress_repeats, repeats))
     # (user, Decision | Rejection)
     alerts = op.flat_map_batch("route_to_alerts", alerted, steps.to_alerts)
     classified = op.flat_map_batch("route_to_classified", verdicts.falses, steps.to_classified)
@@ -118,27 +112,21 @@ def flow() -> Dataflow:
     settings = Settings.load()
     lifecycle.warn_of_unknown(settings)
     metrics_server.leave_bytewax_api_off()
-    this_flow = recovery.guard(recovery.identity(settings), sys.argv[1:])
+    this_flow = recovery.lock_and_verify(recovery_identity(settings), sys.argv[1:])
     execution = Execution.read()
+    store = Store.open(execution.directory)
     model = load_model(settings.model_file)
-    check = partial(check_fields, settings)
-    check(settings.model_file, model.features)
-    rules = LiveRules(
-        settings.rules_file,
-        check_every=settings.rules_check_seconds,
-        check=lambda rules: check(settings.rules_file, rules.fields),
-    )
+    rules = LiveRules(settings.rules_file, check_every=settings.rules_check_seconds)
+    warm_up()
     metrics = metrics_server.serve(settings.metrics_address, execution.process)
     lifecycle.stop_gracefully(settings.stop_timeout_seconds)
-    lifecycle.calm_collector()
+    lifecycle.tune_gc()
     rules.watch()
     LiveModel(model, settings.model_file, settings.rules_check_seconds).watch()
-    COMPILED.set(compiled.running())
     report = StartReport(settings, execution, rules.current, model, this_flow.held, metrics)
     outputs: dict[str, tuple[str, ...]] = {}
     outputs[settings.transactions_topic] = (settings.alerts_topic, settings.classified_topic, settings.invalid_topic)
-    if settings.profiles == "full":
-        outputs[settings.feedback_topic] = (settings.invalid_topic,)
+    outputs[settings.feedback_topic] = (settings.invalid_topic,)
     changes = TopicChanges(settings)
     topics = dict.fromkeys([*outputs, *chain.from_iterable(outputs.values())])
     watch = BrokerWatch(settings, list(topics), on_metadata=changes.counted, on_identities=changes.identified).start()
@@ -153,23 +141,17 @@ def flow() -> Dataflow:
         broker_silent=watch.seconds_since_answer,
     )
     sink = ExactlyOnceSink(settings, outputs, report.topics, own_outputs(settings, this_flow))
-    return build(source, sink, model, rules, settings)
+    return build(source, sink, model, rules, settings, store, execution.processes * execution.workers)
 
 
-def check_fields(settings: Settings, reader: Path, fields: Iterable[str]) -> None:
-    """Checks that the profiles give all that a model or ruleset reads.
-
-    Raises:
-        UserError: they do not.
-    """
-    lacking = sorted(set(fields) - BASIC - set(MODEL_FIELD_NAMES)) if settings.profiles != "full" else []
-    if lacking:
-        without = f"RULES_FILE={TUTORIAL_RULES}" if reader == settings.rules_file else "a model without it"
-        msg = (
-            f"{reader} reads {', '.join(lacking)}, which PROFILES=basic does not keep: set PROFILES=full, with a "
-            f"recovery directory of its own, or use {without}"
-        )
-        raise UserError(msg)
+def recovery_identity(settings: Settings) -> dict[str, Any]:
+    """What recovery data belongs to: the flow, the version of its state, its topics."""
+    return {
+        "flow": "detect",
+        "state_version": [PROFILES_VERSION, COOLDOWN_VERSION],
+        "source": settings.transactions_topic,
+        "outputs": [settings.alerts_topic, settings.classified_topic, settings.invalid_topic],
+    }
 
 
 def main() -> None:

@@ -11,10 +11,11 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from dataflow import lifecycle
 from dataflow.connectors.topic_reader import read_topic
-from dataflow.explanation import Explanation
-from dataflow.settings import Settings, UserError
+from dataflow.errors import UserError
+from dataflow.events.decision import Explanation
+from dataflow.process import lifecycle
+from dataflow.settings import Settings
 
 WIDTH = 80
 BAR = 20

@@ -15,11 +15,12 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import FixedPartitionedSource, Source, StatefulSourcePartition
 from bytewax.outputs import Sink
 
-from dataflow import lifecycle, metrics_server
 from dataflow.connectors.plain_sink import ProducerSink
-from dataflow.feedback import feedback_to_json
-from dataflow.settings import Settings, UserError
-from dataflow.simulation import Simulated, label_to_json, life_after, natural_rate, stream, to_json
+from dataflow.errors import UserError
+from dataflow.events.feedback import feedback_to_json
+from dataflow.process import lifecycle, metrics_server
+from dataflow.settings import Settings
+from dataflow.simulation.simulator import Simulated, label_to_json, life_after, natural_rate, stream, to_json
 
 MAX_BATCH = 1000  # transactions handed to the flow at once, and labels
 TICK = timedelta(milliseconds=5)  # between batches at a high rate: fewer, larger ones cost less

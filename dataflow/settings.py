@@ -1,6 +1,6 @@
 """Settings of every Redflag program: typed, from the environment and `.env`, in one place.
 
-`python -m dataflow.settings` prints them all, as the table of the README.
+`python -m dataflow.settings` prints them all, as the table of docs/operations.md.
 """
 
 import difflib
@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import msgspec
 from dotenv import dotenv_values
 
+from dataflow.errors import UserError
+
 DOTENV = Path(".env")
 _KAFKA_PREFIX = "KAFKA_CONFIG_"
 _WITH_UNDERSCORES = frozenset({"log_level"})  # the one text property of librdkafka whose name has no dots
@@ -22,11 +24,7 @@ _HOST_AND_PORT = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:,\[\]]+):(\d{1,5})")
 
 
 TUTORIAL_RULES = Path(__file__).parent / "rules-tutorial.toml"
-"""The tutorial's four checks alone: what works with basic profiles, too."""
-
-
-class UserError(Exception):
-    """A mistake the user can mend: one line that says what, where, and what to do; of several mistakes, a line each."""
+"""The tutorial's four checks alone."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,11 +43,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rules_file: Path = Path(__file__).parent / "rules.toml"
     rules_check_seconds: float = 1.0
     model_file: Path = Path("fraud_model.pkl")
-    profiles: str = "full"
+    # Longer than any feature looks back: what a profile knew by then has faded.
+    profile_age_days: float = 400.0
+    max_profiles: int = 10_000_000
     recovery_dir: Path = Path("recovery")
-    # No decision is made while a snapshot is taken, 0.4 s for 5,000 active users; what came since the last is decided
-    # again after a crash, at 25,000 a second. Bytewax takes whole seconds.
-    recovery_interval: int = 60
+    # What came since the last snapshot is decided again after a crash. Bytewax takes whole seconds.
+    recovery_interval: int = 5
     recovery_partitions: int = 4
     output_settle_seconds: float = 0.5
     delivery_timeout_seconds: float = 120.0
@@ -225,8 +224,12 @@ TABLE: Sequence[Setting] = (
     ),
     Setting("MODEL_FILE", "model_file", PATH, "the model; its JSON lies beside it"),
     Setting(
-        "PROFILES", "profiles", choice("full", "basic"),
-        "`basic`: a user's last location and hours only, no merchants, no feedback",
+        "PROFILE_AGE_DAYS", "profile_age_days", number(31.0),
+        "a profile without an event for so long, by event times, begins anew", "d",
+    ),
+    Setting(
+        "MAX_PROFILES", "max_profiles", whole(1000),
+        "of users, and of merchants; beyond it those without an event for longest are forgotten",
     ),
     Setting("RECOVERY_DIR", "recovery_dir", PATH, "where snapshots of the state are kept"),
     Setting("RECOVERY_INTERVAL", "recovery_interval", whole(1), "between snapshots", "s"),
@@ -290,6 +293,7 @@ _OTHERS = re.compile(
     r"KAFKA_(HOME|DEBUG|HEAP_OPTS|OPTS|JMX_\w+|GC_\w+|JVM_\w+|LOG4J_\w+)|\w+_(SERVICE_HOST|SERVICE_PORT\w*|PORT|PORT_\d+_\w+)"
 )
 _TAKEN_FOR = {"KAFKA_BOOTSTRAP_SERVERS": "KAFKA_BROKERS", "BOOTSTRAP_SERVERS": "KAFKA_BROKERS"}
+_REMOVED = frozenset({"PROFILES"})  # settings of earlier releases: whoever still sets one is told
 _CLOSE = 0.8  # of difflib's ratio, 1 where names are equal
 _CLOSE_ENDS = 0.55  # likewise, of what follows an equal first word
 
@@ -301,11 +305,13 @@ def _unknown(environ: Mapping[str, str], from_file: Mapping[str, str]) -> tuple[
     for name in sorted({*environ, *from_file}):
         if name in known or (name.startswith(_KAFKA_PREFIX) and name != _KAFKA_PREFIX):
             continue
-        meant = _TAKEN_FOR.get(name) or _meant(name, known)
+        removed = name in _REMOVED
+        meant = None if removed else _TAKEN_FOR.get(name) or _meant(name, known)
         in_file = name in from_file
         ours = name.startswith(_PREFIXES) and not _OTHERS.fullmatch(name)
         # Compose reads `.env` too, and for settings of its own.
-        if (in_file and not name.startswith(("COMPOSE_", "DOCKER_"))) or ours or meant is not None:
+        others = name.startswith(("COMPOSE_", "DOCKER_"))
+        if (in_file and not others) or ours or removed or meant is not None:
             where = f"{name} in {DOTENV}" if in_file else name
             hint = f", did you mean {meant}?" if meant else "; `python -m dataflow.settings` lists them"
             lines.append(f"{where} is not a setting of Redflag, and does nothing{hint}")
@@ -359,7 +365,7 @@ def leniently(name: str, default: str, environ: Mapping[str, str] | None = None,
 
 
 def markdown() -> str:
-    """The table of all settings, as the README has it."""
+    """The table of all settings, as docs/operations.md has it."""
     defaults = Settings()
     lines = ["| setting | default | |", "| --- | --- | --- |"]
     for setting in TABLE:

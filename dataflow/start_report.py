@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dataflow.execution import Execution
+from dataflow.process.execution import Execution
 from dataflow.settings import Settings
 
 if TYPE_CHECKING:  # the connectors tell this what they know, and are no users of rules, models and recovery
-    from dataflow.recovery import Held
     from dataflow.rules import RuleSet
-    from dataflow.scoring import Metadata, Scorer
+    from dataflow.scoring.metadata import Metadata, Scorer
+    from dataflow.state.recovery import Held
 
 PREFIX = "in force: "  # how each line of the block begins
 METRICS_ON = "metrics on "  # what stands before the address
@@ -24,7 +24,7 @@ Places = dict[int, tuple[int, int]]
 
 
 class StartReport:
-    """Collects what is in force, and logs it: a line each for brokers, topics, rules, model, profiles and so on.
+    """Collects what is in force, and logs it: a line each for brokers, topics, rules, model, recovery and so on.
 
     What the settings and files say is known from the beginning. The connectors tell the rest while they are built:
     `topics` how many partitions each topic has, `partition` where each of the source's begins. Then `say` logs it all.
@@ -95,7 +95,6 @@ class StartReport:
             _rules_line(self._rules(), settings.rules_file),
             _model_line(self._model.metadata, settings.model_file),
             _operating_point_line(self._model, settings.model_file),
-            f"profiles {settings.profiles}",
             "no recovery: a restart decides nothing twice, but begins at the beginning, with no profiles"
             if held is None
             else self._recovery_line(held),

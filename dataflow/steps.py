@@ -5,63 +5,33 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from dataflow.cooldown import SUPPRESSED, RecentAlerts, note
-from dataflow.decision import Decision, Verdict, combined, to_json
-from dataflow.enriched import Lesson, Payment
-from dataflow.explanation import Explainer, Explanation
-from dataflow.faults import Guard
-from dataflow.features import observe_basic, observe_merchant, observe_user
-from dataflow.feedback import Feedback, parse_feedback
-from dataflow.live_rules import LiveRules
-from dataflow.parsing import parse
-from dataflow.profile import BasicProfile, Lessons, MerchantProfile, UserProfile
-from dataflow.record import ERROR, FIELD, STEP, Header, Record, producer_headers, source_key
-from dataflow.scoring import Scorer
+from dataflow.events.decision import Decision, Explanation, Verdict, combined, to_json
+from dataflow.events.feedback import Feedback, parse_feedback
+from dataflow.events.output_record import ERROR, FIELD, STEP, Header, Record, producer_headers, source_key
+from dataflow.events.parsing import parse
+from dataflow.events.transaction import Rejection, Transaction
+from dataflow.explanations.explainer import Explainer
+from dataflow.features.batch import FeatureBatch
+from dataflow.process.faults import Guard
+from dataflow.profile_steps import Event, MerchantPart, ProfileSteps
+from dataflow.rules import LiveRules
+from dataflow.rules.cooldown import SUPPRESSED, RecentAlerts, record_alert
+from dataflow.scoring.metadata import Scorer
 from dataflow.settings import Settings
-from dataflow.table import Table
-from dataflow.transaction import Rejection, Transaction
 
 RISK, THRESHOLD = "model_score", "alert_threshold"
 
-Event = Transaction | Feedback
-Profiled = tuple[Transaction, str, bytes]  # with the facts: the last location, and the numbers, packed
 Routed = tuple[str, list[Record]]  # by the source's topic and partition: Bytewax takes 1 µs to route an item
 
 
 def is_fraudulent(decided: Decision | Rejection) -> bool:
     """Whether a decision is an alert."""
     return isinstance(decided, Decision) and decided.verdict.fraudulent
-
-
-def key_by_user(events: list[Event | Rejection]) -> Iterable[tuple[str, Event]]:
-    """Keys each event by its user, so that one worker sees all of a user's, in their order; rejections end here."""
-    return [(event.user, event) for event in events if not isinstance(event, Rejection)]
-
-
-def key_by_merchant(
-    enriched: list[tuple[str, Payment | Lessons | Rejection]],
-) -> Iterable[tuple[str, Payment | Lesson | Rejection]]:
-    """Keys payments by their merchant and lessons by theirs: those that come with a payment follow it.
-
-    What the user's step failed on passes by, under a key that is nobody's.
-    """
-    keyed: list[tuple[str, Payment | Lesson | Rejection]] = []
-    for _, item in enriched:
-        if isinstance(item, Payment):
-            keyed.append((item.transaction.merchant, item))
-            lessons = item.lessons
-        elif isinstance(item, Rejection):
-            keyed.append(("", item))
-            continue
-        else:
-            lessons = item
-        for lesson in lessons:
-            keyed.append((lesson.merchant, lesson))
-    return keyed
 
 
 def key_alerts_by_user(decisions: list[Decision]) -> Iterable[tuple[str, Decision]]:
@@ -76,34 +46,23 @@ def key_alerts_by_user(decisions: list[Decision]) -> Iterable[tuple[str, Decisio
 
 def suppress_repeats(recent: RecentAlerts | None, decision: Decision) -> tuple[RecentAlerts | None, Decision]:
     """Marks an alert that repeats one within its rules' cooldown; without a cooldown nothing is kept."""
-    recent, repeats = note(recent, decision.cooldowns, decision.transaction.at)
+    recent, repeats = record_alert(recent, decision.cooldowns, decision.transaction.at)
     if repeats:
         SUPPRESSED.inc()
         decision = replace(decision, verdict=replace(decision.verdict, suppressed=True))
     return recent, decision
 
 
-def update_basic_profile(profile: BasicProfile | None, event: Transaction) -> tuple[BasicProfile, Profiled]:
-    """As `Steps.update_user_profile`, for basic profiles; there is no feedback then."""
-    if profile is None:
-        profile = BasicProfile()
-    return profile, (event, *observe_basic(event, profile))
-
-
 def dead_letter(value: Any, error: str, step: str) -> Rejection | None:
     """The dead letter of whatever a step takes: the message that it came from as it was, which error, in which step.
 
-    None for a label's lesson to a merchant: its message was taken in by the user's profile.
+    None for what a label teaches a merchant, of which the step has the merchant's name: the label itself was taken in.
     """
-    if isinstance(value, Lesson):
+    if isinstance(value, str):
         return None
     if isinstance(value, Feedback):
         return replace(value.message, error=error, step=step) if value.message is not None else None
-    if isinstance(value, Payment | Decision):
-        value = value.transaction
-    elif isinstance(value, tuple):  # with the facts
-        value = value[0]
-    txn: Transaction = value
+    txn: Transaction = value.transaction if isinstance(value, Decision) else value
     return Rejection(
         error, "", txn.partition, txn.offset, txn.record_ms, txn.key, txn.value, txn.topic, txn.headers, step
     )
@@ -112,15 +71,25 @@ def dead_letter(value: Any, error: str, step: str) -> Rejection | None:
 class Steps:
     """The steps that need the model, the rules or a topic's name; each takes a batch, as Bytewax hands it over.
 
-    Whatever a step raises on goes to the dead letters: see `dataflow.faults`.
+    Whatever a step raises on goes to the dead letters: see `dataflow.process.faults`.
     """
 
-    def __init__(self, model: Scorer, rules: LiveRules, settings: Settings, clock: Callable[[], float] = time.time):
-        """`clock`: the wall clock, seconds since 1970; what was not dated by the broker itself is held against it."""
+    def __init__(
+        self,
+        model: Scorer,
+        rules: LiveRules,
+        settings: Settings,
+        profiles: ProfileSteps,
+        clock: Callable[[], float] = time.time,
+    ):
+        """`profiles`: the steps before these.
+
+        `clock`: the wall clock, seconds since 1970; what was not dated by the broker itself is held against it.
+        """
         self._model = model
+        self._profiles = profiles
         self._rules = rules
         self._explainer = Explainer(model)
-        self._population = model.population
         self._clock = clock
         self._lead = settings.max_event_lead_seconds
         self._source_topic = settings.transactions_topic
@@ -129,7 +98,7 @@ class Steps:
         self._classified_topic = settings.classified_topic
         self._invalid_topic = settings.invalid_topic
         self._parsing = Guard("parse_messages", lambda value, error, step: replace(value, error=error, step=step))
-        self._deciding = Guard("score_and_check_rules", dead_letter)
+        self._deciding = Guard("score_and_check_rules", lambda value, *why: dead_letter(value[1], *why))
         self._routing = Guard("route_decisions", dead_letter)
 
     def parse(self, messages: list[Message]) -> Iterable[Event | Rejection]:
@@ -165,70 +134,49 @@ class Steps:
             parsed.append(event)
         return parsed
 
-    def update_user_profile(self, profile: UserProfile | None, event: Event) -> tuple[UserProfile, Payment | Lessons]:
-        """Reads the facts from the profile as it was before the transaction, then takes the transaction in."""
-        if profile is None:
-            profile = UserProfile()
-        if isinstance(event, Feedback):
-            return profile, profile.learn(event)
-        return profile, observe_user(event, profile, self._population)
-
-    def update_merchant_profile(
-        self, profile: MerchantProfile | None, item: Payment | Lesson | Rejection
-    ) -> tuple[MerchantProfile | None, Profiled | Rejection | None]:
-        """Adds what the merchant's profile knew before the transaction; feedback ends here, and None comes of it."""
-        if isinstance(item, Rejection):
-            return profile, item
-        if profile is None:
-            profile = MerchantProfile()
-        if isinstance(item, Lesson):
-            profile.learn(item)
-            return profile, None
-        return profile, (item.transaction, item.last_location, observe_merchant(item, profile, self._population))
-
-    def decide(self, known: list[tuple[str, Profiled | Rejection | None]]) -> Iterable[Decision | Rejection]:
+    def decide(self, known: list[tuple[str, MerchantPart]]) -> Iterable[Decision | Rejection]:
         """Scores, then checks the rules: one step, as handing a batch from one to the next takes 0.2 µs an item."""
-        profiled: list[Profiled] = []
-        failed: list[Rejection] = []
-        for _, item in known:
-            if isinstance(item, Rejection):
-                failed.append(item)
-            elif item is not None:
-                profiled.append(item)
-        decisions, more = self._deciding.each(profiled, self._decide)
-        return [*decisions, *failed, *more] if failed or more else decisions
+        batch, failed = self._profiles.learned(known)
+        try:
+            decisions = self.check(self.score(batch))
+            self._deciding.in_a_row = 0
+        except Exception:
+            by_place = list(enumerate(batch.transactions))
+            decisions, more = self._deciding.each(by_place, lambda some: self._decide_part(batch, some))
+            failed = [*failed, *more]
+        return [*decisions, *failed] if failed else decisions
 
-    def _decide(self, profiled: list[Profiled]) -> list[Decision]:
-        return self.check(self.score(profiled))
+    def _decide_part(self, batch: FeatureBatch, some: list[tuple[int, Transaction]]) -> list[Decision]:
+        return self.check(self.score(batch.part([place for place, _ in some])))
 
-    def score(self, profiled: list[Profiled]) -> Table:
-        """Adds the model's verdict to the facts: whether it is an anomaly, and the risk, 0 to 1."""
-        table = Table([item[0] for item in profiled], [item[1] for item in profiled], [item[2] for item in profiled])
-        risks, anomalies = self._model.score(self._model.rows.of(table))
-        for name, values in self._model.operating_point.columns(risks, anomalies).items():
-            table.take(name, values)
-        return table
+    def score(self, batch: FeatureBatch) -> FeatureBatch:
+        """Adds the model's verdict to the features: whether it is an anomaly, and the risk, 0 to 1."""
+        risks, anomalies = self._model.score(batch.floats(self._model.features))
+        batch.put(self._model.operating_point.columns(risks, anomalies))
+        return batch
 
-    def check(self, table: Table) -> list[Decision]:
+    def check(self, batch: FeatureBatch) -> list[Decision]:
         """Checks the rules and decides; a changed rules file counts from one batch to the next."""
         rules = self._rules.current()
         rules_version, model_version = rules.version, self._model.version
-        outcomes = rules.evaluate(table)
-        alerts = [place for place, outcome in enumerate(outcomes) if outcome.fraudulent]
+        results = rules.evaluate(batch)
+        alerts = [place for place, result in enumerate(results) if result.fraudulent]
         why: dict[int, list[Explanation]] = {}
         if alerts:
-            of_alerts = [outcomes[place] for place in alerts]
-            explained = self._explainer.explain(table.part(alerts), of_alerts, rules)
+            of_alerts = [results[place] for place in alerts]
+            explained = self._explainer.explain(batch.part(alerts), of_alerts, rules)
             why = dict(zip(alerts, explained, strict=True))
         decisions = []
-        for place, (txn, risk, threshold, outcome) in enumerate(
-            zip(table.txns, table.column(RISK), table.column(THRESHOLD), outcomes, strict=True)
+        risks = np.asarray(batch.column(RISK)).tolist()
+        thresholds = np.asarray(batch.column(THRESHOLD)).tolist()
+        for place, (txn, risk, threshold, result) in enumerate(
+            zip(batch.transactions, risks, thresholds, results, strict=True)
         ):
-            fraudulent, reasons, fired, shadow, doubt, cooldowns, action = outcome
+            fraudulent, reasons, fired, shadow, p_genuine, cooldowns, action = result
             verdict = Verdict(
                 fraudulent,
                 reasons,
-                combined(doubt, risk),
+                combined(p_genuine, risk),
                 fired,
                 shadow,
                 rules_version,
@@ -243,8 +191,9 @@ class Steps:
         return decisions
 
     def to_alerts(self, alerts: list[tuple[str, Decision | Rejection]]) -> Iterable[Routed]:
-        """Records for the alerts' topic."""
-        return self._route([decision for _, decision in alerts], self._alerts_topic)
+        """Records for the alerts' topic, in the order of the source: the users' states, in between, lost it."""
+        in_order = sorted([decision for _, decision in alerts], key=_offset)
+        return self._route(in_order, self._alerts_topic)
 
     def to_classified(self, decided: list[Decision | Rejection]) -> Iterable[Routed]:
         """Records for the topic of what is genuine, and for that of the dead letters."""
@@ -279,6 +228,10 @@ class Steps:
             bad.record_ms,
             [*(producer_headers(bad.headers) or ()), *about],
         )
+
+
+def _offset(decided: Decision | Rejection) -> int:
+    return decided.transaction.offset if isinstance(decided, Decision) else decided.offset
 
 
 def _decision_record(decision: Decision, topic: str) -> Record:

@@ -18,8 +18,8 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
-from dataflow import event_log
-from tests.kafka_server import (
+from dataflow.process import event_log
+from tests.support.kafka_server import (
     KafkaServer,
     KafkaUnavailableError,
     await_topics,
@@ -30,11 +30,14 @@ from tests.kafka_server import (
 )
 
 EMBEDDED_PARTITIONS = 4
+KAFKA_FIXTURES = frozenset(("broker", "topics", "apache_kafka", "kafka_server"))
+"""Whatever asks for one of these gets the mark `kafka`."""
 
 # Files whose tests take longest, from the longest on. They are begun first: one that is begun last would run alone at
 # the end, while the other workers have nothing left to do.
 LONGEST = (
     "test_chaos",
+    "test_flow_state",
     "test_train",
     "test_gate",
     "test_ownership",
@@ -43,12 +46,11 @@ LONGEST = (
     "test_explanation",
     "test_threshold",
     "test_lifecycle",
-    "test_compiled",
     "test_simulation",
-    "test_live_rules",
+    "test_reloading",
     "test_backtest",
     "test_transaction",
-    "test_rules",
+    "test_ruleset",
     "test_secured_broker",
     "test_kafka_server",
     "test_dead_letters",
@@ -70,13 +72,16 @@ MakeTopic = Callable[..., str]
 _broker_used = pytest.StashKey[str]()
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure() -> None:
     os.environ.setdefault("METRICS_ADDRESS", "off")  # the tests' flows run side by side, and beside a `make detect`
     event_log.set_up()  # as a program does: what is logged stands on standard error
-    config.addinivalue_line("markers", "real_kafka: needs more of the shared broker than the embedded one can do")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        # Not by hand: a test that begins to use a broker cannot be forgotten.
+        if KAFKA_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("kafka")
     order = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
@@ -194,7 +199,7 @@ def _given() -> Broker | None:
         pytest.fail(f"KAFKA_BROKERS={given} does not answer: {err.args[0].str()}", pytrace=False)
     finally:
         asking.close()
-    # The cluster id tells librdkafka's embedded broker, which `python -m dataflow.broker` serves, from a real one.
+    # The cluster id tells librdkafka's embedded broker, that of `dataflow.connectors.embedded_broker`, from a real one.
     embedded = str(metadata.cluster_id).startswith("mockCluster")
     return Broker(given, "KAFKA_BROKERS" + (" (librdkafka's embedded one)" if embedded else ""), embedded=embedded)
 
@@ -218,7 +223,7 @@ def _missing() -> str | None:
 
 
 def _embedded(closing: contextlib.ExitStack, missing: str) -> Broker:
-    from dataflow.broker import EmbeddedBroker
+    from dataflow.connectors.embedded_broker import EmbeddedBroker
 
     embedded = EmbeddedBroker()
     closing.callback(embedded.close)

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME, Message
 
-from dataflow.feedback import Feedback
+from dataflow.events.feedback import Feedback
+from dataflow.events.transaction import Transaction
 from dataflow.settings import Settings
-from dataflow.transaction import Transaction
-from tests.builders import DAY, HOUR, MINUTE, NOON, iso, raw
-from tests.lanes import Lanes
+from tests.support.builders import DAY, HOUR, MINUTE, NOON, iso, raw
+from tests.support.lanes import Lanes
 
 
 def message(
@@ -60,7 +60,7 @@ def test_after_a_payment_dated_ahead_every_location_change_and_payment_counts(
     assert topic.lanes.fact("txn_per_day") == list(range(41))
     assert topic.lanes.fact("merchant_per_day") == list(range(41))
     assert topic.lanes.fact("ahead_of_time") == [True] + [False] * 40
-    assert topic.lanes.users["ann"].last_at == topic.lanes.merchants["Amazon"].last_at == NOON + 40 * MINUTE
+    assert topic.lanes.last_at("ann") == topic.lanes.merchant_last_at("Amazon") == NOON + 40 * MINUTE
 
 
 def test_nor_does_a_record_without_a_time_move_clocks() -> None:
@@ -75,14 +75,14 @@ def test_what_leads_by_less_counts_at_its_own_time() -> None:
     topic = Topic(max_event_lead_seconds=HOUR)
     topic.put(NOON, message(NOON + HOUR, NOON))
     assert topic.lanes.fact("ahead_of_time") == [False]
-    assert topic.lanes.users["ann"].last_at == NOON + HOUR
+    assert topic.lanes.last_at("ann") == NOON + HOUR
 
 
 def test_a_record_that_the_broker_dated_is_not_held_against_the_wall_clock() -> None:
     topic = Topic()
     topic.put(NOON - 9 * DAY, message(NOON, kind=TIMESTAMP_LOG_APPEND_TIME))  # the clock of this machine is wrong
     assert topic.lanes.fact("ahead_of_time") == [False]
-    assert topic.lanes.users["ann"].last_at == NOON
+    assert topic.lanes.last_at("ann") == NOON
 
 
 def test_labels_are_held_against_the_same_clocks() -> None:

@@ -1,6 +1,7 @@
 """The detector as `docker-compose.yml` starts it, as far as that can be had without Docker, on a real Kafka.
 
-With its environment and command, an unprivileged user, and a file system that is read-only but for volume and /tmp.
+With its environment and command, an unprivileged user, and a file system that is read-only but for volume and /tmp; the
+profiles' kernels are those that were compiled into the image, by another user and for any processor of its kind.
 """
 
 import os
@@ -21,21 +22,40 @@ from confluent_kafka import Producer
 from dataflow.connectors import kafka_source
 from dataflow.settings import Settings
 from dataflow.start_report import METRICS_ON
-from tests.builders import raw
 from tests.chaos.__main__ import train_model
-from tests.kafka_server import KafkaServer
-from tests.reading import read_all
+from tests.support.builders import raw
+from tests.support.kafka_server import KafkaServer
+from tests.support.reading import read_all
 
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DETECTOR: dict[str, Any] = COMPOSE["services"]["detector"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
+WARM_UP = "python -m dataflow.kernels"
+
+
+def environment(dockerfile: str) -> dict[str, str]:
+    """What the ENV lines of a Dockerfile, or of its beginning, set."""
+    lines = re.findall(r"^ENV (.*)$", dockerfile, re.MULTILINE)
+    return dict(each.split("=", 1) for line in lines for each in line.split())
+
+
+BUILD = environment(DOCKERFILE.partition(WARM_UP)[0])
+"""The environment in which the kernels are compiled."""
+IMAGE = environment(DOCKERFILE)
+"""The environment of what runs in the image."""
+FROM_CACHE = """
+from dataflow import kernels
+from dataflow.profiles import compilation, user
+kernels.warm_up()
+print(compilation.FOLDER, sum(user.observe.stats.cache_hits.values()))
+"""
 
 # A root of its own: the system's programs, what is copied into the image, and Python where it is, all read-only.
 _CONTAINER = """
 set -eu
-root=$1 model=$2 volume=$3 mountpoint=$4 tree=$5
-shift 5
+root=$1 model=$2 volume=$3 mountpoint=$4 tree=$5 mode=$6
+shift 6
 mount -t tmpfs -o mode=755 tmpfs "$root"
 for each in /usr /bin /sbin /lib /lib64 /etc /proc /dev; do
     if [ -L "$each" ]; then cp -P "$each" "$root$each"
@@ -53,7 +73,7 @@ shift
 for each in dataflow training; do
     mkdir "$root/redflag/$each"
     mount --bind "$tree/$each" "$root/redflag/$each"
-    mount -o remount,bind,ro "$root/redflag/$each"
+    mount -o "remount,bind,$mode" "$root/redflag/$each"
 done
 cp "$model" "$root/redflag/fraud_model.pkl"
 cp "${model%.pkl}.json" "$root/redflag/fraud_model.json"
@@ -72,7 +92,8 @@ def unshared() -> list[str]:
 class Container:
     """What compose would start, without Docker."""
 
-    def __init__(self, directory: Path, model: Path):
+    def __init__(self, directory: Path, model: Path, kernels: Path):
+        """Builds it in `directory`; `kernels` keeps what was compiled, from one run of the tests to the next."""
         if not shutil.which("setpriv") or subprocess.run([*unshared(), "true"], check=False).returncode:
             pytest.skip("a process cannot be given mounts of its own here")
         (self.mountpoint,) = (volume.split(":")[1] for volume in DETECTOR["volumes"])
@@ -81,17 +102,36 @@ class Container:
         self._volume = directory / "volume"
         self._volume.mkdir()
         self._model = model
+        self._tree = directory / "tree"
+        for copied in re.findall(r"^COPY (\w+) \./\w+$", DOCKERFILE, re.MULTILINE):
+            shutil.copytree(ROOT / copied, self._tree / copied, ignore=shutil.ignore_patterns("__pycache__"))
+        self._compile_kernels(kernels)
         self._user = re.findall(r"useradd .*--uid (\d+)", DOCKERFILE)[0] if os.geteuid() == 0 else None
         if self._user is not None:
             os.chown(self._volume, int(self._user), int(self._user))
+
+    def _compile_kernels(self, kept: Path) -> None:
+        """As the Dockerfile does, as root and where it can be written to."""
+        assert f"&& {WARM_UP} " in DOCKERFILE
+        cache = self._tree / "dataflow" / "profiles" / "__pycache__"
+        shutil.copytree(kept, cache, dirs_exist_ok=True)
+        subprocess.run(
+            self._inside("rw", sys.executable, *WARM_UP.split()[1:]),
+            env={"PATH": os.environ["PATH"], **BUILD}, check=True, timeout=300,
+        )  # fmt: skip
+        shutil.rmtree(kept)
+        shutil.copytree(cache, kept)
 
     def command(self, *command: str) -> list[str]:
         privileges = ["setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
         if self._user is not None:
             privileges += [f"--reuid={self._user}", f"--regid={self._user}", "--clear-groups"]
-        directories = [self._root, self._model, self._volume, self.mountpoint, ROOT]
-        script = ["sh", "-c", _CONTAINER, "container", *map(str, directories), *dict.fromkeys(_PYTHON), "--"]
-        return [*unshared(), *script, *privileges, *command]
+        return self._inside("ro", *privileges, *command)
+
+    def _inside(self, mode: str, *command: str) -> list[str]:
+        directories = [self._root, self._model, self._volume, self.mountpoint, self._tree]
+        script = ["sh", "-c", _CONTAINER, "container", *map(str, directories), mode, *dict.fromkeys(_PYTHON), "--"]
+        return [*unshared(), *script, *command]
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
@@ -103,14 +143,14 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], lo
 
 
 def test_the_detector_decides_and_serves_metrics_as_compose_starts_it(
-    kafka_server: KafkaServer, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+    kafka_server: KafkaServer, pytestconfig: pytest.Config, tmp_path: Path
 ) -> None:
     assert DETECTOR["read_only"]
     assert DETECTOR["tmpfs"] == ["/tmp"]  # noqa: S108
     assert "USER redflag" in DOCKERFILE
     (topics,) = re.findall(r"for topic in ([\w ]+);", COMPOSE["services"]["topics"]["command"][0])
     kafka_server.create_topics(dict.fromkeys(topics.split(), 4))
-    container = Container(tmp_path, train_model(tmp_path / "model.pkl"))
+    container = Container(tmp_path, train_model(tmp_path / "model.pkl"), pytestconfig.cache.mkdir("image-kernels"))
 
     refused = subprocess.run(
         container.command("sh", "-c", "touch /redflag/x || touch /redflag/dataflow/x"),
@@ -119,13 +159,20 @@ def test_the_detector_decides_and_serves_metrics_as_compose_starts_it(
     assert refused.returncode != 0
     assert refused.stderr.count("Read-only file system") == 2, refused.stderr
 
+    folder, hits = subprocess.run(
+        container.command(sys.executable, "-c", FROM_CACHE), env={"PATH": os.environ["PATH"], **IMAGE},
+        capture_output=True, text=True, check=True, timeout=60,
+    ).stdout.split()  # fmt: skip
+    assert folder.startswith(IMAGE["XDG_CACHE_HOME"])
+    assert hits == "1"
+
     # The same as in the file, but for what differs here: the broker's address, and a port that is free.
     given = {name: re.sub(r"\$\{\w+:-(.*)\}", r"\1", str(value)) for name, value in DETECTOR["environment"].items()}
     assert given["RECOVERY_DIR"] == container.mountpoint
     assert given["METRICS_ADDRESS"] == "0.0.0.0:3030"
     assert DETECTOR["ports"] == ["127.0.0.1:3030:3030"]
     given |= {"KAFKA_BROKERS": kafka_server.bootstrap, "METRICS_ADDRESS": "0.0.0.0:0", "RECOVERY_INTERVAL": "1"}
-    image = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+    image = {"PATH": os.environ["PATH"], **IMAGE}
     log = tmp_path / "log"
     python, *arguments = DETECTOR["command"]
     assert python == "python"

@@ -19,18 +19,19 @@ import pytest
 from confluent_kafka import OFFSET_END, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from dataflow import record
 from dataflow.connectors import kafka_clients
 from dataflow.connectors.transactional_producer import TransactionalProducer
 from dataflow.dead_letters import ledger, mending
 from dataflow.dead_letters.__main__ import main
 from dataflow.dead_letters.cases import Case, DeadLetters, Rejected, State, read_dead_letters
 from dataflow.dead_letters.ledger import Place, Sender, SentBack
-from dataflow.settings import Settings, UserError
-from tests.builders import MINUTE, NOON, iso, raw
+from dataflow.errors import UserError
+from dataflow.events import output_record as record
+from dataflow.settings import Settings
 from tests.conftest import Broker
-from tests.kafka_server import create_topics
-from tests.reading import read_all
+from tests.support.builders import MINUTE, NOON, iso, raw
+from tests.support.kafka_server import create_topics
+from tests.support.reading import read_all
 
 
 @pytest.fixture

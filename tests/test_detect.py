@@ -12,12 +12,14 @@ from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
 from confluent_kafka import Message
 
 from dataflow.detect import build
-from dataflow.live_rules import LiveRules
-from dataflow.record import Record, source_key
-from dataflow.scoring import Model, Scorer, load_model
+from dataflow.events.output_record import Record, source_key
+from dataflow.rules import LiveRules
+from dataflow.scoring.isolation_forest import Model
+from dataflow.scoring.loading import load_model
+from dataflow.scoring.metadata import Scorer
 from dataflow.settings import Settings
 from dataflow.steps import Routed, written
-from tests.builders import HOUR, MINUTE, NOON, message, raw, split
+from tests.support.builders import HOUR, MINUTE, NOON, message, raw, split
 from training.train import main as train
 
 SETTINGS = Settings()
@@ -40,7 +42,7 @@ def run(
 ) -> tuple[list[Record], list[Record]]:
     """The decisions and the dead letters."""
     out: list[Routed] = []
-    flow = build(TestingSource(list(messages), 10), TestingSink(out), model, rules, SETTINGS)
+    flow = build(TestingSource(list(messages), 10), TestingSink(out), model, rules, SETTINGS, workers=workers)
     if workers == 1:
         run_main(flow)
     else:
@@ -167,10 +169,64 @@ def test_records_go_out_by_the_partition_that_they_came_from_each_once(model: Mo
     assert len(places) == len(set(places)) == len(messages)
 
 
+def _several_topics() -> list[Message]:
+    """Transactions of three partitions in turn, of users who come again, of which one in five is an alert."""
+    return [
+        message(
+            raw(
+                f"u{n % 11}",
+                at=NOON + n * MINUTE,
+                amount=100_000.0 if n % 5 == 0 else -1.0 if n % 17 == 0 else 25.0,
+                merchant=f"shop {n % 7}",
+            ),
+            partition=n % 3,
+            offset=n // 3,
+        )
+        for n in range(400)
+    ]
+
+
+@pytest.mark.parametrize("batch", [1, 10, 64])
+def test_with_one_worker_each_topic_keeps_the_order_of_each_source_partition(
+    model: Model, rules: LiveRules, batch: int
+) -> None:
+    out: list[Routed] = []
+    run_main(build(TestingSource(_several_topics(), batch), TestingSink(out), model, rules, SETTINGS))
+    found: dict[tuple[str, int], list[int]] = {}
+    for record in written(out):
+        found.setdefault((record.topic, record.partition), []).append(record.offset)
+    assert {topic for topic, _ in found} == {"fraud_alerts", "classified_transactions", "invalid_transactions"}
+    assert all(offsets == sorted(offsets) for offsets in found.values())
+    assert sum(map(len, found.values())) == 400
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_with_several_workers_a_users_payments_at_one_merchant_keep_their_order(
+    model: Model, rules: LiveRules, workers: int
+) -> None:
+    decisions, invalid = run(_several_topics(), model, rules, workers)
+    found: dict[tuple[str, str, str, int], list[int]] = {}
+    for record in decisions:
+        told = json.loads(record.value or b"")
+        key = told["user"], told["merchant"], record.topic, record.partition
+        found.setdefault(key, []).append(record.offset)
+    assert all(offsets == sorted(offsets) for offsets in found.values())
+    assert any(len(offsets) > 1 for offsets in found.values())
+    assert len(decisions) + len(invalid) == 400
+
+
+def test_a_flow_that_was_built_for_one_worker_does_not_run_on_several(model: Model, rules: LiveRules) -> None:
+    flow = build(TestingSource(_several_topics(), 10), TestingSink([]), model, rules, SETTINGS)
+    with pytest.raises(RuntimeError) as raised:
+        cluster_main(flow, [], 0, worker_count_per_proc=2)
+    cause: BaseException = raised.value
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    assert "built for one worker, and runs on several" in str(cause)
+
+
 def test_importing_the_flow_touches_neither_broker_nor_model(tmp_path: Path) -> None:
-    code = (
-        "import dataflow.detect, dataflow.generate, sys; print('onnxruntime' in sys.modules, 'sklearn' in sys.modules)"
-    )
+    code = "import dataflow.detect, dataflow.generate, sys; print('joblib' in sys.modules, 'sklearn' in sys.modules)"
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": "."}, timeout=60
     )

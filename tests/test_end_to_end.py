@@ -19,10 +19,12 @@ from kafka import KafkaProducer
 
 from dataflow.connectors import kafka_clients
 from dataflow.settings import Settings
-from tests.builders import MINUTE, NOON, raw
 from tests.conftest import Broker
-from tests.reading import read_all
+from tests.support.builders import MINUTE, NOON, raw
+from tests.support.reading import read_all
 from training.train import main as train
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +202,7 @@ def test_both_flows_on_two_processes_decide_as_on_one(
 def test_make_runs_program_shows_decisions_and_a_summary_that_adds_up(model_file: Path) -> None:
     env = {k: v for k, v in os.environ.items() if k != "KAFKA_BROKERS"}
     result = subprocess.run(
-        [sys.executable, "-m", "dataflow.run", "--duration", "5"],
+        [sys.executable, "-m", "dataflow.demo", "--duration", "5"],
         env={
             **env,
             "MODEL_FILE": str(model_file),

@@ -8,11 +8,11 @@ from confluent_kafka import Producer
 from rich.cells import cell_len
 
 from dataflow.connectors import kafka_clients
+from dataflow.events.decision import Explanation
 from dataflow.explain import Decided, find, layout, main
-from dataflow.explanation import Explanation
 from dataflow.settings import Settings
-from tests.builders import fields
 from tests.conftest import Broker
+from tests.support.builders import fields
 
 WHY = [
     Explanation("amount", 412.5, 67.8, 0.4, "amount 412.50 is 6.1 times this user's usual 67.80", 6.1),

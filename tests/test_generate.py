@@ -19,10 +19,10 @@ from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
 from confluent_kafka import Consumer, TopicPartition
 
 from dataflow import generate
-from dataflow.broker import EmbeddedBroker
-from dataflow.feedback import Feedback, parse_feedback
+from dataflow.connectors.embedded_broker import EmbeddedBroker
+from dataflow.events.feedback import Feedback, parse_feedback
 from dataflow.generate import MAX_BATCH, Event, Labelled, SimulationSource, build, feedback_on
-from dataflow.simulation import (
+from dataflow.simulation.simulator import (
     Simulated,
     history,
     label_to_json,
@@ -31,6 +31,8 @@ from dataflow.simulation import (
     stream,
     to_json,
 )
+
+pytestmark = pytest.mark.slow
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 LONG_AGO = datetime(2026, 1, 5, tzinfo=UTC)

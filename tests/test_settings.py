@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from dataflow.settings import TABLE, Settings, UserError, markdown
+from dataflow.errors import UserError
+from dataflow.settings import TABLE, Settings, markdown
 
 
 def load(**environ: str) -> Settings:
@@ -90,10 +91,10 @@ def test_every_setting_is_in_the_table_once_and_takes_its_default() -> None:
     assert [getattr(loaded, s.field) for s in TABLE] == [getattr(Settings(), s.field) for s in TABLE]
 
 
-def test_the_readmes_table_names_every_setting_with_its_default_and_unit() -> None:
+def test_the_table_names_every_setting_with_its_default_and_unit() -> None:
     lines = markdown().splitlines()
     assert len(lines) == 2 + len(TABLE) + 1
-    assert any(line.startswith("| `RECOVERY_INTERVAL` | 60 s | ") for line in lines)
+    assert any(line.startswith("| `RECOVERY_INTERVAL` | 5 s | ") for line in lines)
     assert any(line.startswith("| `RULES_FILE` | dataflow/rules.toml | ") for line in lines)
 
 
@@ -113,6 +114,14 @@ def test_a_misspelt_setting_is_told_with_what_was_meant_and_without_its_value(na
     settings = load(**{name: "hunter2"})
     (line,) = settings.unknown
     assert line == f"{name} is not a setting of Redflag, and does nothing, did you mean {meant}?"
+
+
+def test_a_setting_of_an_earlier_release_is_told_too(tmp_path: Path) -> None:
+    (line,) = load(PROFILES="basic").unknown
+    assert line == "PROFILES is not a setting of Redflag, and does nothing; `python -m dataflow.settings` lists them"
+    (tmp_path / ".env").write_text("PROFILES=full\n")
+    (line,) = Settings.load({}, dotenv=tmp_path / ".env").unknown
+    assert line.startswith("PROFILES in .env is not a setting of Redflag, and does nothing")
 
 
 def test_what_begins_as_only_our_settings_do_is_told_too() -> None:

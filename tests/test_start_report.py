@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from dataflow.execution import Execution
-from dataflow.operating_point import CurvePoint, Interval, OperatingPoint
-from dataflow.recovery import Held
+from dataflow.process.execution import Execution
 from dataflow.rules import load_rules
-from dataflow.scoring import Metadata, Window
+from dataflow.scoring.metadata import Metadata, Window
+from dataflow.scoring.operating_point import CurvePoint, Interval, OperatingPoint
 from dataflow.settings import Settings
 from dataflow.start_report import StartReport
+from dataflow.state.recovery import Held
 
 SETTINGS = Settings()
 MODEL = Metadata(
@@ -87,7 +87,6 @@ def test_it_says_all_that_is_in_force_in_one_block(said: Any) -> None:
         "in force: operating point: alert from 0.25, block from 0.875 (--alerts-per-day 85); it promises "
         "85 alerts a day (79.2 to 91.5), precision 0.70 (0.65 to 0.74), recall 0.60 (0.55 to 0.64), measured on "
         "a week of the simulation",
-        "in force: profiles full",
         "in force: recovery in /var/redflag, resumed, 4 files, a snapshot every 60 s",
         "in force: metrics on http://127.0.0.1:3030/metrics",
         "in force: writes fraud_alerts (2 partitions), classified_transactions (2 partitions)",

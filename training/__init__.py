@@ -1,1 +1,1 @@
-"""Training: history in, model out, through the same profiles and facts as the flow."""
+"""Training: history in, model out, through the same profiles and features as the flow."""

@@ -18,12 +18,13 @@ from typing import Any, NamedTuple, NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from dataflow.errors import UserError
 from dataflow.rules import RuleSet, load_rules
-from dataflow.settings import Settings, UserError
-from training.backtest_report import Report, Side, compare, show, to_html
-from training.backtest_run import FromFile, FromTopic, Messages, Tally, run
-from training.history import DAY, LABEL_COLUMN_HELP, find_label_column, read_history
-from training.kafka_history import PREFIX, KafkaHistory, read_labels
+from dataflow.settings import Settings
+from training.backtesting.report import Report, Side, compare, show, to_html
+from training.backtesting.run import FromFile, FromTopic, Messages, Tally, run
+from training.histories.history import DAY, LABEL_COLUMN_HELP, find_label_column, read_history
+from training.histories.kafka_history import PREFIX, KafkaHistory, read_labels
 
 USERS, DAYS, SEED = 2_000, 14.0, 42  # of the simulated history: 84,000 transactions
 _HELP = "python -m training.backtest --help lists them all"
@@ -120,7 +121,7 @@ def run_one(options: Options, topic: FromTopic | None, rules: Path, spool: Path,
     Raises:
         UserError: the history, the labels or the model are wrong.
     """
-    from dataflow.scoring import load_model
+    from dataflow.scoring.loading import load_model
 
     def report(share: float) -> None:
         done.value = share

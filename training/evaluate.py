@@ -2,14 +2,16 @@
 
 `python -m training.evaluate --history FILE --label-delay 7d --train-from A --test-from B --test-until C --out DIR`
 writes scores.csv (its columns: `decisions.scores_columns`), metrics.json and report.html. The history is replayed
-through the functions that the flow's steps call, in their order, with each label coming in when it comes: a test holds
-the two equal, number by number. With `--weeks N` the test window is N weeks, and the model is trained anew for each, as
-the "Reproducible Machine Learning for Credit Card Fraud Detection" handbook does. The operating point is chosen anew
-for each week, too, in its training window alone; for the first seed only, whose models decide.
+through the profiles of the flow, with each label coming in when it comes: a test holds the two equal, number by number.
+With `--weeks N` the test window is N weeks, and the model is trained anew for each, as the "Reproducible Machine
+Learning for Credit Card Fraud Detection" handbook does. The operating point is chosen anew for each week, too, in its
+training window alone; for the first seed only, whose models decide.
 """
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -19,18 +21,19 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from dataflow.errors import UserError
+from dataflow.profiles.amounts import AmountPrior
 from dataflow.rules import load_rules
-from dataflow.settings import UserError
-from dataflow.tiers import TieredModel
-from training.decisions import summarise as summarise_decisions
-from training.decisions import write_scores
-from training.evaluate_options import Options, parse, windows
-from training.evaluation import BATCH, Result, collect, day, train_and_test
-from training.history import DAY, History, Past, after, find_label_column, read_history
-from training.labels_file import read_labels, relabelled
-from training.measures import Measures
-from training.report import write_report
-from training.tiers import population
+from dataflow.scoring.tiers import TieredModel
+from training.evaluation.decisions import summarise as summarise_decisions
+from training.evaluation.decisions import write_scores
+from training.evaluation.evaluation import BATCH, Replayed, Result, collect, day, train_and_test
+from training.evaluation.measures import Measures
+from training.evaluation.options import Options, parse, windows
+from training.evaluation.report import write_report
+from training.fitting.tiers import amount_prior
+from training.histories.history import DAY, History, Past, after, find_label_column, read_history
+from training.histories.labels_file import read_labels, relabelled
 
 SHOWN = {
     "average precision": "average_precision",
@@ -42,6 +45,8 @@ SHOWN = {
     "calibration error": "calibration_error",
 }
 """The figures that are printed, by what they are called there; metrics.json has all."""
+AT_ONCE = 4
+"""Windows and seeds that are trained and tested side by side, at most: each takes copies of its window's rows."""
 DECIDED = {
     "rules alone": "rules_alone",
     "model alone": "model_alone",
@@ -72,22 +77,16 @@ def run(options: Options, console: Console) -> None:
     else:
         history = read_history(options.history, label_column=None)
         history, label_time = relabelled(history, read_labels(options.labels))
-    notes: list[str] = []
+    parts = windows(options)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=console
     ) as progress:
         task = progress.add_task("learn what amounts are like", total=1.0)
-        among_all = population(_between(history, options.train_from, options.test_from, progress, task))
+        prior = amount_prior(_between(history, options.train_from, options.test_from, progress, task))
         progress.update(task, completed=1.0)
-        replayed = collect(history, options, among_all, label_time, rules, progress)
-        results = []
-        parts = windows(options)
-        task = progress.add_task("train and test", total=len(parts) * len(options.seeds))
-        for begin, end in parts:
-            for seed in options.seeds:
-                note = notes.append if seed == options.seeds[0] else None
-                results.append(train_and_test(replayed, options, among_all, begin, end, seed, note))
-                progress.advance(task)
+        replayed = collect(history, options, prior, label_time, rules, progress)
+        results = _results(replayed, options, prior, parts, progress)
+    notes = [note for result in results for note in result.notes]
     options.out.mkdir(parents=True, exist_ok=True)
     of_first_seed = [result for result in results if result.seed == options.seeds[0]]
     decided = write_scores(options.out / "scores.csv", replayed, of_first_seed, rules)
@@ -101,6 +100,33 @@ def run(options: Options, console: Console) -> None:
         Console().print(each, "")
     for line in notes:
         Console().print(line, markup=False, highlight=False)
+
+
+def _results(
+    replayed: Replayed, options: Options, prior: AmountPrior, parts: list[tuple[float, float]], progress: Progress
+) -> list[Result]:
+    """Each part of the test by each seed; some side by side, as fitting lets go of the interpreter's lock.
+
+    Raises:
+        UserError: a part holds too little to train on, to choose by or to test; no further one is begun then.
+    """
+    task = progress.add_task("train and test", total=len(parts) * len(options.seeds))
+    workers = ThreadPoolExecutor(min(os.cpu_count() or 1, AT_ONCE))
+    try:
+        running = [
+            workers.submit(
+                train_and_test, replayed, options, prior, begin, end, seed, choosing=seed == options.seeds[0]
+            )
+            for begin, end in parts
+            for seed in options.seeds
+        ]
+        results = []
+        for each in running:
+            results.append(each.result())
+            progress.advance(task)
+        return results
+    finally:
+        workers.shutdown(cancel_futures=True)
 
 
 def summarise(options: Options, results: list[Result]) -> dict[str, Any]:
@@ -147,7 +173,7 @@ def by_scenario(measures: list[Measures]) -> dict[str, dict[str, float]]:
 
 
 def importance(model: TieredModel) -> dict[str, float]:
-    """How much each fact matters to the supervised tier, its share of the splits' gain; empty without one."""
+    """How much each feature matters to the supervised tier, its share of the splits' gain; empty without one."""
     return dict(sorted(model.importance.items(), key=lambda item: -item[1]))
 
 

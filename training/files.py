@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from dataflow.settings import UserError
+from dataflow.errors import UserError
 
 
 def put_in_place(contents: Mapping[Path, bytes]) -> None:

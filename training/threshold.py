@@ -17,15 +17,16 @@ import numpy as np
 from msgspec.structs import replace
 from rich.console import Console
 
-from dataflow.operating_point import OperatingPoint
+from dataflow.errors import UserError
 from dataflow.rules import load_rules
-from dataflow.scoring import Metadata, beside, load_model, read_metadata
-from dataflow.settings import UserError
+from dataflow.scoring.loading import load_model
+from dataflow.scoring.metadata import Metadata, beside, read_metadata
+from dataflow.scoring.operating_point import OperatingPoint
 from training.files import put_in_place
-from training.operating_point_report import table, told
-from training.operating_points import Choice, Scored, choose, reads_model
-from training.threshold_options import Options, parse
-from training.threshold_sources import scored_by_replay, scored_on_topics
+from training.operating_points.operating_points import Choice, Scored, choose, reads_model
+from training.operating_points.options import Options, parse
+from training.operating_points.report import table, told
+from training.operating_points.sources import scored_by_replay, scored_on_topics
 
 WIDTH = 80
 ROWS = 8

@@ -1,4 +1,4 @@
-"""Trains the model: replays a history through the flow's own profiles and facts, and fits an Isolation Forest and more.
+"""Trains the model: replays a history through the flow's own profiles, and fits an Isolation Forest and more.
 
 `python -m training.train` writes fraud_model.pkl, and beside it fraud_model.json (what it is, see `scoring.Metadata`)
 and fraud_model.png (how the scores are spread, and where the threshold lies). How good it is, is measured on time that
@@ -24,14 +24,17 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from dataflow.operating_point import OperatingPoint
-from dataflow.profile import ANYONE, Population
+from dataflow.errors import UserError
+from dataflow.profiles.amounts import AmountPrior
+from dataflow.profiles.profiles import NO_PRIOR
 from dataflow.rules import RuleSet, load_rules
-from dataflow.scoring import FORMAT, ISOLATION_FOREST, Metadata, Window, agrees, fingerprint
-from dataflow.settings import UserError
-from dataflow.tiers import FEEDBACK, SUPERVISED, TieredModel
+from dataflow.scoring.isolation_forest import agrees
+from dataflow.scoring.metadata import FORMAT, ISOLATION_FOREST, Metadata, Window, fingerprint
+from dataflow.scoring.operating_point import OperatingPoint
+from dataflow.scoring.tiers import FEEDBACK, SUPERVISED, TieredModel
 from training.files import put_in_place
-from training.fitting import (
+from training.fitting.common_values import common_values
+from training.fitting.fitting import (
     BATCH,
     CannotFitError,
     Replayed,
@@ -44,10 +47,11 @@ from training.fitting import (
     scored,
     scores,
 )
-from training.fraud_factors import common_values
-from training.history import DAY, History, Past, find_label_column, read_history
-from training.operating_point_report import draw, table, told
-from training.operating_points import (
+from training.fitting.options import Options, parse
+from training.fitting.tiers import FEWEST_FRAUDS, MAX_SAMPLES, all_tiers, amount_prior
+from training.fitting.tiers import TREES as TIER_TREES
+from training.histories.history import DAY, History, Past, find_label_column, read_history
+from training.operating_points.operating_points import (
     FEWEST_TO_CARRY_OVER,
     Note,
     Scored,
@@ -57,15 +61,13 @@ from training.operating_points import (
     part,
     reads_model,
 )
-from training.tiers import FEWEST_FRAUDS, MAX_SAMPLES, all_tiers, population
-from training.tiers import TREES as TIER_TREES
-from training.train_options import Options, parse
+from training.operating_points.report import draw, table, told
 
 LATER = 0.25
 """The share of the transactions, the last in time, that the figures are measured on."""
 WIDTH = 80
 _QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
-_LIBRARIES = ("scikit-learn", "numpy", "joblib", "onnx", "onnxruntime")
+_LIBRARIES = ("scikit-learn", "numpy", "joblib", "numba")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -135,9 +137,9 @@ def train(history: History, options: Options, console: Console) -> Trained:
     choice_notes: list[str] = []
     with _progress(console) as progress:
         rules = load_rules(options.rules)
-        replayed, among_all = _replayed(history, options, rules, progress)
+        replayed, prior = _replayed(history, options, rules, progress)
         with _step(progress, "fit"):
-            artifact, options, replayed = _fit(replayed, options, among_all)
+            artifact, options, replayed = _fit(replayed, options, prior)
             buffer = io.BytesIO()
             joblib.dump(artifact, buffer)
             metadata = describe(buffer.getvalue(), options, replayed.window(history.source))
@@ -168,16 +170,16 @@ def train(history: History, options: Options, console: Console) -> Trained:
     return Trained(metadata, [*notes_on(options, rules), *choice_notes])
 
 
-def _fit(replayed: Replayed, options: Options, among_all: Population) -> tuple[Any, Options, Replayed]:
+def _fit(replayed: Replayed, options: Options, prior: AmountPrior) -> tuple[Any, Options, Replayed]:
     """What is fitted; and to which rows, by which options: without the supervised tier where it was but the default."""
     try:
-        return fit(replayed, options, among_all, replayed.times[-1]), options, replayed
+        return fit(replayed, options, prior, replayed.times[-1]), options, replayed
     except CannotFitError as error:
         if not options.tier_by_default or options.tiers[-1] != SUPERVISED:
             msg = f"--tiers {options.tiers[-1]}: {error}: {error.advice}"
             raise UserError(msg) from None
         lower = options._replace(tiers=all_tiers(FEEDBACK), fallback=str(error))
-        return _fit(replayed.with_features(features_of(options), features_of(lower)), lower, among_all)
+        return _fit(replayed.with_features(features_of(options), features_of(lower)), lower, prior)
 
 
 class Later(NamedTuple):
@@ -202,12 +204,12 @@ def score_later(
         if first < 2:
             why = f"only {first} transactions lie before the last quarter"
             raise CannotFitError(why, "take a longer history")
-        replayed, among_all = whole, ANYONE
+        replayed, prior = whole, NO_PRIOR
         if options.tiers != [ISOLATION_FOREST]:
-            replayed, among_all = _replayed(history, options, rules, progress, moment)
+            replayed, prior = _replayed(history, options, rules, progress, moment)
         earlier, later = replayed.part(slice(first)), replayed.part(slice(first, None))
         with _step(progress, "fit to the earlier part"):
-            model = make_model(metadata, fit(earlier, options, among_all, moment))
+            model = make_model(metadata, fit(earlier, options, prior, moment))
     except CannotFitError as error:
         return str(error)
     window, fitted_to = later.window(history.source), earlier.window(history.source)
@@ -260,15 +262,15 @@ def notes_on(options: Options, rules: RuleSet) -> list[str]:
 
 def _replayed(
     history: History, options: Options, rules: RuleSet, progress: Progress, until: float = np.inf
-) -> tuple[Replayed, Population]:
+) -> tuple[Replayed, AmountPrior]:
     """The history as rows, and what amounts are like among all before `until`, which a forest alone does not ask."""
-    among_all = ANYONE
+    prior = NO_PRIOR
     if options.tiers != [ISOLATION_FOREST]:
         with _step(progress, "learn what amounts are like") as tell:
             earlier = takewhile(lambda past: past.transaction.at < until, history)
-            among_all = population(_watched(earlier, history, tell))
+            prior = amount_prior(_watched(earlier, history, tell))
     with _step(progress, "replay the history") as tell:
-        return collect(history, options, among_all, rules, tell), among_all
+        return collect(history, options, prior, rules, tell), prior
 
 
 def _watched(past: Iterable[Past], history: History, tell: Callable[[float], None]) -> Iterator[Past]:

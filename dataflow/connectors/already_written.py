@@ -20,8 +20,9 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from dataflow.connectors.kafka_clients import make_consumer, retry
 from dataflow.connectors.offset_set import OffsetSet
 from dataflow.connectors.topic_limits import DENIED, denied
-from dataflow.record import Origin, read_origin
-from dataflow.settings import Settings, UserError
+from dataflow.errors import UserError
+from dataflow.events.output_record import Origin, read_origin
+from dataflow.settings import Settings
 
 Place = tuple[str, int]  # a topic and one of its partitions
 

@@ -10,9 +10,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from prometheus_client import Gauge
 
-from dataflow import lifecycle
 from dataflow.connectors.connection_reports import ConnectionReports
 from dataflow.connectors.kafka_clients import TopicIdentity, describe_topics, make_admin, make_consumer
+from dataflow.process import lifecycle
 from dataflow.settings import Settings
 
 ASK_EVERY_SECONDS = 2.0
@@ -79,7 +79,7 @@ class BrokerWatch:
         """Seconds since a broker last answered; since the start of the watch, before the first answer."""
         return time.monotonic() - self._answered
 
-    @lifecycle.mistakes_end_the_flow
+    @lifecycle.exit_on_user_error
     def _run(self) -> None:
         reports = ConnectionReports(self._settings)
         consumer, admin = make_consumer(self._settings, reports=reports), make_admin(self._settings)

@@ -10,8 +10,9 @@ from prometheus_client import Counter
 
 from dataflow.connectors.kafka_clients import make_producer
 from dataflow.connectors.topic_limits import DENIED, Limits, denied
-from dataflow.record import Header, Record
-from dataflow.settings import Settings, UserError
+from dataflow.errors import UserError
+from dataflow.events.output_record import Header, Record
+from dataflow.settings import Settings
 
 REFUSED = Counter("redflag_records_refused_total", "Records that the broker refused or that timed out", ["topic"])
 

@@ -25,7 +25,6 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from prometheus_client import Counter
 
-from dataflow import lifecycle
 from dataflow.connectors.already_written import AlreadyWritten, Place, SourceTopic, ask_ends, latest
 from dataflow.connectors.delivery import RecordDelivery, TooLarge, always
 from dataflow.connectors.kafka_clients import (
@@ -36,10 +35,12 @@ from dataflow.connectors.kafka_clients import (
     identify_topics,
 )
 from dataflow.connectors.offset_set import OffsetSet
+from dataflow.connectors.record_producer import produce_records, source_headers
 from dataflow.connectors.topic_limits import Limits, check_rights, read_limits, warn_of_small_outputs
-from dataflow.outbox import hand_over, source_headers
-from dataflow.record import ERROR, FULL_SIZE, ORIGIN, Header, Record, source_key
-from dataflow.settings import Settings, UserError
+from dataflow.errors import UserError
+from dataflow.events.output_record import ERROR, FULL_SIZE, ORIGIN, Header, Record, source_key
+from dataflow.process import lifecycle
+from dataflow.settings import Settings
 
 WRITTEN = Counter("redflag_records_written_total", "Records handed to the producer", ["topic"])
 SKIPPED = Counter(
@@ -116,7 +117,7 @@ class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
         # Bytewax shares the sink among the worker threads of a process.
         self._writers = PerWorker(self._make_writer)
 
-    @lifecycle.mistakes_end_the_flow
+    @lifecycle.exit_on_user_error
     def list_parts(self) -> list[str]:
         """One part for each partition of each source.
 
@@ -127,7 +128,7 @@ class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
         lifecycle.cluster_stands()
         return list(self._facts().order)
 
-    @lifecycle.mistakes_end_the_flow
+    @lifecycle.exit_on_user_error
     def part_fn(self, item_key: str) -> int:
         """The place of the item's part in the sorted list of all parts, which is how Bytewax takes it."""
         try:
@@ -135,7 +136,7 @@ class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
         except KeyError:
             _grown(item_key)
 
-    @lifecycle.mistakes_end_the_flow
+    @lifecycle.exit_on_user_error
     def build_part(self, step_id: str, for_part: str, resume_state: SinkState | None) -> "_ExactlyOncePart":
         """Finds what stands on the outputs already, behind the last snapshot or, without one, at all.
 
@@ -277,7 +278,7 @@ class _ExactlyOncePart(StatefulSinkPartition[list[Record], SinkState]):
         self._headers = writer.headers_of(source)
         self._partitions = {topic: self._partition % len(starts[topic]) for topic in starts}
 
-    @lifecycle.mistakes_end_the_flow
+    @lifecycle.exit_on_user_error
     def write_batch(self, values: list[list[Record]]) -> None:
         for together in values:
             if together and (
@@ -289,7 +290,7 @@ class _ExactlyOncePart(StatefulSinkPartition[list[Record], SinkState]):
             records = self._drop_already_written(records)
         writer = self._writer
         writer.delivery.await_permission()
-        counts = hand_over(records, self._partitions, self._headers, writer.delivery)
+        counts = produce_records(records, self._partitions, self._headers, writer.delivery)
         for topic, count in counts.items():
             writer.count(topic, self._partitions[topic], count)
         writer.delivery.poll()
@@ -306,7 +307,7 @@ class _ExactlyOncePart(StatefulSinkPartition[list[Record], SinkState]):
                 left.append(record)
         return left
 
-    @lifecycle.mistakes_end_the_flow
+    @lifecycle.exit_on_user_error
     def snapshot(self) -> SinkState:
         writer = self._writer
         writer.flush()

@@ -11,9 +11,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from dataflow import lifecycle
 from dataflow.connectors.connection_reports import ConnectionReports
-from dataflow.settings import Settings, UserError, host_and_port
+from dataflow.errors import UserError
+from dataflow.process import lifecycle
+from dataflow.settings import Settings, host_and_port
 
 T = TypeVar("T")
 

@@ -1,9 +1,9 @@
 """The source: every partition of its topics, each message as librdkafka hands it over.
 
 All topics are read by one source, and one consumer a worker. Two sources would each close their epochs by their own
-clock, and drift apart (see `dataflow.epochs`); and what one topic says of another, as labels do of transactions, is
-read in step with it: in the order of the records' timestamps, also after a crash or a downtime, when both topics have
-a backlog.
+clock, and drift apart (see `dataflow.state.epochs`); and what one topic says of another, as labels do of transactions,
+is read in step with it: in the order of the records' timestamps, also after a crash or a downtime, when both topics
+have a backlog.
 """
 
 import logging
@@ -19,7 +19,6 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from prometheus_client import Gauge
 
-from dataflow import lifecycle
 from dataflow.connectors.kafka_clients import (
     PerWorker,
     TopicIdentity,
@@ -28,9 +27,11 @@ from dataflow.connectors.kafka_clients import (
     make_consumer,
     watermarks,
 )
-from dataflow.epochs import EpochPace
-from dataflow.record import partition_key
-from dataflow.settings import Settings, UserError
+from dataflow.errors import UserError
+from dataflow.events.output_record import partition_key
+from dataflow.process import lifecycle
+from dataflow.settings import Settings
+from dataflow.state.epochs import EpochPace
 
 READY = "reading"  # how the message of the log begins that says a worker is ready
 IDLE_SECONDS = 0.02
@@ -128,7 +129,7 @@ class KafkaSource(FixedPartitionedSource[Message, SourceState]):
             lambda: _Fetcher(settings, self._topics, self._counts, pace() if pace else None, ready)
         )
 
-    @lifecycle.mistakes_end_the_flow
+    @lifecycle.exit_on_user_error
     def list_parts(self) -> list[str]:
         """One part for each partition number, zero-padded."""
         self._counts.update({topic: count_partitions(self._settings, topic) for topic in self._topics})
@@ -142,7 +143,7 @@ class KafkaSource(FixedPartitionedSource[Message, SourceState]):
         self._began(self._counts)
         return [partition_key(p) for p in range(max(self._counts.values()))]
 
-    @lifecycle.mistakes_end_the_flow
+    @lifecycle.exit_on_user_error
     def build_part(self, step_id: str, for_part: str, resume_state: SourceState | None) -> "_SourcePart":
         """Begins at the offsets of the snapshot, or at the beginning.
 
@@ -507,7 +508,7 @@ class _SourcePart(StatefulSourcePartition[Message, SourceState]):
         self._saved = dict(offsets)
         self._gauges_due = 0.0
 
-    @lifecycle.mistakes_end_the_flow
+    @lifecycle.exit_on_user_error
     def next_batch(self) -> Iterable[Message]:
         if lifecycle.stopping():
             raise StopIteration
@@ -531,7 +532,7 @@ class _SourcePart(StatefulSourcePartition[Message, SourceState]):
         # is set back would let it wait for as long.
         return _ALWAYS
 
-    @lifecycle.mistakes_end_the_flow
+    @lifecycle.exit_on_user_error
     def snapshot(self) -> SourceState:
         self._fetcher.snapshot_taken(self._number)
         self._saved = {topic: partition.next_offset for topic, partition in self._partitions.items()}

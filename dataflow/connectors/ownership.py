@@ -26,10 +26,11 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from prometheus_client import Gauge
 
-from dataflow import lifecycle
 from dataflow.connectors.kafka_clients import BROKER_WAIT_SECONDS, count_partitions, make_consumer, retry
-from dataflow.recovery import FlowIdentity
-from dataflow.settings import Settings, UserError
+from dataflow.errors import UserError
+from dataflow.process import lifecycle
+from dataflow.settings import Settings
+from dataflow.state.recovery import FlowIdentity
 
 BEAT_SECONDS = 2.0
 HELD_SECONDS = 12.0  # a beat allows to write for so long: a broker that dies is replaced in less

@@ -2,10 +2,11 @@
 
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
-from dataflow import lifecycle
 from dataflow.connectors.delivery import Delivery
 from dataflow.connectors.kafka_clients import count_partitions
-from dataflow.settings import Settings, UserError
+from dataflow.errors import UserError
+from dataflow.process import lifecycle
+from dataflow.settings import Settings
 
 
 class ProducerSink(DynamicSink[tuple[bytes | None, bytes]]):
@@ -18,7 +19,7 @@ class ProducerSink(DynamicSink[tuple[bytes | None, bytes]]):
         self._settings = settings
         self._topic = topic
 
-    @lifecycle.mistakes_end_the_flow
+    @lifecycle.exit_on_user_error
     def build(self, step_id: str, worker_index: int, worker_count: int) -> "_ProducerPart":
         """Waits for the topic, then makes this worker's producer.
 
@@ -34,7 +35,7 @@ class _ProducerPart(StatelessSinkPartition[tuple[bytes | None, bytes]]):
         self._delivery = delivery
         self._topic = topic
 
-    @lifecycle.mistakes_end_the_flow
+    @lifecycle.exit_on_user_error
     def write_batch(self, items: list[tuple[bytes | None, bytes]]) -> None:
         for key, value in items:
             self._delivery.produce(self._topic, key=key, value=value)

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 
 from prometheus_client import Gauge
 
-from dataflow import lifecycle
 from dataflow.connectors.kafka_clients import TopicIdentity
-from dataflow.settings import Settings, UserError
+from dataflow.errors import UserError
+from dataflow.process import lifecycle
+from dataflow.settings import Settings
 
 ADDED = Gauge("redflag_partitions_not_read", "Partitions that were added while the flow runs", ["topic"])
 

@@ -8,7 +8,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, ResourceType
 
 from dataflow.connectors.kafka_clients import EMBEDDED_CLUSTER, retry
-from dataflow.settings import UserError
+from dataflow.errors import UserError
 
 DEFAULT_BYTES: Final = 1_048_588  # a broker's own default of max.message.bytes
 MAX_MESSAGE_BYTES: Final = "max.message.bytes"

@@ -8,7 +8,8 @@ import msgspec
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from dataflow.connectors.kafka_clients import count_partitions, make_consumer
-from dataflow.settings import Settings, UserError
+from dataflow.errors import UserError
+from dataflow.settings import Settings
 
 READ_SECONDS = 60.0  # without a message, until reading is given up
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaError, KafkaException, Message, Producer
 
 from dataflow.connectors.kafka_clients import EMBEDDED_CLUSTER, client_config
-from dataflow.settings import Settings, UserError
+from dataflow.errors import UserError
+from dataflow.settings import Settings
 
 # While a transaction is open, whoever reads only what is committed waits at its first record. That of a process that
 # was killed is open until the broker gives it up, after this time and up to 10 s more, or until the next one begins.

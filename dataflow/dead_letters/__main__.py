@@ -21,12 +21,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dataflow import lifecycle
 from dataflow.dead_letters.cases import Case, Choice, DeadLetters, State, read_dead_letters
 from dataflow.dead_letters.ledger import Letter, Sender
 from dataflow.dead_letters.mending import export, match, read_file
-from dataflow.parsing import event_time
-from dataflow.settings import Settings, UserError
+from dataflow.errors import UserError
+from dataflow.events.parsing import event_time
+from dataflow.process import lifecycle
+from dataflow.settings import Settings
 
 
 def counts_table(cases: Sequence[Case], chosen: Sequence[Case]) -> Table:

@@ -9,7 +9,7 @@ from confluent_kafka import Message
 from dataflow.connectors.kafka_clients import count_partitions
 from dataflow.connectors.topic_reader import read_topic
 from dataflow.dead_letters.ledger import REPLAYED_FROM, Place, read_ledger
-from dataflow.record import ERROR, FIELD, FULL_SIZE, OWN_HEADERS, RENAMED, Header, Origin, read_origin
+from dataflow.events.output_record import ERROR, FIELD, FULL_SIZE, OWN_HEADERS, RENAMED, Header, Origin, read_origin
 from dataflow.settings import Settings
 
 

@@ -24,7 +24,8 @@ from dataflow.connectors.kafka_clients import (
 from dataflow.connectors.topic_limits import is_embedded, read_limits
 from dataflow.connectors.topic_reader import read_topic
 from dataflow.connectors.transactional_producer import Outgoing, TransactionalProducer
-from dataflow.settings import Settings, UserError
+from dataflow.errors import UserError
+from dataflow.settings import Settings
 
 REPLAYED_FROM = "replayed_from"  # a header for people: where the message first stood
 BATCH = 500  # messages in one transaction: some 100 ms, in which who reads what is committed waits

@@ -20,10 +20,11 @@ import msgspec
 
 from dataflow.dead_letters.cases import Case, DeadLetters, State
 from dataflow.dead_letters.ledger import Letter, Place
-from dataflow.feedback import parse_feedback
-from dataflow.parsing import parse
-from dataflow.settings import Settings, UserError
-from dataflow.transaction import Rejection
+from dataflow.errors import UserError
+from dataflow.events.feedback import parse_feedback
+from dataflow.events.parsing import parse
+from dataflow.events.transaction import Rejection
+from dataflow.settings import Settings
 
 
 class Line(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):

@@ -31,7 +31,7 @@ from rich.table import Table
 from tests.chaos.cluster import ROOT
 from tests.chaos.comparison import Counts
 from tests.chaos.disturbances import Chaos, StuckError
-from tests.kafka_server import KafkaUnavailableError
+from tests.support.kafka_server import KafkaUnavailableError
 
 
 def train_model(path: Path) -> Path:
@@ -136,7 +136,9 @@ def main() -> int:
     parser.add_argument("--growths", type=int, default=2, help="of the source's partitions, and of the outputs'")
     parser.add_argument("--anew", type=int, default=1, help="times that the input topic is deleted and made again")
     parser.add_argument("--moves", type=int, default=4, help="of the model's operating point")
-    parser.add_argument("--mutant", help="one of tests/mutants.py: a flow that is broken on purpose, and must fail")
+    parser.add_argument(
+        "--mutant", help="a flow that is broken on purpose, and must fail: see tests/support/mutants.py"
+    )
     parser.add_argument("--keep", type=Path, help="keeps logs and recovery data in this directory")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that broker, flow and mount do not stay behind
@@ -144,7 +146,7 @@ def main() -> int:
     began = time.monotonic()
     directory = options.keep or Path(tempfile.mkdtemp(prefix="redflag-chaos-"))
     directory.mkdir(parents=True, exist_ok=True)
-    command = ("tests.mutants",) if options.mutant else ("dataflow.detect",)
+    command = ("tests.support.mutants",) if options.mutant else ("dataflow.detect",)
     environ = {"REDFLAG_MUTANT": options.mutant} if options.mutant else {}
     try:
         model = train_model(directory / "model.pkl")

@@ -12,7 +12,7 @@ from random import Random
 
 from dataflow.connectors import kafka_source
 from tests.chaos.input import INPUT
-from tests.kafka_server import _free_ports
+from tests.support.kafka_server import _free_ports
 
 ROOT = Path(__file__).parent.parent.parent
 STATE_MB = 512  # of the tmpfs for the recovery data

@@ -10,22 +10,30 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSink, TestingSource, run_main
 from confluent_kafka import Message
 
-from dataflow import record
 from dataflow.detect import build
-from dataflow.live_rules import LiveRules
-from dataflow.operating_point import OperatingPoint
-from dataflow.scoring import load_model
+from dataflow.errors import UserError
+from dataflow.events import output_record as record
+from dataflow.profiles import windows
+from dataflow.profiles.profiles import MerchantProfiles, UserProfiles
+from dataflow.rules import LiveRules
+from dataflow.scoring.loading import load_model
+from dataflow.scoring.operating_point import OperatingPoint
+from dataflow.state.parquet import LaneFiles, read_lanes
+from dataflow.state.store import Store
 from dataflow.steps import Routed, written
 from tests.chaos.input import SETTINGS
+from tests.support.profile_builders import merchant_state, user_state
 
 OUTPUT_LIMIT = 1_048_588  # bytes that the outputs take
 POINTER_BYTES = 1_000  # of what is too large for them
+USERS, MERCHANTS = "update_user_profile", "update_merchant_profile"
+"""Steps whose states are rows of tables, in lanes; those of all others are pickles among Bytewax's rows."""
 
 # Only what the user's own history says, or what a merchant of one user's says, so that every byte of a decision is
 # determined by the input. The shadow rules are there to show the state: a decision tells on which side of each of them
@@ -216,20 +224,27 @@ def in_step(payments: Iterable[Message], labels: Iterable[Message]) -> list[Mess
 
 
 def decide(
-    given: Sequence[Message], model_file: Path, rules_file: Path, threshold: float, store: Path | None
+    given: Sequence[Message],
+    model_file: Path,
+    rules_file: Path,
+    threshold: float,
+    store: Path | None,
+    batch_size: int = 1000,
 ) -> tuple[By, dict[Place, Output]]:
-    """What an uninterrupted run of the graph decides, and by what; its state goes to `store`."""
+    """What an uninterrupted run of the graph decides, and by what; its state goes to `store`, a new directory."""
     rules = LiveRules(rules_file, check_every=1e9)
     model = load_model(model_file)
     model.operating_point = OperatingPoint(alert=threshold)
     out: list[Routed] = []
-    flow = build(TestingSource(list(given), 1000), TestingSink(out), model, rules, SETTINGS)
     recovery = None
     if store is not None:
         store.mkdir()
         init_db_dir(store, 1)
         recovery = RecoveryConfig(store)
+    lanes = Store.open(store)
+    flow = build(TestingSource(list(given), batch_size), TestingSink(out), model, rules, SETTINGS, lanes)
     run_main(flow, epoch_interval=timedelta(seconds=1000), recovery_config=recovery)
+    lanes.close()
     outputs: dict[Place, Output] = {}
     for each in written(out):
         if each.source_topic != SETTINGS.transactions_topic:
@@ -333,19 +348,68 @@ def states(store: Path, of: str) -> dict[str, Any]:
     return {key: pickle.loads(state) for key, (_, state) in newest.items() if state is not None}
 
 
+class Profiles(NamedTuple):
+    """What lanes hold, by key: numbers of rows and of names are replaced by what they name."""
+
+    users: dict[str, Any]
+    merchants: dict[str, Any]
+    totals: Counter[str]
+    """How many transactions each merchant's profile has counted in 30 days: these do not depend on their order."""
+
+
+def profiles_of(lanes: Iterable[LaneFiles]) -> Profiles:
+    """The profiles of these lanes."""
+    found = Profiles({}, {}, Counter())
+    end = int(datetime(2026, 3, 26, tzinfo=UTC).timestamp() // windows.BUCKET)
+    for step, _, tables in lanes:
+        if step == USERS:
+            users = UserProfiles(tables=tables)
+            for name in users.table.row_of:
+                found.users[name] = _readable(lambda users=users, name=name: user_state(users, name))  # type: ignore[misc]
+        elif step == MERCHANTS:
+            merchants = MerchantProfiles(tables=tables)
+            for name, row in merchants.table.row_of.items():
+                found.merchants[name] = _readable(
+                    lambda merchants=merchants, name=name: merchant_state(merchants, name)  # type: ignore[misc]
+                )
+                found.totals[name] = int(windows.totals(merchants.table.rows[row], end)[4])
+    return found
+
+
+def _readable(read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A state; of one that names a row or a name that is not there, that it does."""
+    try:
+        return read()
+    except IndexError as error:
+        return {"names what is not there": str(error)}
+
+
+def profiles(store: Path) -> Profiles:
+    """The profiles with which the flow would begin again.
+
+    Raises:
+        UserError: something of them is missing or damaged.
+    """
+    return profiles_of(read_lanes(store, (USERS, MERCHANTS)))
+
+
+def cooldowns(store: Path) -> dict[str, Any]:
+    """What is remembered of each user's alerts."""
+    return {key: state.__reduce__() for key, state in states(store, "suppress_repeats").items()}
+
+
 def different(mine: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:
     """The keys whose states are not the same."""
-    return [
+    return sorted(
         key
         for key in mine.keys() | reference.keys()
-        if key not in mine or key not in reference or repr(mine[key].__reduce__()) != repr(reference[key].__reduce__())
-    ]
+        if key not in mine or key not in reference or mine[key] != reference[key]
+    )
 
 
-def merchant_totals(merchants: Mapping[str, Any]) -> Counter[str]:
-    """How many transactions each merchant's profile has counted in 30 days: these do not depend on their order."""
-    end = datetime(2026, 3, 26, tzinfo=UTC).timestamp()
-    return Counter({key: int(profile.totals(end)[4]) for key, profile in merchants.items()})
+def own(merchants: Mapping[str, Any], is_own: bool) -> dict[str, Any]:
+    """The merchants of one user only; or the others."""
+    return {name: state for name, state in merchants.items() if name.startswith("own-") is is_own}
 
 
 def compare_states(
@@ -355,27 +419,30 @@ def compare_states(
 
     Of a merchant of many users, whose profile depends on how their transactions interleave, only the total.
     """
+    expected = profiles(reference)
+    try:
+        found = profiles(mine)
+    except UserError as error:  # a flow would not start on it
+        tell(f"the profiles cannot be read: {error}")
+        found = Profiles({}, {}, Counter())
+    compare_profiles(found, expected, counts, tell)
+    _compare("cooldowns", cooldowns(mine), cooldowns(reference), counts, tell)
 
-    def of(step: str, own: bool | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-        both = states(mine, step), states(reference, step)
-        if own is None:
-            return both
-        ours, theirs = ({k: v for k, v in found.items() if k.startswith("own-") is own} for found in both)
-        return ours, theirs
 
-    for name, step, own in (
-        ("states", "user_profile", None),
-        ("merchants", "merchant_profile", True),
-        ("cooldowns", "suppress_repeats", None),
-    ):
-        found, expected = of(step, own)
-        wrong = different(found, expected)
-        setattr(counts, name, len(expected))
-        setattr(counts, f"{name}_different", len(wrong))
-        for key in wrong:
-            ours, theirs = (each[key].__reduce__() if key in each else None for each in (found, expected))
-            tell(f"{step} {key}: {ours} instead of {theirs}")
-    totals, expected_totals = map(merchant_totals, of("merchant_profile", False))
-    counts.merchant_totals_different = sum(
-        totals[key] != expected_totals[key] for key in totals.keys() | expected_totals.keys()
-    )
+def compare_profiles(
+    found: Profiles, expected: Profiles, counts: Counts, tell: Callable[[str], None] = lambda _line: None
+) -> None:
+    """As `compare_states`, of profiles that were read."""
+    _compare("states", found.users, expected.users, counts, tell)
+    _compare("merchants", own(found.merchants, True), own(expected.merchants, True), counts, tell)
+    counts.merchant_totals_different = len(different(own(found.totals, False), own(expected.totals, False)))
+
+
+def _compare(
+    name: str, found: Mapping[str, Any], expected: Mapping[str, Any], counts: Counts, tell: Callable[[str], None]
+) -> None:
+    wrong = different(found, expected)
+    setattr(counts, name, len(expected))
+    setattr(counts, f"{name}_different", len(wrong))
+    for key in wrong:
+        tell(f"{name}: {key}: {found.get(key)} instead of {expected.get(key)}")

@@ -14,9 +14,9 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from dataflow.connectors.kafka_clients import identify_topics
-from dataflow.lifecycle import TOPICS_CHANGED
-from dataflow.operating_point import OperatingPoint
-from dataflow.scoring import load_model
+from dataflow.process.lifecycle import TOPICS_CHANGED
+from dataflow.scoring.loading import load_model
+from dataflow.scoring.operating_point import OperatingPoint
 from dataflow.settings import Settings
 from tests.chaos.cluster import Cluster, mount, remount, unmount
 from tests.chaos.comparison import (
@@ -35,8 +35,8 @@ from tests.chaos.comparison import (
     tally,
 )
 from tests.chaos.input import INPUT, INPUT_LIMIT, LABELS, PARTITIONS, SETTINGS, Feeder
-from tests.kafka_server import KafkaServer, await_topics
-from tests.reading import read_all
+from tests.support.kafka_server import KafkaServer, await_topics
+from tests.support.reading import read_all
 from training.threshold import write as write_operating_point
 
 DECISIONS = (SETTINGS.alerts_topic, SETTINGS.classified_topic)

@@ -1,0 +1,80 @@
+"""The Isolation Forest of a model as an ONNX graph, for the peers: their jobs import nothing of ours."""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+
+from dataflow.scoring.isolation_forest import IsolationScores, isolation_trees
+from dataflow.scoring.trees import Tree, round_down
+
+
+def write_forest(pickle: Path, onnx: Path) -> None:
+    """The two-feature forest as ONNX, for jobs that do not import ours."""
+    from onnx import TensorProto, helper
+
+    forest = joblib.load(io.BytesIO(pickle.read_bytes()))
+    trees = isolation_trees(forest)
+    tensor = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [tree_ensemble(trees, "rows", "depths")], "forest",
+        [tensor("rows", TensorProto.FLOAT, [None, 2])], [tensor("depths", TensorProto.FLOAT, [None, 1])],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
+    onnx.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())
+    scores = IsolationScores(forest, trees)
+    known = {"average": scores._average, "threshold": scores.threshold}
+    Path(f"{onnx}.json").write_text(json.dumps(known))
+
+
+def tree_ensemble(trees: Sequence[Tree], rows: str, total: str) -> Any:
+    """Trees as one ONNX node that reads the tensor `rows` (n, k) and writes the sum of their leaves, `total` (n, 1)."""
+    from onnx import helper
+
+    attributes: dict[str, list[Any]] = {name: [] for name in _NODE_ATTRIBUTES}
+    for number, tree in enumerate(trees):
+        nodes = range(len(tree.left))
+        leaf = tree.left < 0
+        leaves = np.flatnonzero(leaf).tolist()
+        attributes["nodes_treeids"] += [number] * len(nodes)
+        attributes["nodes_nodeids"] += nodes
+        attributes["nodes_modes"] += np.where(leaf, "LEAF", "BRANCH_LEQ").tolist()
+        attributes["nodes_featureids"] += np.where(leaf, 0, tree.feature).tolist()
+        attributes["nodes_values"] += np.where(leaf, 0, round_down(tree.threshold)).tolist()
+        attributes["nodes_truenodeids"] += np.where(leaf, 0, tree.left).tolist()
+        attributes["nodes_falsenodeids"] += np.where(leaf, 0, tree.right).tolist()
+        attributes["nodes_missing_value_tracks_true"] += np.where(leaf, False, tree.nan_left).astype(int).tolist()
+        attributes["target_treeids"] += [number] * len(leaves)
+        attributes["target_nodeids"] += leaves
+        attributes["target_ids"] += [0] * len(leaves)
+        attributes["target_weights"] += tree.value[leaves].tolist()
+    return helper.make_node(
+        "TreeEnsembleRegressor",
+        [rows],
+        [total],
+        domain="ai.onnx.ml",
+        n_targets=1,
+        aggregate_function="SUM",
+        post_transform="NONE",
+        **attributes,
+    )
+
+
+_NODE_ATTRIBUTES = (
+    "nodes_treeids",
+    "nodes_nodeids",
+    "nodes_modes",
+    "nodes_featureids",
+    "nodes_values",
+    "nodes_truenodeids",
+    "nodes_falsenodeids",
+    "nodes_missing_value_tracks_true",
+    "target_treeids",
+    "target_nodeids",
+    "target_ids",
+    "target_weights",
+)

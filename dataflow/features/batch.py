@@ -1,0 +1,71 @@
+"""The features of a batch of transactions by column, as the model and the rules read them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataflow.events.transaction import Transaction
+from dataflow.features.catalogue import FLAGS, LAST_LOCATION, NUMBERS, TEXTS
+
+Column = NDArray[Any] | list[str]
+"""A field's values: numbers an array of float64, flags one of bool, texts a list."""
+
+_PLACES = {name: place for place, name in enumerate(NUMBERS)}
+
+
+class FeatureBatch:
+    """Transactions with what the profiles knew before each, and what the model says of them."""
+
+    def __init__(self, transactions: list[Transaction], last_locations: list[str], numbers: NDArray[np.float64]):
+        """`numbers`: of shape (transactions, `NUMBERS`); the batch takes it over."""
+        self.transactions = transactions
+        self._last_locations = last_locations
+        self._numbers = numbers
+        self._columns: dict[str, Column] = {}  # that were made, or are the model's
+
+    def __len__(self) -> int:
+        return len(self.transactions)
+
+    def put(self, columns: Mapping[str, Column]) -> None:
+        """Puts columns there that are not of the profiles: the model's."""
+        self._columns.update(columns)
+
+    def column(self, name: str) -> Column:
+        """A column by the name of the field: of numbers or flags an array, of texts a list."""
+        column = self._columns.get(name)
+        if column is None:
+            column = self._columns[name] = self._make(name)
+        return column
+
+    def _make(self, name: str) -> Column:
+        if name == LAST_LOCATION:
+            return self._last_locations
+        place = _PLACES.get(name)
+        if place is None:
+            return list(map(TEXTS[name], self.transactions))
+        values = self._numbers[:, place]
+        return values.astype(np.bool_) if name in FLAGS else values
+
+    def floats(self, names: Sequence[str]) -> NDArray[np.float32]:
+        """Columns of numbers and flags, shape (transactions, names); what is beyond float32 becomes infinite."""
+        with np.errstate(over="ignore"):
+            return self._numbers[:, [_PLACES[name] for name in names]].astype(np.float32, order="C")
+
+    def numbers(self) -> NDArray[np.float64]:
+        """All features that are no texts, shape (transactions, `NUMBERS`), flags as 0 and 1."""
+        return self._numbers
+
+    def part(self, places: Sequence[int]) -> "FeatureBatch":
+        """These transactions by themselves, with what is known of them."""
+        part = FeatureBatch(
+            [self.transactions[place] for place in places],
+            [self._last_locations[place] for place in places],
+            self._numbers[list(places)],
+        )
+        part._columns = {
+            name: [values[place] for place in places] if isinstance(values, list) else values[list(places)]
+            for name, values in self._columns.items()
+        }
+        return part

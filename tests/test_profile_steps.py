@@ -1,0 +1,109 @@
+"""Parts of a batch on their way to the lanes of users and merchants, and to another process, and back."""
+
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dataflow.features.catalogue import LAST_LOCATION
+from dataflow.profile_steps import Event, ProfileLimits, ProfileSteps
+from dataflow.profiles.amounts import AmountPrior
+from dataflow.profiles.profiles import MERCHANT_LAYOUT, USER_LAYOUT, UserProfiles
+from dataflow.state.batches import lane_of
+from dataflow.steps import dead_letter
+from dataflow.tables.table import new_tables
+from tests.support.builders import DAY, HOUR, NOON, label, txn
+
+LANES = 4
+
+
+class Flow:
+    """The steps of the profiles over lanes, as one worker or several run them."""
+
+    def __init__(self, alone: bool, between_processes: bool = False):
+        names = [str(lane) for lane in range(LANES)]
+        self.steps = ProfileSteps(names, AmountPrior(), ProfileLimits(400.0, 1000), dead_letter, alone)
+        self.users = [self.steps.users(new_tables(USER_LAYOUT)) for _ in names]
+        self.merchants = [self.steps.merchants(new_tables(MERCHANT_LAYOUT)) for _ in names]
+        self._between_processes = between_processes
+
+    def read(self, events: Sequence[Event]) -> dict[str, list[Any]]:
+        """The features of a batch's transactions, by id."""
+        of_users = [self._hop(each) for each in self.steps.key_by_user(list(events))]
+        profiled = [(name, self.users[part.lane].take(part)) for name, part in of_users]
+        # With several workers each part comes by itself; with one they come together.
+        groups = [profiled] if self._alone else [[each] for each in profiled]
+        known = []
+        for group in groups:
+            for each in self.steps.key_by_merchant(group):
+                name, part = self._hop(each)
+                known.append((name, self.merchants[part.lane].take(part)))
+        found: dict[str, list[Any]] = {}
+        for group in [known] if self._alone else [[each] for each in known]:
+            batch, failed = self.steps.learned(group)
+            assert failed == []
+            for paid, numbers, last in zip(
+                batch.transactions, batch.numbers(), batch.column(LAST_LOCATION), strict=True
+            ):
+                found[paid.transaction_id or ""] = [*numbers.tolist(), last]
+        return found
+
+    @property
+    def _alone(self) -> bool:
+        return self.steps._at_users._queue is not None
+
+    def _hop(self, keyed: tuple[str, Any]) -> tuple[str, Any]:
+        name, part = keyed
+        return (name, pickle.loads(pickle.dumps(part))) if self._between_processes else keyed
+
+
+@pytest.mark.parametrize("between_processes", [False, True])
+def test_labels_whose_merchants_lane_gets_no_payment_are_taken_in_by_several_workers(between_processes: bool) -> None:
+    """Each part is a batch of its own then, and one may hold nothing but lessons."""
+    paid, taught = (
+        "Amazon",
+        next(name for name in ("a", "b", "c", "d") if lane_of(name, LANES) != lane_of("Amazon", LANES)),
+    )
+    batches = [
+        [txn(merchant=taught, amount=900.0, transaction_id="1", location="US")],
+        [label("1", merchant=taught), txn(merchant=paid, at=NOON + DAY + HOUR, transaction_id="2", location="FR")],
+        [label("1", merchant=taught, fraud=False, after=2 * DAY)],
+        [txn(merchant=taught, at=NOON + 3 * DAY, transaction_id="3")],
+    ]
+    one, several = Flow(alone=True), Flow(alone=False, between_processes=between_processes)
+    for batch in batches:
+        expected, found = one.read(batch), several.read(batch)
+        assert found.keys() == expected.keys()
+        for name in found:
+            np.testing.assert_array_equal(found[name][:-1], expected[name][:-1])
+            assert found[name][-1] == expected[name][-1]
+    rows = several.merchants[lane_of(taught, LANES)]._profiles.table.rows
+    assert rows["seen"].max() == 2.0
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_batch_of_which_all_failed_does_not_move_the_features_of_those_it_is_joined_with(
+    monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    """Bytewax may hand over several parts at once; each step goes on with what did not fail."""
+    find = UserProfiles.find
+
+    def failing(self: UserProfiles, events: Any, places: Any, batch: Sequence[Event]) -> None:
+        if any(event.user == "bad" for event in batch):
+            msg = "a fault"
+            raise ValueError(msg)
+        find(self, events, places, batch)
+
+    monkeypatch.setattr(UserProfiles, "find", failing)
+    flow = Flow(alone)
+    profiled = []
+    for user in ("bad", "ann", "bad"):
+        for name, part in flow.steps.key_by_user([txn(user=user, amount=77.0)]):
+            profiled.append((name, flow.users[part.lane].take(part)))
+    known = [(name, flow.merchants[part.lane].take(part)) for name, part in flow.steps.key_by_merchant(profiled)]
+    batch, failed = flow.steps.learned(known)
+    assert [each.user for each in batch.transactions] == ["ann"]
+    assert np.asarray(batch.column("amount")).tolist() == [77.0]
+    assert [(bad.error, bad.step) for bad in failed] == [("ValueError", "update_user_profile")] * 2

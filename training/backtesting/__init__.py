@@ -1,0 +1,1 @@
+"""A ruleset or model against what happened."""

@@ -1,0 +1,1 @@
+"""Where transactions of the past come from, and how they go through the profiles."""

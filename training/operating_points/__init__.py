@@ -1,0 +1,1 @@
+"""Where a model raises an alert: which thresholds promise what."""
