@@ -27,9 +27,9 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import run_main
 
-from dataflow.state.lanes import stateful_map_items
 from dataflow.state.store import Store
 from dataflow.tables.table import Layout, Numbers, Tables
+from tests.support.mapped_lanes import stateful_map_items
 
 ROW = np.dtype([("at", "f8"), ("n", "i8"), ("sums", "f4", 96), ("rest", "u4", 50)], align=True)
 LAYOUT = Layout({"profiles": ROW})

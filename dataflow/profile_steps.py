@@ -7,13 +7,13 @@ several workers each part is a batch of its own, which can go to another process
 """
 
 import threading
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
 import numpy as np
+from prometheus_client import Counter
 
 from dataflow.events.feedback import LABELS, Feedback
 from dataflow.events.transaction import Rejection, Transaction
@@ -26,8 +26,7 @@ from dataflow.profiles.merchant import ITEM
 from dataflow.profiles.profiles import EventColumns, Features, MerchantProfiles, Records, UserProfiles, in_order
 from dataflow.profiles.table import ProfileTable, Rows
 from dataflow.profiles.user import EVENT, TRANSACTION
-from dataflow.state.batches import lane_of
-from dataflow.state.mapped_tables import EVICTED
+from dataflow.state.batches import EncodedOnce, Reduced, lane_of
 from dataflow.tables.table import TableChanges, Tables
 
 Event = Transaction | Feedback
@@ -41,6 +40,12 @@ FEWEST_SWEPT = 256
 """Profiles at least that are looked at in each."""
 LANES_KEPT = 65_536
 """Merchants whose lane is kept at hand: to look it up takes a third of the time."""
+
+EVICTED = Counter(
+    "redflag_evicted_profiles_total",
+    "Profiles that were forgotten: idle for longer than the age limit, or the oldest of too many",
+    ["step", "why"],
+)
 
 
 class EventBatch:
@@ -168,16 +173,16 @@ def read_merchant_part(lane: int, data: bytes) -> "MerchantPart":
     return MerchantPart(lane, batch, items)
 
 
-class UserPart:
+class UserPart(EncodedOnce):
     """What of a batch belongs to a lane of users: the places of the events."""
 
-    __slots__ = ("_reduced", "batch", "lane", "places")
+    __slots__ = ("batch", "lane", "places")
 
     def __init__(self, lane: int, batch: EventBatch, places: Rows):
+        super().__init__()
         self.lane = lane
         self.batch = batch
         self.places = places
-        self._reduced: tuple[Any, ...] | None = None
 
     def alone(self) -> "UserPart":
         """The same as a batch of its own."""
@@ -185,23 +190,21 @@ class UserPart:
         batch = EventBatch([self.batch.events[place] for place in there], self.batch.records[self.places])
         return UserPart(self.lane, batch, np.arange(len(there)))
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        reduced, self._reduced = self._reduced, None  # it is not asked for a third time, so it need not be kept
-        if reduced is None:
-            reduced = self._reduced = read_user_part, (self.lane, _sent(self.batch))
-        return reduced
+    def encoded(self) -> Reduced:
+        """See `EncodedOnce`."""
+        return read_user_part, (self.lane, _sent(self.batch))
 
 
-class MerchantPart:
+class MerchantPart(EncodedOnce):
     """What of a batch belongs to a lane of merchants: payments and lessons, by their places among the batch's."""
 
-    __slots__ = ("_reduced", "batch", "items", "lane")
+    __slots__ = ("batch", "items", "lane")
 
     def __init__(self, lane: int, batch: EventBatch, items: Records):
+        super().__init__()
         self.lane = lane
         self.batch = batch
         self.items = items  # of `merchant.ITEM`
-        self._reduced: tuple[Any, ...] | None = None
 
     def alone(self) -> "MerchantPart":
         """The same as a batch of its own."""
@@ -210,19 +213,17 @@ class MerchantPart:
         places, lessons = items["place"][~is_lesson], items["place"][is_lesson]
         there = places.tolist()
         batch = EventBatch([whole.events[place] for place in there], whole.records[places])
-        assert whole.features is not None  # noqa: S101
-        batch.features = whole.features[places]
+        if whole.features is not None:  # there are none where all events of the batch failed
+            batch.features = whole.features[places]
         batch.last_locations = [whole.last_locations[place] for place in there]
         batch.lessons = whole.lessons[lessons]
         batch.lesson_merchants = [whole.lesson_merchants[place] for place in lessons.tolist()]
         items["place"][~is_lesson], items["place"][is_lesson] = np.arange(len(places)), np.arange(len(lessons))
         return MerchantPart(self.lane, batch, items)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        reduced, self._reduced = self._reduced, None
-        if reduced is None:
-            reduced = self._reduced = read_merchant_part, (self.lane, _sent(self.batch, self.items))
-        return reduced
+    def encoded(self) -> Reduced:
+        """See `EncodedOnce`."""
+        return read_merchant_part, (self.lane, _sent(self.batch, self.items))
 
 
 class InFlight(Generic[P]):
@@ -430,10 +431,7 @@ def _places_by_lane(lanes: list[int]) -> dict[int, list[int]]:
     """The places at which each lane stands."""
     found: dict[int, list[int]] = {}
     for place, lane in enumerate(lanes):
-        there = found.get(lane)
-        if there is None:
-            there = found[lane] = []
-        there.append(place)
+        found.setdefault(lane, []).append(place)
     return found
 
 
@@ -484,8 +482,7 @@ class ProfileSteps:
         if not events:
             return []
         batch = self._columns_of(events)
-        lanes, crc = self._lanes, zlib.crc32
-        found = [crc(event.user.encode("utf-8", "surrogatepass")) % lanes for event in batch.events]
+        found = [lane_of(event.user, self._lanes) for event in batch.events]
         parts = [UserPart(lane, batch, np.array(places)) for lane, places in _places_by_lane(found).items()]
         return self._at_users.divide(batch, parts or [UserPart(0, batch, np.empty(0, np.int64))])
 

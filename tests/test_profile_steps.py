@@ -83,11 +83,8 @@ def test_labels_whose_merchants_lane_gets_no_payment_are_taken_in_by_several_wor
     assert rows["seen"].max() == 2.0
 
 
-@pytest.mark.parametrize("alone", [True, False])
-def test_a_batch_of_which_all_failed_does_not_move_the_features_of_those_it_is_joined_with(
-    monkeypatch: pytest.MonkeyPatch, alone: bool
-) -> None:
-    """Bytewax may hand over several parts at once; each step goes on with what did not fail."""
+def fail_on_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the user's step raise on whatever the user "bad" does."""
     find = UserProfiles.find
 
     def failing(self: UserProfiles, events: Any, places: Any, batch: Sequence[Event]) -> None:
@@ -97,6 +94,28 @@ def test_a_batch_of_which_all_failed_does_not_move_the_features_of_those_it_is_j
         find(self, events, places, batch)
 
     monkeypatch.setattr(UserProfiles, "find", failing)
+
+
+@pytest.mark.parametrize(("alone", "between_processes"), [(True, False), (False, False), (False, True)])
+def test_a_transaction_that_fails_and_is_the_only_one_of_its_batch_goes_to_the_dead_letters(
+    monkeypatch: pytest.MonkeyPatch, alone: bool, between_processes: bool
+) -> None:
+    fail_on_bad(monkeypatch)
+    flow = Flow(alone, between_processes)
+    profiled = [(name, flow.users[part.lane].take(part)) for name, part in flow.steps.key_by_user([txn(user="bad")])]
+    by_merchant = [flow._hop(each) for each in flow.steps.key_by_merchant(profiled)]
+    known = [(name, flow.merchants[part.lane].take(part)) for name, part in by_merchant]
+    batch, failed = flow.steps.learned(known)
+    assert len(batch) == 0
+    assert [(bad.error, bad.step) for bad in failed] == [("ValueError", "update_user_profile")]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_batch_of_which_all_failed_does_not_move_the_features_of_those_it_is_joined_with(
+    monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    """Bytewax may hand over several parts at once; each step goes on with what did not fail."""
+    fail_on_bad(monkeypatch)
     flow = Flow(alone)
     profiled = []
     for user in ("bad", "ann", "bad"):

@@ -203,12 +203,6 @@ class UserProfiles:
         self.find(events, np.arange(len(txns)), txns)
         return events
 
-    def labels(self, told: Sequence[Feedback]) -> Records:
-        """Labels as records."""
-        events = self._columns.labels(told)
-        self.find(events, np.arange(len(told)), told)
-        return events
-
     def find(self, events: Records, places: Rows, batch: Sequence[Transaction | Feedback]) -> None:
         """Fills in what these tables have of the events at these places: the rows, and the numbers of names.
 

@@ -83,14 +83,11 @@ class ProfileTable:
 
     def _evict(self, number: int, in_use: Rows) -> None:
         """Frees the rows idle for longest."""
-        held = np.fromiter((key is not None for key in self.keys), np.bool_, len(self.keys))
-        held[in_use] = False
-        candidates = np.flatnonzero(held)
-        if len(candidates) > number:
-            days = self.rows["active_day"][candidates]
-            candidates = candidates[np.argpartition(days, number - 1)[:number]]
-        self.free(candidates)
-        self.evicted += len(candidates)
+        spared = set(in_use.tolist())
+        oldest = [self.row_of[key] for key in self.table.oldest("active_day", number + len(spared))]
+        evicted = [row for row in oldest if row not in spared][:number]
+        self.free(np.array(evicted, np.int64))
+        self.evicted += len(evicted)
 
     def free(self, numbers: Rows) -> None:
         """Frees rows, to be used again."""
@@ -101,9 +98,8 @@ class ProfileTable:
 
     def idle(self, before_day: float, first: int = 0, count: int | None = None) -> Rows:
         """The rows whose newest event lies before that day; of `count` rows from `first` on."""
-        last = len(self.keys) if count is None else min(first + count, len(self.keys))
-        idle = first + np.flatnonzero(self.rows["active_day"][first:last] < before_day)
-        return np.array([row for row in idle.tolist() if self.keys[row] is not None], np.int64)
+        keys = self.table.below("active_day", before_day, first, len(self.keys) if count is None else count)
+        return np.array([self.row_of[key] for key in keys], np.int64)
 
 
 class Names:

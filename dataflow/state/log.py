@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -336,10 +336,6 @@ class LogReader:
         if zlib.crc32(payload) != crc:
             raise self._damaged(place, "its checksum is wrong")
         return payload
-
-    def payloads(self, step: str, lane: int, chunks: Sequence[ChunkId]) -> Iterator[bytes]:
-        """What each chunk holds."""
-        return (self.payload(step, lane, chunk) for chunk in chunks)
 
     def _previous(self, step: str, lane: int, chunk: ChunkId) -> ChunkId:
         head = self._read(chunk.place, HEAD_BYTES)

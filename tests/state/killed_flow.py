@@ -17,13 +17,12 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import cluster_main
 
-from dataflow.state.batches import Codec, LaneBatch, decode_pickled, encode_pickled
 from dataflow.state.lane import LanePace
-from dataflow.state.lanes import stateful_map_items
 from dataflow.state.log import BEGINNING
 from dataflow.state.store import Store
 from tests.state.executions import AFTER_AN_IMAGE, Crash, arm, arm_helper
 from tests.state.support import COUNTS, STEP, Plain, contents, count
+from tests.support.mapped_lanes import Codec, LaneBatch, decode_pickled, encode_pickled, stateful_map_items
 
 PARTITIONS = 4
 EPOCH = 0.03

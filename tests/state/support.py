@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from bytewax.recovery import init_db_dir
 
-from dataflow.state.batches import PICKLED, LaneBatch, lane_of
+from dataflow.state.batches import lane_of
 from dataflow.state.compaction import Compacted, make_image
 from dataflow.state.disk import Disk
 from dataflow.state.lane import Lane, LanePace
 from dataflow.state.log import ChunkId, Token
-from dataflow.state.mapped_tables import Limits, MappedTables
 from dataflow.state.store import Step, Store
 from dataflow.tables.table import Layout, Numbers, Tables
+from tests.support.mapped_lanes import PICKLED, LaneBatch, Limits, MappedTables
 
 COUNTS = Layout(
     {

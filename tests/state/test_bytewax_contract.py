@@ -18,14 +18,13 @@ from bytewax.operators import StatefulBatchLogic
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
 
-from dataflow.state.batches import PICKLED, Codec, LaneBatch, decode_pickled, encode_pickled
 from dataflow.state.lane_names import lane_names, route_hash
-from dataflow.state.lanes import stateful_map_items
 from dataflow.state.log import BEGINNING, ChunkId, Place, Token
 from dataflow.state.store import Store
 from tests.state.killed_flow import PACE, Job, mapper, prepare
 from tests.state.support import COUNTS, STEP, Plain, count
 from tests.state.test_killed_flow import NO_CRASH, check, execute, logs
+from tests.support.mapped_lanes import PICKLED, Codec, LaneBatch, decode_pickled, encode_pickled, stateful_map_items
 
 pytestmark = pytest.mark.slow
 

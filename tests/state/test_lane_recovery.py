@@ -11,7 +11,6 @@ import pytest
 from dataflow.errors import UserError
 from dataflow.state.disk import Disk
 from dataflow.state.lane import Lane, LanePace
-from dataflow.state.mapped_tables import MappedTables
 from dataflow.state.store import Store
 from tests.state.support import (
     COUNTS,
@@ -26,6 +25,7 @@ from tests.state.support import (
     batch_of,
     count,
 )
+from tests.support.mapped_lanes import MappedTables
 
 
 def items_of(seed: int, number: int) -> list[tuple[str, int]]:

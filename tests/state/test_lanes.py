@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from dataflow.errors import UserError
 from dataflow.events.transaction import Rejection
 from dataflow.process.faults import Guard
-from dataflow.state.batches import PICKLED, Divider, lane_of
+from dataflow.state.batches import lane_of
 from dataflow.state.chunk import apply_chunk, pack_chunk, pack_keys, unpack_keys
 from dataflow.state.compaction import read_layout
 from dataflow.state.lane import LanePace
-from dataflow.state.mapped_tables import Limits, guarded
 from dataflow.state.store import Store
 from dataflow.tables.table import Layout, Table, Tables, describe, new_tables, undescribe
 from tests.state.support import COUNTS, EAGER, Engine, contents, count
 from tests.state.test_lane_recovery import expected, items_of, run
+from tests.support.mapped_lanes import PICKLED, Divider, Limits, guarded
 
 ROW = np.dtype([("at", "f8"), ("n", "i4")])
 
