@@ -1,8 +1,9 @@
-"""The Isolation Forest of a model as an ONNX graph, for the peers: their jobs import nothing of ours."""
+"""Trees as an ONNX graph: for the peers, whose jobs import nothing of ours, and to hold our kernel against."""
 
 import io
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,37 @@ from dataflow.scoring.trees import Tree, round_down
 
 def write_forest(pickle: Path, onnx: Path) -> None:
     """The two-feature forest as ONNX, for jobs that do not import ours."""
-    from onnx import TensorProto, helper
-
     forest = joblib.load(io.BytesIO(pickle.read_bytes()))
     trees = isolation_trees(forest)
-    tensor = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [tree_ensemble(trees, "rows", "depths")], "forest",
-        [tensor("rows", TensorProto.FLOAT, [None, 2])], [tensor("depths", TensorProto.FLOAT, [None, 1])],
-    )  # fmt: skip
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
-    onnx.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())
+    onnx.write_bytes(as_onnx({"depths": trees}, 2))
     scores = IsolationScores(forest, trees)
     known = {"average": scores._average, "threshold": scores.threshold}
     Path(f"{onnx}.json").write_text(json.dumps(known))
+
+
+def as_onnx(ensembles: Mapping[str, Sequence[Tree]], width: int) -> bytes:
+    """An ONNX model that reads `rows` (n, width), and gives the sum of each ensemble's leaves (n, 1), by its name."""
+    from onnx import TensorProto, helper
+
+    tensor = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [tree_ensemble(trees, "rows", name) for name, trees in ensembles.items()], "forest",
+        [tensor("rows", TensorProto.FLOAT, [None, width])],
+        [tensor(name, TensorProto.FLOAT, [None, 1]) for name in ensembles],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
+    model: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+    return model
+
+
+def session_of(ensembles: Mapping[str, Sequence[Tree]], width: int) -> Any:
+    """An ONNX Runtime session of `as_onnx` on one thread."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # it reports its use, unless it was told not to before it is imported
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(as_onnx(ensembles, width), options, providers=["CPUExecutionProvider"])
 
 
 def tree_ensemble(trees: Sequence[Tree], rows: str, total: str) -> Any:

@@ -1,6 +1,7 @@
 """Epochs end together on all workers, so that what one closes late is not waited for in every epoch after it."""
 
 import itertools
+import statistics
 import tempfile
 import threading
 import time
@@ -254,6 +255,7 @@ def test_the_stalls_of_a_busy_worker_do_not_grow(
 ) -> None:
     drifting = longest_stalls(False, tmp_path, stop, monkeypatch)
     # Without pace it comes to wait for nearly all of each epoch. A ratio, as other work on the machine stretches both;
-    # and the best of three, as that other work comes in bursts.
+    # and the middle one of three, as that other work comes in bursts.
     assert drifting[3] > 0.5 * EPOCH
-    assert any(longest_stalls(True, tmp_path, stop, monkeypatch)[3] < drifting[3] / 2 for _ in range(3))
+    paced = [longest_stalls(True, tmp_path, stop, monkeypatch)[3] for _ in range(3)]
+    assert statistics.median(paced) < drifting[3] / 2
