@@ -4,6 +4,7 @@ With its environment and command, an unprivileged user, and a file system that i
 profiles' kernels are those that were compiled into the image, by another user and for any processor of its kind.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DETECTOR: dict[str, Any] = COMPOSE["services"]["detector"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-WARM_UP = "python -m dataflow.kernels"
+READABLE, WARM_UP = "chmod --recursive a+rX .", "python -m dataflow.kernels"
+"""What the image's RUN does to what was copied."""
 
 
 def environment(dockerfile: str) -> dict[str, str]:
@@ -54,6 +56,7 @@ print(compilation.FOLDER, sum(user.observe.stats.cache_hits.values()))
 # A root of its own: the system's programs, what is copied into the image, and Python where it is, all read-only.
 _CONTAINER = """
 set -eu
+umask 022  # as when an image is built, whatever this machine's is
 root=$1 model=$2 volume=$3 mountpoint=$4 tree=$5 mode=$6
 shift 6
 mount -t tmpfs -o mode=755 tmpfs "$root"
@@ -78,7 +81,7 @@ done
 cp "$model" "$root/redflag/fraud_model.pkl"
 cp "${model%.pkl}.json" "$root/redflag/fraud_model.json"
 mount --bind "$volume" "$root$mountpoint"
-mount -o remount,ro "$root"
+mount -o "remount,$mode" "$root"
 exec chroot "$root" /bin/sh -c 'cd /redflag && exec "$@"' sh "$@"
 """
 _PYTHON = [str(Path(sys.prefix)), str(Path(sys.prefix).resolve()), str(Path(sys.base_prefix))]
@@ -105,6 +108,8 @@ class Container:
         self._tree = directory / "tree"
         for copied in re.findall(r"^COPY (\w+) \./\w+$", DOCKERFILE, re.MULTILINE):
             shutil.copytree(ROOT / copied, self._tree / copied, ignore=shutil.ignore_patterns("__pycache__"))
+        for path in [self._tree, *self._tree.rglob("*")]:
+            path.chmod(0o700 if path.is_dir() else 0o600)  # as in the clone of one whose umask is 077
         self._compile_kernels(kernels)
         self._user = re.findall(r"useradd .*--uid (\d+)", DOCKERFILE)[0] if os.geteuid() == 0 else None
         if self._user is not None:
@@ -112,11 +117,11 @@ class Container:
 
     def _compile_kernels(self, kept: Path) -> None:
         """As the Dockerfile does, as root and where it can be written to."""
-        assert f"&& {WARM_UP} " in DOCKERFILE
+        assert re.search(rf"&& {re.escape(READABLE)} .*&& {WARM_UP} ", DOCKERFILE, re.DOTALL)
         cache = self._tree / "dataflow" / "profiles" / "__pycache__"
         shutil.copytree(kept, cache, dirs_exist_ok=True)
         subprocess.run(
-            self._inside("rw", sys.executable, *WARM_UP.split()[1:]),
+            self._inside("rw", "sh", "-c", f'{READABLE} && exec "$0" "$@"', sys.executable, *WARM_UP.split()[1:]),
             env={"PATH": os.environ["PATH"], **BUILD}, check=True, timeout=300,
         )  # fmt: skip
         shutil.rmtree(kept)
@@ -132,6 +137,16 @@ class Container:
         directories = [self._root, self._model, self._volume, self.mountpoint, self._tree]
         script = ["sh", "-c", _CONTAINER, "container", *map(str, directories), mode, *dict.fromkeys(_PYTHON), "--"]
         return [*unshared(), *script, *command]
+
+
+@contextlib.contextmanager
+def as_when_an_image_is_built() -> Iterator[None]:
+    """Files that are made can be read by all, unless the program says otherwise."""
+    before = os.umask(0o022)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
@@ -150,7 +165,9 @@ def test_the_detector_decides_and_serves_metrics_as_compose_starts_it(
     assert "USER redflag" in DOCKERFILE
     (topics,) = re.findall(r"for topic in ([\w ]+);", COMPOSE["services"]["topics"]["command"][0])
     kafka_server.create_topics(dict.fromkeys(topics.split(), 4))
-    container = Container(tmp_path, train_model(tmp_path / "model.pkl"), pytestconfig.cache.mkdir("image-kernels"))
+    with as_when_an_image_is_built():
+        model = train_model(tmp_path / "model.pkl")
+    container = Container(tmp_path, model, pytestconfig.cache.mkdir("image-kernels"))
 
     refused = subprocess.run(
         container.command("sh", "-c", "touch /redflag/x || touch /redflag/dataflow/x"),

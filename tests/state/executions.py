@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from dataflow.state import crash_points
 from dataflow.state.compaction import Compactor
 from dataflow.state.crash_points import Point
+from dataflow.state.log import ChunkId
 from dataflow.state.store import Store
 
 CONTEXT = get_context("forkserver")
@@ -27,6 +28,7 @@ class Crash(NamedTuple):
     times: int = 1
     helper_only: str = ""  # "helper": it alone dies, and the flow lives on; "hang": it hangs
     most: int = 10**9  # points of any kind, after which the flow is killed all the same
+    waits: bool = False  # for each image that it asks for, so that those of the helper are reached on a slow machine
 
     @property
     def in_helper(self) -> bool:
@@ -42,6 +44,16 @@ HELPERS_POINTS = {
     Point.OLD_IMAGE_REMOVED,
 }
 AFTER_AN_IMAGE = {Point.COMPACTION_KNOWN, Point.LOG_FILE_REMOVED}
+
+
+class WaitingCompactor(Compactor):
+    """Has an image made before the flow goes on."""
+
+    def ask(self, step: str, lane: int, chunk: ChunkId) -> None:
+        """Returns when the image is made, or is known to have failed."""
+        super().ask(step, lane, chunk)
+        while (step, lane) not in self._answers:
+            time.sleep(0.001)
 
 
 def arm(crash: Crash, passed: Callable[[Point], None] = lambda _point: None) -> None:
@@ -61,12 +73,16 @@ def arm(crash: Crash, passed: Callable[[Point], None] = lambda _point: None) -> 
 
 
 def arm_helper(crash: Crash, store: Store) -> None:
-    """Gives the store a helper that kills itself, and mostly the flow with it, if the point is one of the helper's."""
+    """Gives the store a helper that kills itself, and mostly the flow with it, if the point is one of the helper's; and
+    one that is waited for, if the crash says so."""
+    assert store.directory is not None
+    kind = WaitingCompactor if crash.waits else Compactor
     if crash.in_helper:
-        assert store.directory is not None
         whole = crash.helper_only or "all"
         command = [sys.executable, "-m", "tests.state.killed_helper", str(store.directory), str(crash.point), whole]
-        store.compactor = Compactor(store.directory, store.layouts, 1.0, lambda: [*command, str(crash.times)])
+        store.compactor = kind(store.directory, store.layouts, 1.0, lambda: [*command, str(crash.times)])
+    elif crash.waits:
+        store.compactor = kind(store.directory, store.layouts)
 
 
 def free_addresses(count: int) -> list[str]:

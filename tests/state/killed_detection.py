@@ -170,7 +170,7 @@ def run(job: Job, execution: int, process: int, addresses: list[str], workers: i
     model = load_model(job.model_file)
     model.operating_point = OperatingPoint(alert=THRESHOLDS[0])
     # A helper takes a while to start: the flow must not have ended by then.
-    slowly = crash.in_helper or crash.point in AFTER_AN_IMAGE
+    slowly = not crash.waits and (crash.in_helper or crash.point in AFTER_AN_IMAGE)
     flow = detect.build(
         Given(job, 0.05 if slowly else 0.01),
         Lines(job.folder / f"out.{execution}.{process}"),

@@ -143,7 +143,7 @@ def run(job: Job, execution: int, process: int, addresses: list[str], workers: i
     codec = Codec(CountedBatch.encode, decode_pickled)
     flow = Dataflow("flow")
     # A helper takes a while to start: the flow must not have ended by then.
-    slowly = crash.in_helper or crash.point in AFTER_AN_IMAGE
+    slowly = not crash.waits and (crash.in_helper or crash.point in AFTER_AN_IMAGE)
     items = op.input("read", flow, Numbers(job, 0.02 if slowly else 0.002))
     made = stateful_map_items(STEP, items, mapper, COUNTS, store, codec=codec, pace=PACE)
     op.output("write", made, Lines(job.folder / f"out.{execution}.{process}"))

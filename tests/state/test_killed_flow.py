@@ -53,7 +53,7 @@ def test_a_flow_that_is_killed_at_a_point_goes_on_as_if_it_had_not_been(tmp_path
     prepare(job)
     killed = 0
     for execution, times in enumerate((2, 6)):
-        (code,) = execute(job, execution, Crash(point, times))
+        (code,) = execute(job, execution, Crash(point, times, waits=True))
         assert code in (0, -signal.SIGKILL), logs(job)
         killed += code == -signal.SIGKILL
     assert killed or point in MAYBE
@@ -94,7 +94,7 @@ def test_two_processes_go_on_where_one_and_three_left_off(tmp_path: Path) -> Non
 def test_a_helper_that_dies_or_hangs_is_replaced_and_the_flow_goes_on(tmp_path: Path, point: Point, how: str) -> None:
     job = Job(tmp_path, items=700, keys=25, lanes=3, seed=5)
     prepare(job)
-    assert execute(job, 0, Crash(point, 2, helper_only=how)) == [0], logs(job)
+    assert execute(job, 0, Crash(point, 2, helper_only=how, waits=how != "hang")) == [0], logs(job)
     assert "its log is kept instead, and it is tried again" in logs(job)
     assert list((job.folder / "recovery" / "state").glob("*.image"))
     check(job)
