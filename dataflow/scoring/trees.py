@@ -63,7 +63,7 @@ class TreeSum:
     def __init__(self, trees: Sequence[Tree], start: float = 0.0):
         laid_out = [_laid_out(tree) for tree in trees]
         sizes = [len(nodes) for nodes, *_ in laid_out]
-        self._roots = np.cumsum([0, *sizes[:-1]]).astype(np.int64)
+        self._roots = np.cumsum([0, *sizes[:-1]]).astype(np.uint64)
         self._nodes = np.concatenate([nodes for nodes, *_ in laid_out])
         self._values = np.concatenate([values for _, values, *_ in laid_out])
         self._nan_left = np.concatenate([nan_left for _, _, nan_left, _ in laid_out])
@@ -94,10 +94,11 @@ class TreeSum:
         return sums
 
     def _add(self, rows: Rows, sums: Floats) -> None:
-        if len(rows) < TOGETHER:
-            _add_by_row(rows, self._nodes, self._roots, self._depths, self._values, sums)
-        else:
+        rest = len(rows) - len(rows) % TOGETHER
+        if rest:
             _add_in_step(rows, self._nodes, self._roots, self._depths, self._values, sums)
+        if rest < len(rows):
+            _add_by_row(rows[rest:], self._nodes, self._roots, self._depths, self._values, sums[rest:])
 
 
 def _laid_out(tree: Tree) -> tuple[NDArray[Any], Floats, Bools, int]:
@@ -138,14 +139,9 @@ def round_down(threshold: Floats) -> Rows:
 
 @compiled
 def _add_in_step(rows: Any, nodes: Any, roots: Any, depths: Any, values: Any, sums: Any) -> None:
-    """Adds each row's leaves, tree after tree; eight rows go down a tree together."""
-    count, width = rows.shape
-    at = np.empty(TOGETHER, np.int64)
-    block = np.empty((TOGETHER, width), np.float32)
-    for first in range(0, count, TOGETHER):
-        here = min(TOGETHER, count - first)
-        for j in range(TOGETHER):
-            block[j] = rows[first + min(j, here - 1)]  # the last one again, where there are fewer
+    """Adds each row's leaves, tree after tree; eight rows go down a tree together, what is left of them is left out."""
+    at = np.empty(TOGETHER, np.uint64)
+    for first in range(0, len(rows) - TOGETHER + 1, TOGETHER):
         for t in range(len(roots)):
             root = roots[t]
             for j in range(TOGETHER):
@@ -153,15 +149,16 @@ def _add_in_step(rows: Any, nodes: Any, roots: Any, depths: Any, values: Any, su
             for _ in range(depths[t]):
                 for j in range(TOGETHER):
                     node = nodes[at[j]]
-                    at[j] = root + np.int64(node["left"]) + np.int64(block[j, node["feature"]] > node["threshold"])
-            for j in range(here):
+                    right = rows[first + j, node["feature"]] > node["threshold"]
+                    at[j] = root + np.uint64(node["left"]) + np.uint64(right)
+            for j in range(TOGETHER):
                 sums[first + j] += values[at[j]]
 
 
 @compiled
 def _add_by_row(rows: Any, nodes: Any, roots: Any, depths: Any, values: Any, sums: Any) -> None:
     """The same a row at a time, which goes down sixteen trees together."""
-    at = np.empty(TREES_TOGETHER, np.int64)
+    at = np.empty(TREES_TOGETHER, np.uint64)
     for i in range(len(rows)):
         row = rows[i]
         for first in range(0, len(roots), TREES_TOGETHER):
@@ -173,8 +170,8 @@ def _add_by_row(rows: Any, nodes: Any, roots: Any, depths: Any, values: Any, sum
             for _ in range(deepest):
                 for j in range(here):
                     node = nodes[at[j]]
-                    right = np.int64(row[node["feature"]] > node["threshold"])
-                    at[j] = roots[first + j] + np.int64(node["left"]) + right
+                    right = row[node["feature"]] > node["threshold"]
+                    at[j] = roots[first + j] + np.uint64(node["left"]) + np.uint64(right)
             for j in range(here):
                 sums[i] += values[at[j]]
 
@@ -189,7 +186,7 @@ def _add_with_nan(rows: Any, nodes: Any, nan_left: Any, roots: Any, values: Any,
                 node = nodes[at]
                 value = rows[i, node["feature"]]
                 right = value > node["threshold"] or (np.isnan(value) and not nan_left[at])
-                below = roots[t] + np.int64(node["left"]) + np.int64(right)
+                below = roots[t] + np.uint64(node["left"]) + np.uint64(right)
                 if below == at:
                     break
                 at = below
