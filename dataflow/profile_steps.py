@@ -32,7 +32,7 @@ from dataflow.tables.table import TableChanges, Tables
 Event = Transaction | Feedback
 P = TypeVar("P", bound="UserPart | MerchantPart")
 
-SWEEPS = 128
+SWEEPS = 32
 """Flushes in which all profiles of a lane are looked at once for their age."""
 FAILED = 255
 """Kind of the events that a step has raised on."""
@@ -187,7 +187,7 @@ class UserPart(EncodedOnce):
     def alone(self) -> "UserPart":
         """The same as a batch of its own."""
         there = self.places.tolist()
-        batch = EventBatch([self.batch.events[place] for place in there], self.batch.records[self.places])
+        batch = EventBatch([self.batch.events[place] for place in there], self.batch.records.take(self.places))
         return UserPart(self.lane, batch, np.arange(len(there)))
 
     def encoded(self) -> Reduced:
@@ -212,7 +212,7 @@ class MerchantPart(EncodedOnce):
         is_lesson = items["is_lesson"]
         places, lessons = items["place"][~is_lesson], items["place"][is_lesson]
         there = places.tolist()
-        batch = EventBatch([whole.events[place] for place in there], whole.records[places])
+        batch = EventBatch([whole.events[place] for place in there], whole.records.take(places))
         if whole.features is not None:  # there are none where all events of the batch failed
             batch.features = whole.features[places]
         batch.last_locations = [whole.last_locations[place] for place in there]
@@ -519,7 +519,7 @@ class ProfileSteps:
             lanes = [lane_of_merchant(names[n] if is_lesson else events[n].merchant) for n, is_lesson in told]
         else:
             lanes = [lane_of_merchant(events[place].merchant) for place in payments.tolist()]
-        parts = [MerchantPart(lane, batch, items[places]) for lane, places in _places_by_lane(lanes).items()]
+        parts = [MerchantPart(lane, batch, items.take(places)) for lane, places in _places_by_lane(lanes).items()]
         if not parts:
             if not batch.failed:
                 return []

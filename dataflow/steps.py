@@ -166,29 +166,38 @@ class Steps:
             of_alerts = [results[place] for place in alerts]
             explained = self._explainer.explain(batch.part(alerts), of_alerts, rules)
             why = dict(zip(alerts, explained, strict=True))
-        decisions = []
-        risks = np.asarray(batch.column(RISK)).tolist()
-        thresholds = np.asarray(batch.column(THRESHOLD)).tolist()
-        for place, (txn, risk, threshold, result) in enumerate(
-            zip(batch.transactions, risks, thresholds, results, strict=True)
-        ):
-            fraudulent, reasons, fired, shadow, p_genuine, cooldowns, action = result
-            verdict = Verdict(
-                fraudulent,
-                reasons,
-                combined(p_genuine, risk),
-                fired,
-                shadow,
-                rules_version,
-                model_version,
-                action,
-                combined(1.0, risk),
-                threshold,
-                why[place] if fraudulent else UNSET,
-                txn.transaction_id if txn.id_is_ours else UNSET,  # type: ignore[arg-type]
+        risks = np.asarray(batch.column(RISK))
+        left = np.ones(len(results))
+        left[alerts] = [results[place].p_genuine for place in alerts]
+        columns = zip(
+            batch.transactions,
+            results,
+            combined(left, risks).tolist(),
+            combined(1.0, risks).tolist(),
+            np.asarray(batch.column(THRESHOLD)).tolist(),
+            strict=True,
+        )
+        return [
+            Decision(
+                txn,
+                Verdict(
+                    result.fraudulent,
+                    result.reasons,
+                    score,
+                    result.rules,
+                    result.shadow_rules,
+                    rules_version,
+                    model_version,
+                    result.action,
+                    model_score,
+                    threshold,
+                    why[place] if result.fraudulent else UNSET,
+                    txn.transaction_id if txn.id_is_ours else UNSET,  # type: ignore[arg-type]
+                ),
+                result.cooldowns,
             )
-            decisions.append(Decision(txn, verdict, cooldowns))
-        return decisions
+            for place, (txn, result, score, model_score, threshold) in enumerate(columns)
+        ]
 
     def to_alerts(self, alerts: list[tuple[str, Decision | Rejection]]) -> Iterable[Routed]:
         """Records for the alerts' topic, in the order of the source: the users' states, in between, lost it."""
@@ -205,7 +214,23 @@ class Steps:
 
     def _route(self, decided: list[Decision | Rejection], topic: str) -> list[Routed]:
         def record(decisions: list[Decision]) -> list[Record]:
-            return [_decision_record(decision, topic) for decision in decisions]
+            made = []
+            for decision in decisions:
+                txn = decision.transaction
+                headers = producer_headers(txn.headers) if txn.headers else None
+                made.append(
+                    Record(
+                        topic,
+                        txn.key,
+                        to_json(decision),
+                        txn.topic,
+                        txn.partition,
+                        txn.offset,
+                        txn.record_ms,
+                        headers,
+                    )
+                )
+            return made
 
         decisions = [each for each in decided if isinstance(each, Decision)]
         records, failed = self._routing.each(decisions, record)
@@ -232,12 +257,6 @@ class Steps:
 
 def _offset(decided: Decision | Rejection) -> int:
     return decided.transaction.offset if isinstance(decided, Decision) else decided.offset
-
-
-def _decision_record(decision: Decision, topic: str) -> Record:
-    txn = decision.transaction
-    headers = producer_headers(txn.headers)
-    return Record(topic, txn.key, to_json(decision), txn.topic, txn.partition, txn.offset, txn.record_ms, headers)
 
 
 def written(routed: Iterable[Routed]) -> list[Record]:

@@ -3,12 +3,15 @@
 from typing import Literal
 
 import msgspec
+import numpy as np
 from msgspec import UNSET, UnsetType
+from numpy.typing import NDArray
 
 from dataflow.events.transaction import Transaction
 
 Action = Literal["approve", "review", "block"]
 """What a decision asks for."""
+Floats = NDArray[np.float64]
 
 
 class Explanation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -48,12 +51,13 @@ class Decision(msgspec.Struct, gc=False, frozen=True):
     cooldowns: tuple[tuple[str, float], ...] = ()  # of the rules that made the alert, see `RuleResult`; not written
 
 
-def combined(p_genuine: float, risk: float) -> float:
-    """The score, six digits: noisy-OR, as each rule that fired, and the model, is a reason of its own to doubt it.
+def combined(p_genuine: Floats | float, risk: Floats) -> Floats:
+    """The scores, six digits: noisy-OR, as each rule that fired, and the model, is a reason of its own to doubt it.
 
-    `p_genuine`: what the rules leave, see `RuleResult`; `risk`: the model's, 0 to 1. `round` would take 0.2 µs more.
+    `p_genuine`: what the rules leave, see `RuleResult`; `risk`: the model's, 0 to 1; both of shape (n,).
     """
-    return int((1.0 - p_genuine * (1.0 - risk)) * 1e6 + 0.5) / 1e6
+    scores: Floats = np.floor((1.0 - p_genuine * (1.0 - risk)) * 1e6 + 0.5) / 1e6
+    return scores
 
 
 _encode = msgspec.json.Encoder().encode

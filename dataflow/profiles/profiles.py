@@ -95,9 +95,9 @@ class EventColumns:
 
     def of(self, batch: Sequence[Transaction | Feedback]) -> Records:
         """Transactions and labels as records, in their order."""
-        is_label = np.fromiter((isinstance(event, Feedback) for event in batch), np.bool_, len(batch))
-        if not is_label.any():
+        if Feedback not in set(map(type, batch)):
             return self.transactions(batch)  # type: ignore[arg-type]
+        is_label = np.fromiter((isinstance(event, Feedback) for event in batch), np.bool_, len(batch))
         events = np.empty(len(batch), user.EVENT)
         events[~is_label] = self.transactions([event for event in batch if isinstance(event, Transaction)])
         events[is_label] = self.labels([event for event in batch if isinstance(event, Feedback)])

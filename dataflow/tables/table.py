@@ -198,7 +198,7 @@ class Table:
         self._dirty[written] = 0
         changed = list(self._keys_changed)
         self._keys_changed.clear()
-        return TableChanges(written, self.rows[written], changed, [self.keys[number] for number in changed])
+        return TableChanges(written, self.rows.take(written), changed, [self.keys[number] for number in changed])
 
     def put_keys(self, numbers: Sequence[int], keys: Sequence[str | None]) -> None:
         """Gives rows other keys, or none, as a chunk of the log has them; the rows become zeros."""

@@ -95,7 +95,7 @@ def _decide(
                 replayed.amounts[rows].tolist(),
                 [int(fraud) if labelled else "" for fraud, labelled in truth],
                 *(of_tiers[tier].tolist() for tier in tiers),
-                [combined(each.p_genuine, own_risk) for each, own_risk in zip(found, risk.tolist(), strict=True)],
+                combined(np.array([each.p_genuine for each in found]), risk).tolist(),
                 [int(each.fraudulent) for each in found],
                 [each.action for each in found],
                 [" | ".join(each.reasons) for each in found],
