@@ -36,7 +36,6 @@ from training.files import put_in_place
 from training.fitting.common_values import common_values
 from training.fitting.fitting import (
     BATCH,
-    CannotFitError,
     Replayed,
     collect,
     features_of,
@@ -47,6 +46,7 @@ from training.fitting.fitting import (
     scored,
     scores,
 )
+from training.fitting.infinities import CannotFitError
 from training.fitting.options import Options, parse
 from training.fitting.tiers import FEWEST_FRAUDS, MAX_SAMPLES, all_tiers, amount_prior
 from training.fitting.tiers import TREES as TIER_TREES

@@ -17,6 +17,7 @@ from dataflow.scoring.tiers import SUPERVISED, TieredModel, needed
 from dataflow.scoring.trees import Bools, Floats, Indices, Rows
 from training.evaluation.measures import Measures, measure
 from training.evaluation.options import Options
+from training.fitting.infinities import CannotFitError, bounded
 from training.fitting.tiers import FOREST_FEATURES, SUPERVISED_FEATURES, TooFewLabelsError, all_tiers, fit
 from training.histories.history import DAY, History, LabelTime, Past
 from training.histories.replay import replay
@@ -102,14 +103,12 @@ def collect(
     if not count:
         msg = f"{options.history} has no transaction before {day(options.test_until)}"
         raise UserError(msg)
-    all_rows = np.concatenate(rows)
-    all_rows[np.isinf(all_rows)] = np.float32(30 * DAY)  # "seconds since the last", where there was none
     known, comes = np.concatenate(truth), np.concatenate(label_at)
     return Replayed(
         users=np.concatenate(users),
         at=np.concatenate(at),
         amounts=np.concatenate(amounts),
-        rows=all_rows,
+        rows=np.concatenate(rows),
         fraud=known == 1,
         labelled=known < 2,
         label_at=np.where(np.isnan(comes), np.inf, comes),
@@ -143,6 +142,9 @@ def train_and_test(
     except TooFewLabelsError as error:
         advice = "take an earlier --train-from, or --tiers feedback"
         msg = f"cannot train for the window from {day(begin)}: {error}: {advice}"
+        raise UserError(msg) from None
+    except CannotFitError as error:
+        msg = f"cannot train for the window from {day(begin)}: {error}: take an earlier --train-from"
         raise UserError(msg) from None
     except ValueError as error:
         msg = f"cannot train for the window from {day(begin)}: {error}"
@@ -181,11 +183,12 @@ def fitted(
 
     Raises:
         TooFewLabelsError: a tier that learns from labels has too few.
+        CannotFitError: a feature has no finite value.
         ValueError: there is nothing to learn from.
     """
     past = (replayed.at >= start) & (replayed.at < moment)
     in_time = replayed.labelled & (replayed.label_at <= moment)
-    rows = np.ascontiguousarray(replayed.rows[past])
+    rows = bounded(np.ascontiguousarray(replayed.rows[past]), FEATURES, options.tiers)
     artifact = fit(options.tiers, rows, FEATURES, replayed.fraud[past], in_time[past], prior, seed, 0.01)
     return TieredModel(_metadata(options, seed, moment), artifact)
 
@@ -213,7 +216,7 @@ def choose_point(
     unseen = ~known if options.tiers[-1] == SUPERVISED else np.ones(len(known), np.bool_)
     try:
         earlier = fitted(replayed, options, prior, start, moment, model.metadata.seed)
-    except (TooFewLabelsError, ValueError) as error:
+    except (TooFewLabelsError, CannotFitError, ValueError) as error:
         rows = np.flatnonzero((replayed.at >= start) & (replayed.at < begin) & unseen)
         told = f"{len(rows):,} transactions before {day(begin)} whose labels had not come ({error})"
         return choose(scored(replayed, rows, known, model, told), options.choice, note)

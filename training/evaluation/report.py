@@ -69,7 +69,7 @@ def write_report(path: Path, metrics: dict[str, Any], runs: Sequence[Run]) -> No
             )
     if metrics["importance"]:
         parts.append("<h2>Which features matter to the supervised tier</h2>")
-        parts.append(_table(("fact", "importance"), [(k, _number(v)) for k, v in metrics["importance"].items()]))
+        parts.append(_table(("feature", "importance"), [(k, _number(v)) for k, v in metrics["importance"].items()]))
     parts.append("<h2>Each window and seed</h2>")
     shown = ("average_precision", "roc_auc", "card_precision_100")
     parts.append(

@@ -13,8 +13,9 @@ from dataflow.scoring.isolation_forest import Model
 from dataflow.scoring.metadata import ISOLATION_FOREST, Metadata, Window
 from dataflow.scoring.tiers import TieredModel, needed
 from dataflow.scoring.trees import Bools, Floats, Rows
+from training.fitting.infinities import CannotFitError, bounded
 from training.fitting.options import Options
-from training.fitting.tiers import FOREST_FEATURES, SUPERVISED_FEATURES, TooFewLabelsError, all_tiers
+from training.fitting.tiers import FOREST_FEATURES, SUPERVISED_FEATURES, TooFewLabelsError
 from training.fitting.tiers import fit as fit_tiers
 from training.histories.history import History, after
 from training.histories.replay import replay
@@ -50,14 +51,6 @@ class Replayed(NamedTuple):
         """Of which transactions the label had come by `moment`, so many seconds after its transaction."""
         known: Bools = self.labelled & (self.times + delay <= moment)
         return known
-
-
-class CannotFitError(Exception):
-    """A history that a model cannot be fitted to: why, and what the user can do about it."""
-
-    def __init__(self, why: str, advice: str):
-        super().__init__(why)
-        self.advice = advice
 
 
 def features_of(options: Options) -> tuple[str, ...]:
@@ -141,39 +134,6 @@ def fit(replayed: Replayed, options: Options, prior: AmountPrior, moment: float)
             else "name the column of the history's labels with --label-column, or take --tiers feedback"
         )
         raise CannotFitError(str(error), advice) from None
-
-
-def bounded(rows: Rows, features: Sequence[str], tiers: Sequence[str]) -> Rows:
-    """The rows with each infinite value put at its column's largest or smallest finite one.
-
-    A tree cannot split between a number and infinity. Serving need not do this: every split lies below the largest
-    value of its column, so an infinite value goes the same way as that.
-
-    Raises:
-        CannotFitError: a column has no finite value.
-    """
-    infinite = np.isinf(rows)
-    if not infinite.any():
-        return rows
-    rows = rows.copy()
-    for column, where, name in zip(rows.T, infinite.T, features, strict=True):
-        if where.any():
-            finite = column[np.isfinite(column)]
-            if not len(finite):
-                why = f"the feature {name} has no finite value in this history"
-                raise CannotFitError(why, _without(name, tiers))
-            column[where] = np.where(column[where] > 0, finite.max(), finite.min())
-    return rows
-
-
-def _without(feature: str, tiers: Sequence[str]) -> str:
-    """Which option makes a model that does not read the feature."""
-    if tiers == [ISOLATION_FOREST]:
-        return "choose --features without it"
-    for last in reversed(tiers[1:-1]):
-        if feature not in needed(all_tiers(last), FOREST_FEATURES, SUPERVISED_FEATURES):
-            return f"take --tiers {last}, which does not read it"
-    return f"take --tiers {ISOLATION_FOREST}, with --features that leave it out"
 
 
 def scores(model: Model | TieredModel, rows: Rows, tell: Callable[[float], None]) -> dict[str, Floats]:
