@@ -13,7 +13,7 @@ from dataflow.simulation.population import (
     DEVICE_KINDS,
     City,
     Person,
-    Population,
+    SimulatedPopulation,
     pick,
 )
 
@@ -95,7 +95,7 @@ def label_to_json(txn: Simulated) -> bytes:
 class Till:
     """Where payments are made: draws what chance decides in them from one seeded generator."""
 
-    def __init__(self, population: Population, rng: Random):
+    def __init__(self, population: SimulatedPopulation, rng: Random):
         self.population = population
         self.rng = rng
 
