@@ -19,7 +19,6 @@ from tests.rules.builders import Row, batch, evaluate, row, rule
 BUILT_IN = Settings().rules_file
 FOUR_CHECKS = ["high_amount", "location_change", "flagged_merchant", "ml_anomaly"]
 LISTED = "[lists]\nbad = ['x']\n"
-RULE = '[[rule]]\nid = "{}"\nwhen = "{}"\nreason = "{}"\n'
 
 
 @pytest.fixture
