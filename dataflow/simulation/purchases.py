@@ -59,7 +59,9 @@ class _Public(msgspec.Struct, gc=False, omit_defaults=True):
     category: str | None = None
 
 
-class _Label(msgspec.Struct, gc=False):
+class Truth(msgspec.Struct, gc=False):
+    """What the generator knows of a transaction, as it stands on the topic of labels."""
+
     transaction_id: str
     fraud: bool
     scenario: str
@@ -89,7 +91,7 @@ def to_json(txn: Simulated) -> bytes:
 
 def label_to_json(txn: Simulated) -> bytes:
     """The truth about a transaction: its id, whether it is fraud, and the scenario ("none" if not)."""
-    return _encode(_Label(txn.transaction_id, txn.fraud, txn.scenario))
+    return _encode(Truth(txn.transaction_id, txn.fraud, txn.scenario))
 
 
 class Till:
