@@ -15,6 +15,7 @@ from bytewax.testing import run_main
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME
 
 from dataflow.detect import build
+from dataflow.events.feedback import feedback_to_json
 from dataflow.events.output_record import Record
 from dataflow.events.parsing import event_time
 from dataflow.events.transaction import DAY, Transaction
@@ -196,17 +197,9 @@ class PastFeedback(PastMessage):
 
     def value(self) -> bytes:
         """The JSON object."""
-        txn = self._txn
-        return _encode(
-            {
-                "transaction_id": txn.transaction_id,
-                "user": txn.user,
-                "merchant": txn.merchant,
-                "timestamp": txn.timestamp,
-                "fraud": self.fraud,
-                "labelled_at": datetime.fromtimestamp(self.labelled_at, UTC).isoformat(),
-            }
-        )
+        txn, labelled_at = self._txn, datetime.fromtimestamp(self.labelled_at, UTC).isoformat()
+        name = txn.transaction_id or ""  # a history gives each of its transactions one
+        return feedback_to_json(name, txn.user, txn.merchant, txn.timestamp, self.fraud, labelled_at)
 
     def timestamp(self) -> tuple[int, int]:
         """Its kind, and milliseconds since 1970."""
