@@ -9,9 +9,10 @@ import argparse
 import json
 import time
 
+from dataflow.events.transaction import DAY
 from dataflow.features.catalogue import NUMBERS
 from dataflow.kernels import warm_up
-from training.histories.history import DAY, LabelTime, Past, after, read_history
+from training.histories.history import LabelTime, Past, after, read_history
 from training.histories.replay import replay
 
 

@@ -28,10 +28,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.stage import RESULTS, Job, cpu_seconds, machine, produce, train
+from dataflow.events.transaction import DAY
 from tests.support.kafka_server import KafkaServer
 
 BEGIN = datetime(2026, 1, 5, tzinfo=UTC).timestamp()
-DAY = 86_400.0
 ROUNDS = 3  # transactions of each user
 MERCHANTS = 5000
 WINDOW = 120.0  # seconds of step 6

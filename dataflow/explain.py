@@ -15,6 +15,7 @@ from dataflow.connectors.topic_reader import read_topic
 from dataflow.errors import UserError
 from dataflow.events.decision import Explanation
 from dataflow.process import lifecycle
+from dataflow.process.terminal import printable
 from dataflow.settings import Settings
 
 WIDTH = 80
@@ -114,7 +115,7 @@ def _entries(explanation: Sequence[Explanation]) -> list[str]:
 
 def _wrapped(line: str, indent: int) -> list[str]:
     """The line in pieces that fit, the second and later ones indented; wide characters count as two columns."""
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+    shown = printable(line)
     console = Console(width=WIDTH, color_system=None)
     head, rest = Text(shown[:indent]), Text(shown[indent:])
     pieces = [piece.plain.rstrip() for piece in rest.wrap(console, WIDTH - indent)] or [""]

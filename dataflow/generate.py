@@ -18,6 +18,7 @@ from bytewax.outputs import Sink
 from dataflow.connectors.plain_sink import ProducerSink
 from dataflow.errors import UserError
 from dataflow.events.feedback import feedback_to_json
+from dataflow.events.transaction import DAY
 from dataflow.process import lifecycle, metrics_server
 from dataflow.settings import Settings
 from dataflow.simulation.simulator import Simulated, label_to_json, life_after, natural_rate, stream, to_json
@@ -26,7 +27,6 @@ MAX_BATCH = 1000  # transactions handed to the flow at once, and labels
 TICK = timedelta(milliseconds=5)  # between batches at a high rate: fewer, larger ones cost less
 STOP_CHECK = timedelta(seconds=0.25)  # the longest sleep, so that a stop is noticed at any rate
 OVERTIME = timedelta(seconds=1)  # how long one that cannot keep up goes on after its duration
-DAY = 86_400.0
 FARTHEST_BACK = 30 * 365 * DAY  # where event time outruns the clock: the earliest start, in seconds before now
 
 KeyedBytes = tuple[bytes, bytes]

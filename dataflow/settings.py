@@ -7,66 +7,81 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 from dotenv import dotenv_values
+from msgspec import Meta
 
-from dataflow.errors import UserError
+from dataflow.errors import UserError, in_words, without_none
 
 DOTENV = Path(".env")
 _KAFKA_PREFIX = "KAFKA_CONFIG_"
 _WITH_UNDERSCORES = frozenset({"log_level"})  # the one text property of librdkafka whose name has no dots
-_TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
-_HOST_AND_PORT = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:,\[\]]+):(\d{1,5})")
+_PORT = r"(?:[0-9]{1,4}|[0-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"  # 0 to 65535
+_HOST_AND_PORT = rf"(?:\[[0-9a-fA-F:.]+\]|[^\s:,\[\]]+):{_PORT}"
+_TOPIC_NAME = r"(?!\.{1,2}\Z)[a-zA-Z0-9._-]{1,249}"
 
+Brokers = Annotated[
+    str,
+    Meta(pattern=rf"\A{_HOST_AND_PORT}(?:,{_HOST_AND_PORT})*\Z", description="host:port, several with commas between"),
+]
+Address = Annotated[str, Meta(pattern=rf"\A{_HOST_AND_PORT}\Z", description="host:port, or off")]
+Topic = Annotated[
+    str,
+    Meta(pattern=rf"\A{_TOPIC_NAME}\Z", description="a topic name: letters, digits, '.', '_', '-', at most 249"),
+]
+File = Annotated[Path, Meta(description="a path")]
 
 TUTORIAL_RULES = Path(__file__).parent / "rules-tutorial.toml"
 """The tutorial's four checks alone."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that can be set from outside, with its defaults; `TABLE` says what each means, and in which unit."""
+    """Everything that can be set from outside, with its type and default; `TABLE` says what each means, in which unit.
 
-    brokers: str = "127.0.0.1:9092"
+    What a setting takes is what msgspec checks: its type here.
+    """
+
     given: frozenset[str] = frozenset()  # names of the variables that were set; all others have their defaults
     unknown: tuple[str, ...] = ()  # a line for each variable that looks like a setting and is none
     kafka_config: dict[str, str] = {}
-    transactions_topic: str = "transactions"
-    alerts_topic: str = "fraud_alerts"
-    classified_topic: str = "classified_transactions"
-    invalid_topic: str = "invalid_transactions"
-    labels_topic: str = "transaction_labels"
-    feedback_topic: str = "fraud_feedback"
-    rules_file: Path = Path(__file__).parent / "rules.toml"
-    rules_check_seconds: float = 1.0
-    model_file: Path = Path("fraud_model.pkl")
+    brokers: Brokers = "127.0.0.1:9092"
+    transactions_topic: Topic = "transactions"
+    alerts_topic: Topic = "fraud_alerts"
+    classified_topic: Topic = "classified_transactions"
+    invalid_topic: Topic = "invalid_transactions"
+    labels_topic: Topic = "transaction_labels"
+    feedback_topic: Topic = "fraud_feedback"
+    rules_file: File = Path(__file__).parent / "rules.toml"
+    rules_check_seconds: Annotated[float, Meta(ge=0.05)] = 1.0
+    model_file: File = Path("fraud_model.pkl")
     # Longer than any feature looks back: what a profile knew by then has faded.
-    profile_age_days: float = 400.0
-    max_profiles: int = 10_000_000
-    recovery_dir: Path = Path("recovery")
+    profile_age_days: Annotated[float, Meta(ge=31)] = 400.0
+    max_profiles: Annotated[int, Meta(ge=1000)] = 10_000_000
+    recovery_dir: File = Path("recovery")
     # What came since the last snapshot is decided again after a crash. Bytewax takes whole seconds.
-    recovery_interval: int = 5
-    recovery_partitions: int = 4
-    output_settle_seconds: float = 0.5
-    delivery_timeout_seconds: float = 120.0
-    stop_timeout_seconds: float = 8.0
-    max_batch: int = 500
-    max_event_lead_seconds: float = 300.0
-    metrics_address: str | None = "127.0.0.1:3030"
-    log_format: str = "text"
-    log_level: str = "info"
-    generator_rate: float = 2.0
-    generator_count: int | None = None
-    generator_duration: float | None = None
-    generator_seed: int = 42
-    generator_population: str = "realistic"
+    recovery_interval: Annotated[int, Meta(ge=1)] = 5
+    recovery_partitions: Annotated[int, Meta(ge=1)] = 4
+    output_settle_seconds: Annotated[float, Meta(ge=0)] = 0.5
+    delivery_timeout_seconds: Annotated[float, Meta(ge=1)] = 120.0
+    stop_timeout_seconds: Annotated[float, Meta(ge=1)] = 8.0
+    max_batch: Annotated[int, Meta(ge=1)] = 500
+    max_event_lead_seconds: Annotated[float, Meta(ge=0)] = 300.0
+    metrics_address: Address | None = "127.0.0.1:3030"
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    generator_rate: Annotated[float, Meta(ge=0.001)] = 2.0
+    generator_count: Annotated[int, Meta(ge=0)] | None = None
+    generator_duration: Annotated[float, Meta(ge=0)] | None = None
+    generator_seed: Annotated[int, Meta(ge=0)] = 42
+    generator_population: Literal["realistic", "tutorial"] = "realistic"
     generator_start: str | None = None
-    generator_people: int | None = None
-    generator_label_delay: float | None = None
-    generator_warm_up: float = 14.0
+    generator_people: Annotated[int, Meta(ge=100)] | None = None
+    generator_label_delay: Annotated[float, Meta(ge=0)] | None = None
+    generator_warm_up: Annotated[float, Meta(ge=0)] = 14.0
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, dotenv: Path | None = DOTENV) -> "Settings":
@@ -85,10 +100,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             if not text:
                 continue  # set but empty is not set: compose files cannot leave a variable out
             try:
-                fields[setting.field] = setting.takes.read(text)
-            except ValueError:
+                fields[setting.field] = _read(setting.field, text)
+            except ValueError:  # also msgspec's ValidationError
                 mistakes.append(
-                    f"{setting.name}={text!r} is wrong: it takes {setting.takes.says}; "
+                    f"{setting.name}={text!r} is wrong: it takes {in_words(_TYPES[setting.field])}; "
                     "mend it in the environment or in .env"
                 )
         loaded = cls(
@@ -97,7 +112,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             kafka_config=_kafka_config(values),
             **fields,
         )
-        topics = [getattr(loaded, setting.field) for setting in TABLE if setting.takes is TOPIC]
+        topics = [getattr(loaded, field) for field in _TOPICS]
         mistakes += [
             f"topic {topic!r} is named by more than one *_TOPIC setting: give each topic its own name"
             for topic in sorted({topic for topic in topics if topics.count(topic) > 1})
@@ -112,175 +127,128 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def named_by(self, topic: str) -> str:
         """The setting that names a topic, as in `ALERTS_TOPIC`; "" if none does."""
-        names = [s.name for s in TABLE if s.takes is TOPIC and getattr(self, s.field) == topic]
+        names = [s.name for s in TABLE if s.field in _TOPICS and getattr(self, s.field) == topic]
         return names[0] if names else ""
 
 
-class Kind(NamedTuple):
-    """What a setting takes: in words, and as a function of the text that raises a ValueError for anything else."""
+_TYPES: Final = {field.name: field.type for field in msgspec.structs.fields(Settings)}
+_TOPICS: Final = [name for name, kind in _TYPES.items() if kind == Topic]
 
-    says: str
-    read: Callable[[str], Any]
+
+def _read(field: str, text: str) -> Any:
+    """The value of a setting.
+
+    Raises:
+        ValueError: it is not what the setting takes.
+    """
+    kind = without_none(_TYPES[field])
+    plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    value: Any = text
+    if kind == Address and text.lower() == "off":
+        return None
+    if kind == Brokers:
+        value = ",".join(part.strip() for part in text.split(","))
+    elif plain is int or plain is float:
+        value = plain(text)  # not msgspec's own reading of numbers in texts, which takes no `.5`
+        if not math.isfinite(value):
+            raise ValueError(text)
+    return msgspec.convert(value, kind, dec_hook=_path)
+
+
+def _path(kind: type, value: Any) -> Any:
+    """Makes a path of a text, which msgspec leaves to us."""
+    return kind(value)
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """Takes `host:port`, as the settings have it, apart; an IPv6 address stands in brackets."""
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 class Setting(NamedTuple):
-    """One setting: its variable, its field of `Settings`, what it takes, what it means."""
+    """One setting: its variable, its field of `Settings`, what it means."""
 
     name: str
     field: str
-    takes: Kind
     meaning: str
     unit: str = ""
 
 
-def _fits(condition: bool) -> None:
-    if not condition:
-        raise ValueError
-
-
-def whole(at_least: int) -> Kind:
-    """A whole number."""
-
-    def read(text: str) -> int:
-        value = int(text)
-        _fits(value >= at_least)
-        return value
-
-    return Kind(f"a whole number of at least {at_least}", read)
-
-
-def number(at_least: float) -> Kind:
-    """A finite number."""
-
-    def read(text: str) -> float:
-        value = float(text)
-        _fits(at_least <= value < math.inf)
-        return value
-
-    return Kind(f"a number of at least {at_least:g}", read)
-
-
-def choice(*allowed: str) -> Kind:
-    """One of several words."""
-
-    def read(text: str) -> str:
-        _fits(text in allowed)
-        return text
-
-    return Kind("one of " + ", ".join(allowed), read)
-
-
-def _topic(text: str) -> str:
-    _fits(_TOPIC_NAME.fullmatch(text) is not None and text not in (".", ".."))
-    return text
-
-
-def host_and_port(text: str) -> tuple[str, int]:
-    """Takes `host:port` apart; an IPv6 address stands in brackets.
-
-    Raises:
-        ValueError: it is not that.
-    """
-    found = _HOST_AND_PORT.fullmatch(text)
-    if found is None or int(found[1]) > 65535:
-        msg = f"{text!r} is not host:port"
-        raise ValueError(msg)
-    return text[: found.start(1) - 1].strip("[]"), int(found[1])
-
-
-def _brokers(text: str) -> str:
-    parts = [part.strip() for part in text.split(",")]
-    for part in parts:
-        host_and_port(part)
-    return ",".join(parts)
-
-
-def _address(text: str) -> str | None:
-    if text.lower() == "off":
-        return None
-    host_and_port(text)
-    return text
-
-
-TOPIC = Kind("a topic name: letters, digits, '.', '_', '-', at most 249", _topic)
-TEXT = Kind("text", str)
-PATH = Kind("a path", Path)
-
 TABLE: Sequence[Setting] = (
     Setting(
-        "KAFKA_BROKERS", "brokers", Kind("host:port, several with commas between", _brokers),
+        "KAFKA_BROKERS", "brokers",
         "the brokers to begin with: host:port, several with commas between; an IPv6 address stands in brackets",
     ),
-    Setting("TRANSACTIONS_TOPIC", "transactions_topic", TOPIC, "what is to be decided"),
-    Setting("ALERTS_TOPIC", "alerts_topic", TOPIC, "decisions that are frauds; as many partitions as the next"),
-    Setting("CLASSIFIED_TOPIC", "classified_topic", TOPIC, "all other decisions"),
-    Setting("INVALID_TOPIC", "invalid_topic", TOPIC, "what could not be parsed"),
-    Setting("LABELS_TOPIC", "labels_topic", TOPIC, "the generator's truth"),
-    Setting("FEEDBACK_TOPIC", "feedback_topic", TOPIC, "what analysts found out"),
-    Setting("RULES_FILE", "rules_file", PATH, "the rules"),
+    Setting("TRANSACTIONS_TOPIC", "transactions_topic", "what is to be decided"),
+    Setting("ALERTS_TOPIC", "alerts_topic", "decisions that are frauds; as many partitions as the next"),
+    Setting("CLASSIFIED_TOPIC", "classified_topic", "all other decisions"),
+    Setting("INVALID_TOPIC", "invalid_topic", "what could not be parsed"),
+    Setting("LABELS_TOPIC", "labels_topic", "the generator's truth"),
+    Setting("FEEDBACK_TOPIC", "feedback_topic", "what analysts found out"),
+    Setting("RULES_FILE", "rules_file", "the rules"),
     Setting(
-        "RULES_CHECK_SECONDS", "rules_check_seconds", number(0.05),
+        "RULES_CHECK_SECONDS", "rules_check_seconds",
         "how long a changed rules file, or operating point of the model, must stand still until it is taken", "s",
     ),
-    Setting("MODEL_FILE", "model_file", PATH, "the model; its JSON lies beside it"),
+    Setting("MODEL_FILE", "model_file", "the model; its JSON lies beside it"),
     Setting(
-        "PROFILE_AGE_DAYS", "profile_age_days", number(31.0),
+        "PROFILE_AGE_DAYS", "profile_age_days",
         "a profile without an event for so long, by event times, begins anew", "d",
     ),
     Setting(
-        "MAX_PROFILES", "max_profiles", whole(1000),
+        "MAX_PROFILES", "max_profiles",
         "of users, and of merchants; beyond it those without an event for longest are forgotten",
     ),
-    Setting("RECOVERY_DIR", "recovery_dir", PATH, "where snapshots of the state are kept"),
-    Setting("RECOVERY_INTERVAL", "recovery_interval", whole(1), "between snapshots", "s"),
-    Setting("RECOVERY_PARTITIONS", "recovery_partitions", whole(1), "files of a new recovery directory"),
+    Setting("RECOVERY_DIR", "recovery_dir", "where snapshots of the state are kept"),
+    Setting("RECOVERY_INTERVAL", "recovery_interval", "between snapshots", "s"),
+    Setting("RECOVERY_PARTITIONS", "recovery_partitions", "files of a new recovery directory"),
     Setting(
-        "OUTPUT_SETTLE_SECONDS", "output_settle_seconds", number(0.0),
+        "OUTPUT_SETTLE_SECONDS", "output_settle_seconds",
         "how long the outputs must stand still on resume", "s",
     ),
     Setting(
-        "DELIVERY_TIMEOUT_SECONDS", "delivery_timeout_seconds", number(1.0),
+        "DELIVERY_TIMEOUT_SECONDS", "delivery_timeout_seconds",
         "how long a broker may be away before the flow stops", "s",
     ),
-    Setting("STOP_TIMEOUT_SECONDS", "stop_timeout_seconds", number(1.0), "for a graceful stop", "s"),
-    Setting("MAX_BATCH", "max_batch", whole(1), "messages a worker takes at once"),
+    Setting("STOP_TIMEOUT_SECONDS", "stop_timeout_seconds", "for a graceful stop", "s"),
+    Setting("MAX_BATCH", "max_batch", "messages a worker takes at once"),
     Setting(
         "MAX_EVENT_LEAD_SECONDS",
         "max_event_lead_seconds",
-        number(0.0),
         "by how much an event time may lead the record's, and that the wall clock, and still move a profile's clock",
         "s",
     ),
     Setting(
-        "METRICS_ADDRESS", "metrics_address", Kind("host:port, or off", _address),
+        "METRICS_ADDRESS", "metrics_address",
         "where metrics are served, `off` for nowhere; process 1 of several takes the next port, and so on",
     ),
     Setting(
-        "LOG_FORMAT", "log_format", choice("text", "json"), "`json`: each line of the log is an object"
+        "LOG_FORMAT", "log_format", "`json`: each line of the log is an object"
     ),
     Setting(
-        "LOG_LEVEL", "log_level", choice("debug", "info", "warning", "error"), "what is logged: this and what is worse"
+        "LOG_LEVEL", "log_level", "what is logged: this and what is worse"
     ),
-    Setting("GENERATOR_RATE", "generator_rate", number(0.001), "transactions generated", "1/s"),
-    Setting("GENERATOR_COUNT", "generator_count", whole(0), "transactions until the generator ends"),
-    Setting("GENERATOR_DURATION", "generator_duration", number(0.0), "until the generator ends", "s"),
-    Setting("GENERATOR_SEED", "generator_seed", whole(0), "the same seed and start give the same transactions"),
+    Setting("GENERATOR_RATE", "generator_rate", "transactions generated", "1/s"),
+    Setting("GENERATOR_COUNT", "generator_count", "transactions until the generator ends"),
+    Setting("GENERATOR_DURATION", "generator_duration", "until the generator ends", "s"),
+    Setting("GENERATOR_SEED", "generator_seed", "the same seed and start give the same transactions"),
     Setting(
-        "GENERATOR_POPULATION", "generator_population", choice("realistic", "tutorial"),
+        "GENERATOR_POPULATION", "generator_population",
         "thousands of people with habits, or three without",
     ),
-    Setting("GENERATOR_START", "generator_start", TEXT, "event time of the first transaction, ISO 8601"),
+    Setting("GENERATOR_START", "generator_start", "event time of the first transaction, ISO 8601"),
     Setting(
-        "GENERATOR_PEOPLE", "generator_people", whole(100),
+        "GENERATOR_PEOPLE", "generator_people",
         "how many people live, each at a natural pace: event time goes as fast as the rate asks of them; "
         "else as many as the rate takes, at the pace of the clock",
     ),
     Setting(
-        "GENERATOR_LABEL_DELAY", "generator_label_delay", number(0.0),
+        "GENERATOR_LABEL_DELAY", "generator_label_delay",
         "feedback on each transaction, so long after it, by the clock on the wall; else none", "s",
     ),
     Setting(
-        "GENERATOR_WARM_UP", "generator_warm_up", number(0.0),
+        "GENERATOR_WARM_UP", "generator_warm_up",
         "how long GENERATOR_PEOPLE have lived at the start; in `make run` this fills the profiles", "days",
     ),
 )  # fmt: skip
@@ -356,10 +324,10 @@ def _read_dotenv(dotenv: Path | None) -> dict[str, str]:
 
 def leniently(name: str, default: str, environ: Mapping[str, str] | None = None, dotenv: Path | None = DOTENV) -> str:
     """One setting before all are read, to say how those mistakes are told that `Settings.load` will find."""
-    takes = next(setting.takes for setting in TABLE if setting.name == name)
+    field = next(setting.field for setting in TABLE if setting.name == name)
     try:
         text = {**_read_dotenv(dotenv), **(os.environ if environ is None else environ)}.get(name, "").strip()
-        return str(takes.read(text)) if text else default
+        return str(_read(field, text)) if text else default
     except (UserError, ValueError):
         return default
 

@@ -130,6 +130,20 @@ def model_file(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path
     return trained / "model.pkl"
 
 
+@pytest.fixture(scope="session")
+def forest_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small forest of what the user's own profile knows, where batches that interleave must change no score.
+
+    A test that changes it takes a copy.
+    """
+    from training.train import main as train
+
+    path = tmp_path_factory.mktemp("forest") / "fraud_model.pkl"
+    features = ["--features", "amount,txn_per_hour", "--tiers", "isolation_forest"]
+    assert train(["--out", str(path), "--users", "100", "--days", "7", "--trees", "10", *features]) == 0
+    return path
+
+
 @pytest.fixture
 def topics(broker: Broker) -> Iterator[MakeTopic]:
     """Makes a topic of this test's own: `topics("transactions", partitions=4)` → "transactions-1b9d6bcd"."""

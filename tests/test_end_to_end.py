@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from dataflow.connectors import kafka_clients
 from dataflow.settings import Settings
 from tests.conftest import Broker
 from tests.support.builders import MINUTE, NOON, raw
+from tests.support.kafka_server import free_ports
 from tests.support.reading import read_all
 from training.train import main as train
 
@@ -105,14 +105,6 @@ def outputs(settings: Settings, count: int, seconds: float = 60) -> list[Message
     messages = read_all(settings, topics)
     assert len(messages) == count
     return messages
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 def decision_of(message: Message) -> tuple[str, bool, list[str]]:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -31,6 +30,7 @@ from dataflow.simulation.simulator import (
     stream,
     to_json,
 )
+from tests.support.kafka_server import free_ports
 
 pytestmark = pytest.mark.slow
 
@@ -433,14 +433,6 @@ def read(brokers: str, topic: str, at_least: int) -> list[Item]:
     found += [(m.key(), m.value()) for m in consumer.consume(1000, 0.5) if m.error() is None]  # not one too many
     consumer.close()
     return found
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 WISHES = {

@@ -61,6 +61,32 @@ def test_a_wrong_value_is_one_line_with_its_name_and_what_it_takes(name: str, va
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("text", "number"), [(".5", 0.5), ("5.", 5.0), ("+5", 5.0), ("1e1", 10.0), (" 2 ", 2.0)])
+def test_a_number_may_be_written_as_python_reads_one(text: str, number: float) -> None:
+    assert load(GENERATOR_RATE=text).generator_rate == number
+
+
+@pytest.mark.parametrize("brokers", ["a:0", "a:65535", "[::1]:2,b:00080"])
+def test_a_port_is_any_up_to_65535(brokers: str) -> None:
+    assert load(KAFKA_BROKERS=brokers).brokers == brokers
+
+
+@pytest.mark.parametrize("brokers", ["a:65536", "a:70000", "a:100000", "a:1,", ",a:1", "a b:1", "a:1\nb:2", "a:٣"])
+def test_anything_else_is_no_brokers_address(brokers: str) -> None:
+    with pytest.raises(UserError, match=r"KAFKA_BROKERS=.* it takes host:port, several with commas between"):
+        load(KAFKA_BROKERS=brokers)
+
+
+def test_blanks_around_the_commas_between_brokers_are_dropped() -> None:
+    assert load(KAFKA_BROKERS="a:1, b:2 ,c:3").brokers == "a:1,b:2,c:3"
+
+
+@pytest.mark.parametrize("topic", [".", "..", "a/b", "ä", "a" * 250])
+def test_what_kafka_takes_for_no_topic_is_none_here(topic: str) -> None:
+    with pytest.raises(UserError, match=r"ALERTS_TOPIC=.* it takes a topic name"):
+        load(ALERTS_TOPIC=topic)
+
+
 def test_two_settings_cannot_name_one_topic() -> None:
     with pytest.raises(UserError, match="'x' is named by more than one"):
         load(ALERTS_TOPIC="x", CLASSIFIED_TOPIC="x")

@@ -4,7 +4,6 @@
 what the new one adds and drops.
 """
 
-import argparse
 import multiprocessing
 import sys
 import tempfile
@@ -13,21 +12,23 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dataflow.errors import UserError
+from dataflow.events.transaction import DAY
 from dataflow.rules import RuleSet, load_rules
 from dataflow.settings import Settings
 from training.backtesting.report import Report, Side, compare, show, to_html
 from training.backtesting.run import FromFile, FromTopic, Messages, Tally, run
-from training.histories.history import DAY, LABEL_COLUMN_HELP, find_label_column, read_history
-from training.histories.kafka_history import PREFIX, KafkaHistory, read_labels
+from training.cli import Parser, days, delay, whole
+from training.histories.history import LABEL_COLUMN_HELP, find_label_column, read_history
+from training.histories.kafka_history import PREFIX, KafkaHistory
+from training.histories.labels import read_truth
 
 USERS, DAYS, SEED = 2_000, 14.0, 42  # of the simulated history: 84,000 transactions
-_HELP = "python -m training.backtest --help lists them all"
 
 
 class Options(NamedTuple):
@@ -40,8 +41,8 @@ class Options(NamedTuple):
     model: Path | None
     labels: str | None
     html: Path | None
-    warm_up: float  # days
-    labels_after: float | None  # days until the history's own labels come back as feedback; None: they do not
+    warm_up: float  # seconds
+    labels_after: float | None  # seconds until the history's own labels come back as feedback; None: they do not
     feedback: str | None  # a topic of it
     users: int
     days: float
@@ -88,7 +89,7 @@ def backtest(options: Options, sets: Sequence[RuleSet], scratch: Path, console: 
     new, old = sides[0], sides[1] if len(sides) > 1 else None
     if new.tally.decided.total == 0:
         reason = f"; refused, {new.tally.invalid.most_common(1)[0][0]}" if new.tally.invalid else ""
-        left = f" beyond a warm-up of {options.warm_up:g} days" if new.tally.warm_up else ""
+        left = f" beyond a warm-up of {options.warm_up / DAY:g} days" if new.tally.warm_up else ""
         msg = f"the history ({source}) holds no transaction{left}{reason}: name another, or an earlier time"
         raise UserError(msg)
     return Report(source, time.monotonic() - begin, new, old, compare(new, old) if old is not None else None)
@@ -108,9 +109,8 @@ def open_history(options: Options) -> Messages:
     label_column = None
     if path is not None and (options.labels is None or options.labels_after is not None):
         label_column = find_label_column(path, options.label_column)
-    delay = None if options.labels_after is None else options.labels_after * DAY
     history = read_history(path, seed=options.seed, users=options.users, days=options.days, label_column=label_column)
-    return FromFile(history, delay, options.settings.feedback_topic)
+    return FromFile(history, options.labels_after, options.settings.feedback_topic)
 
 
 def run_one(options: Options, topic: FromTopic | None, rules: Path, spool: Path, done: Any) -> Tally:
@@ -134,10 +134,10 @@ def run_one(options: Options, topic: FromTopic | None, rules: Path, spool: Path,
         # A transaction without an id is named after its topic.
         feedback = (options.feedback or settings.feedback_topic).removeprefix(PREFIX)
         settings = replace(settings, transactions_topic=messages.topic, feedback_topic=feedback)
-    labels = read_labels(options.labels, settings) if options.labels is not None else None
+    labels = read_truth(options.labels, settings) if options.labels is not None else None
     model = load_model(options.model or settings.model_file)
     with spool.open("wb") as file:
-        return run(messages, rules, model, settings, file, labels=labels, warm_up_days=options.warm_up, progress=report)
+        return run(messages, rules, model, settings, file, labels=labels, warm_up=options.warm_up, progress=report)
 
 
 def _in_processes(
@@ -216,7 +216,7 @@ def parse(argv: Sequence[str] | None) -> Options:
     Raises:
         UserError: an argument or a setting is wrong.
     """
-    parser = _Parser(prog="python -m training.backtest", description="Try a ruleset on transactions of the past.")
+    parser = Parser(prog="python -m training.backtest", description="Try a ruleset on transactions of the past.")
     parser.add_argument("--rules", type=Path, required=True, metavar="NEW.toml", help="the ruleset to try")
     parser.add_argument("--against", type=Path, metavar="OLD.toml", help="one to compare it with")
     parser.add_argument(
@@ -234,22 +234,22 @@ def parse(argv: Sequence[str] | None) -> Options:
     parser.add_argument("--html", type=Path, metavar="OUT.html", help="write a page with plots, too")
     parser.add_argument(
         "--warm-up",
-        type=_number(0, 3660),
+        type=delay,
         default=0.0,
-        metavar="DAYS",
-        help="of the history, by event time, fill profiles only; default 0",
+        metavar="7d",
+        help="so much of the history, by event time, fills profiles only; default 0d",
     )
     parser.add_argument(
         "--labels-after",
-        type=_number(0, 3660),
-        metavar="DAYS",
+        type=delay,
+        metavar="7d",
         help="a file's own labels come back as feedback so long after their transactions; else there is no feedback",
     )
     parser.add_argument("--feedback", metavar="kafka:TOPIC", help="feedback as it came, for a history on a topic")
     simulated = parser.add_argument_group("simulated history")
-    simulated.add_argument("--users", type=_whole, metavar="N", help=f"default {USERS}")
-    simulated.add_argument("--days", type=_number(0.001, 3660), metavar="N", help=f"default {DAYS:g}")
-    simulated.add_argument("--seed", type=_whole, metavar="N", help=f"default {SEED}")
+    simulated.add_argument("--users", type=whole(1, 10_000_000), metavar="N", help=f"default {USERS}")
+    simulated.add_argument("--days", type=days, metavar="N", help=f"default {DAYS:g}")
+    simulated.add_argument("--seed", type=whole(0, 2**32 - 1), metavar="N", help=f"default {SEED}")
     given = parser.parse_args(argv)
     if given.history is not None:
         for name in ("users", "days", "seed"):
@@ -282,33 +282,6 @@ def parse(argv: Sequence[str] | None) -> Options:
         seed=SEED if given.seed is None else given.seed,
         settings=Settings.load(),
     )
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        msg = f"{message} ({_HELP})"
-        raise UserError(msg)
-
-
-def _whole(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or len(text) > 9:
-        msg = f"{text!r} is no whole number"
-        raise argparse.ArgumentTypeError(msg)
-    return int(text)
-
-
-def _number(low: float, high: float) -> Any:
-    def convert(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not low <= value <= high:
-            msg = f"{text!r} is no number from {low:g} to {high:g}"
-            raise argparse.ArgumentTypeError(msg)
-        return value
-
-    return convert
 
 
 if __name__ == "__main__":

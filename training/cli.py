@@ -1,11 +1,26 @@
-"""Values on the command lines of training: each function is a `type` of argparse, and says what it takes."""
+"""The command lines of training: a parser whose mistakes end in one line, and values that say what they take.
+
+A duration is written as 12h or 7d everywhere. Each function but `number` is a `type` of argparse.
+"""
 
 import argparse
 import math
 import re
 from collections.abc import Callable
+from typing import NoReturn
 
-DAY = 86_400.0
+from dataflow.errors import UserError
+from dataflow.events.parsing import event_time
+from dataflow.events.transaction import DAY
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line; a mistake in it is a `UserError` that says where all its options are told."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the reading of the command line."""
+        msg = f"{message} ({self.prog} --help lists them all)"
+        raise UserError(msg)
 
 
 def delay(text: str) -> float:
@@ -15,6 +30,15 @@ def delay(text: str) -> float:
         msg = f"{text!r} is no time such as 12h or 7d"
         raise argparse.ArgumentTypeError(msg)
     return float(match[1]) * (DAY if match[2] == "d" else 3600.0)
+
+
+def moment(text: str) -> float:
+    """An ISO 8601 time, in seconds since 1970 UTC."""
+    try:
+        return event_time(text)
+    except (ValueError, OverflowError):
+        msg = f"{text!r} is no ISO 8601 time"
+        raise argparse.ArgumentTypeError(msg) from None
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from dataflow.errors import UserError
+from dataflow.events.transaction import DAY
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.rules import load_rules
 from dataflow.scoring.tiers import TieredModel
@@ -32,8 +33,8 @@ from training.evaluation.measures import Measures
 from training.evaluation.options import Options, parse, windows
 from training.evaluation.report import write_report
 from training.fitting.tiers import amount_prior
-from training.histories.history import DAY, History, Past, after, find_label_column, read_history
-from training.histories.labels_file import read_labels, relabelled
+from training.histories.history import History, Past, after, find_label_column, read_history
+from training.histories.labels import read_labels, relabelled
 
 SHOWN = {
     "average precision": "average_precision",
@@ -76,7 +77,7 @@ def run(options: Options, console: Console) -> None:
         history = read_history(options.history, label_column=column)
     else:
         history = read_history(options.history, label_column=None)
-        history, label_time = relabelled(history, read_labels(options.labels))
+        history, label_time = relabelled(history, read_labels(options.labels, timed=True))
     parts = windows(options)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=console

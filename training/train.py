@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from dataflow.errors import UserError
+from dataflow.events.transaction import DAY
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.profiles import NO_PRIOR
 from dataflow.rules import RuleSet, load_rules
@@ -36,21 +37,20 @@ from training.files import put_in_place
 from training.fitting.common_values import common_values
 from training.fitting.fitting import (
     BATCH,
-    CannotFitError,
-    Replayed,
     collect,
     features_of,
     figures,
     fit,
-    iso,
     make_model,
     scored,
     scores,
 )
+from training.fitting.infinities import CannotFitError
 from training.fitting.options import Options, parse
 from training.fitting.tiers import FEWEST_FRAUDS, MAX_SAMPLES, all_tiers, amount_prior
 from training.fitting.tiers import TREES as TIER_TREES
-from training.histories.history import DAY, History, Past, find_label_column, read_history
+from training.histories.history import History, Past, find_label_column, read_history
+from training.histories.replayed import Replayed, iso
 from training.operating_points.operating_points import (
     FEWEST_TO_CARRY_OVER,
     Note,
@@ -62,6 +62,7 @@ from training.operating_points.operating_points import (
     reads_model,
 )
 from training.operating_points.report import draw, table, told
+from training.plots import drawing, png
 
 LATER = 0.25
 """The share of the transactions, the last in time, that the figures are measured on."""
@@ -312,12 +313,7 @@ def _hyperparameters(options: Options) -> dict[str, Any]:
 
 def picture(whole: Scored, point: OperatingPoint, options: Options) -> bytes:
     """A PNG: how the risks of the training window are spread, fraud apart where it is known, and the point's curve."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 4.5), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes, beside = figure.subplots(1, 2)
+    figure, (axes, beside) = drawing(13, 4.5, columns=2)
     risk = whole.risk
     bins = np.linspace(risk.min(), max(risk.max(), risk.min() + 1e-6), 80).tolist()
     axes.hist(risk, bins, color="#9aa5b1", label=f"all {len(risk):,} transactions", log=True)
@@ -336,21 +332,17 @@ def picture(whole: Scored, point: OperatingPoint, options: Options) -> bytes:
     axes.legend(frameon=False)
     draw(beside, point)
     beside.set_title(f"What other thresholds would give; {point.chosen_by}")
-    for each in (axes, beside):
-        each.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return png(figure)
 
 
-def write(out: Path, pickled: bytes, metadata: Metadata, png: bytes) -> None:
+def write(out: Path, pickled: bytes, metadata: Metadata, picture: bytes) -> None:
     """Puts the three files in place, each whole or not at all.
 
     Were the machine to stop between two renames, the digests would not match, and the flow would refuse the pair.
     """
     put_in_place(
         {
-            out.with_suffix(".png"): png,
+            out.with_suffix(".png"): picture,
             out: pickled,
             out.with_suffix(".json"): msgspec.json.format(msgspec.json.encode(metadata), indent=2) + b"\n",
         }

@@ -27,6 +27,7 @@ from dataflow.dead_letters.mending import export, match, read_file
 from dataflow.errors import UserError
 from dataflow.events.parsing import event_time
 from dataflow.process import lifecycle
+from dataflow.process.terminal import printable
 from dataflow.settings import Settings
 
 
@@ -44,12 +45,8 @@ def counts_table(cases: Sequence[Case], chosen: Sequence[Case]) -> Table:
         counts[case.newest.error, case.newest.field]["chosen"] += 1
     for kind, count in sorted(counts.items(), key=lambda item: -item[1]["all"]):
         numbers = (count["all"], count[State.SENT], count[State.AGAIN], count["chosen"])
-        table.add_row(*(escape(_printable(text)) for text in kind), *(f"{number:,}" for number in numbers))
+        table.add_row(*(escape(printable(text)) for text in kind), *(f"{number:,}" for number in numbers))
     return table
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def show(topic: str, letters: DeadLetters, chosen: Sequence[Case], count: int) -> None:
@@ -60,7 +57,7 @@ def show(topic: str, letters: DeadLetters, chosen: Sequence[Case], count: int) -
         when = datetime.fromtimestamp(case.newest.at, UTC).isoformat(timespec="milliseconds")
         value = (case.newest.value or b"").decode(errors="replace")
         line = f"{case.origin.name(topic)} {when} {case.newest.error}: {value}"
-        console.print(_printable(line), markup=False, highlight=False)
+        console.print(printable(line), markup=False, highlight=False)
     parts = sum(not case.newest.whole for case in letters.cases)
     if parts:
         print(f"{parts} of them are only the beginning of a message too large: those cannot be sent back from here")

@@ -29,7 +29,8 @@ from dataflow.demo.past_life import Life, warm_up
 from dataflow.demo.screen import alert_line, live_line, summary
 from dataflow.demo.tally import Tally
 from dataflow.errors import UserError
-from dataflow.generate import DAY, early_start, longest, speed_of, start_of
+from dataflow.events.transaction import DAY
+from dataflow.generate import early_start, longest, speed_of, start_of
 from dataflow.process import event_log, lifecycle
 from dataflow.process.child_processes import ChildProcesses
 from dataflow.settings import TUTORIAL_RULES, Settings

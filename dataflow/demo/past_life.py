@@ -12,7 +12,8 @@ from typing import NamedTuple
 from dataflow.connectors.delivery import Delivery
 from dataflow.demo.tally import Tally
 from dataflow.errors import UserError
-from dataflow.generate import DAY, KeyedBytes, feedback_on
+from dataflow.events.transaction import DAY
+from dataflow.generate import KeyedBytes, feedback_on
 from dataflow.settings import Settings
 from dataflow.simulation.simulator import Simulated, history, natural_rate, to_json
 

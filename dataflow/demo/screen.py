@@ -8,6 +8,7 @@ from rich.text import Text
 
 from dataflow.demo.figures import Count, Figures
 from dataflow.demo.tally import Alert, Tally
+from dataflow.process.terminal import printable
 from dataflow.settings import Settings
 
 _STYLES = {"block": "bold white on red", "review": "bold red"}
@@ -23,13 +24,9 @@ def alert_line(alert: Alert) -> Text:
         f" {alert.score:.2f}  {alert.timestamp[11:19]}  {alert.user[:14]:<14} {alert.amount:>9.2f}  "
         f"{alert.merchant[:18]:<18} {alert.location[:4]:<4} {why}"
     )
-    return Text(f"{_printable(alert.action).upper():<7}", style=_STYLES.get(alert.action, "bold")) + Text(
-        _printable(line), style="default"
+    return Text(f"{printable(alert.action).upper():<7}", style=_STYLES.get(alert.action, "bold")) + Text(
+        printable(line), style="default"
     )
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "�" for c in text)
 
 
 def percentile(values: list[float], share: float) -> float:

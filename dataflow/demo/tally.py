@@ -10,6 +10,7 @@ from dataflow.connectors import kafka_clients
 from dataflow.demo.figures import Figures
 from dataflow.events import output_record as record
 from dataflow.settings import Settings
+from dataflow.simulation.purchases import Truth
 
 LATENCIES_KEPT = 1_000_000
 BATCH = 10_000  # messages taken at once, at most
@@ -43,12 +44,6 @@ class _Decided(msgspec.Struct):
     fraudulent: bool
 
 
-class _Truth(msgspec.Struct):
-    transaction_id: str
-    fraud: bool
-    scenario: str
-
-
 class Tally:
     """What was generated and decided since it was made.
 
@@ -76,7 +71,7 @@ class Tally:
         )
         self._alert = msgspec.json.Decoder(Alert).decode
         self._decided = msgspec.json.Decoder(_Decided).decode
-        self._truth = msgspec.json.Decoder(_Truth).decode
+        self._truth = msgspec.json.Decoder(Truth).decode
         self.warmed = 0  # decisions of the warm-up
         self.figures = Figures()
         self.by_topic: Counter[str] = Counter()

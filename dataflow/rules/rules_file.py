@@ -9,9 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from dataflow.errors import UserError
+import msgspec
+from msgspec import Meta
+
+from dataflow.errors import UserError, in_words
 from dataflow.events.decision import Action
 from dataflow.rules.fields import KINDS
 from dataflow.rules.language import Condition, RuleError, read_condition, suggestion
@@ -22,12 +25,60 @@ from dataflow.rules.text_form import caseless, comparable
 
 MAX_RULES = 1000
 MAX_COOLDOWN = 30 * 86_400.0
-_RULE_KEYS = ("id", "when", "reason", "weight", "mode", "cooldown", "action")
-_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _LIST_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_COOLDOWN = re.compile(r"([0-9]{1,7})([smhd])")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_MODES: dict[str, Effect | Literal["off"]] = {"active": "active", "shadow": "shadow", "off": "off"}
+
+Text = Annotated[str, Meta(pattern=r"\S", description="a text")]
+RuleId = Annotated[
+    str,
+    Meta(
+        pattern=r"\A[A-Za-z][A-Za-z0-9_-]{0,63}\Z",
+        description="a letter, and up to 63 letters, digits, '_' and '-' behind it",
+    ),
+]
+Cooldown = Annotated[
+    str,
+    Meta(pattern=r"\A[0-9]{1,7}[smhd]\Z", description='a number and s, m, h or d, as in "10m"'),
+]
+OfAlert = Annotated[Literal["review", "block"], Meta(description='"review" or "block"')]
+
+
+class _RuleTable(msgspec.Struct):
+    """A [[rule]] as the file has it."""
+
+    id: RuleId
+    when: Text
+    reason: Text
+    weight: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    mode: Annotated[Literal["active", "shadow", "off"], Meta(description="active, shadow, off")] = "active"
+    cooldown: Cooldown = "0s"
+    action: OfAlert = "review"
+
+
+class _AllowTable(msgspec.Struct):
+    """An [[allow]]."""
+
+    field: Text
+    list: Text
+    reason: Text | None = None
+
+
+class _DenyTable(_AllowTable):
+    """A [[deny]]."""
+
+    action: OfAlert = "block"
+
+
+class _ListTable(msgspec.Struct):
+    """A list in its long form: a file or entries, and how to take them."""
+
+    file: Annotated[str, Meta(description="the name of a file")] | None = None
+    entries: Annotated[list[str], Meta(description='["ENTRY", ...], each entry a text')] | None = None
+    may_be_empty: Annotated[bool, Meta(description="true or false")] = False
+    case: Annotated[Literal["exact", "ignore"], Meta(description='"exact" or "ignore"')] = "exact"
+
+
+_Table = TypeVar("_Table", _RuleTable, _AllowTable, _DenyTable, _ListTable)
 
 
 def load_rules(path: Path, files: ListFiles | None = None, pause: Pause = no_pause) -> RuleSet:
@@ -53,8 +104,7 @@ def examine(path: Path, files: ListFiles | None = None, pause: Pause = no_pause)
         data = _toml(path, content)
     if mistakes:
         return None, mistakes
-    with mistakes:
-        _known_keys(path, "the file", data, ("lists", "allow", "deny", "rule"))
+    mistakes += _unknown_keys(path, "the file", data, ("lists", "allow", "deny", "rule"))
     lists, digest = _load_lists(path, data.get("lists", {}), files, mistakes, pause)
     caseless_lists = {name for name, each in lists.items() if each.ignore_case}
     rules: list[Rule] = []
@@ -101,7 +151,7 @@ class _Mistakes(list[str]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> bool:
         if isinstance(error, UserError):
-            self.append(str(error))
+            self += str(error).split("\n")
         return isinstance(error, UserError)
 
 
@@ -150,90 +200,94 @@ def _load_lists(
                     msg = f"{path}: list {name!r}: a name has letters, digits and '_' only"
                     raise UserError(msg)
                 given = _list_table(path, name, source)
-                ignore_case = given.get("case") == "ignore"
-                if "file" in given:
-                    read = files.read(path.parent / given["file"], ignore_case, pause)
+                ignore_case = given.case == "ignore"
+                if given.file is not None:
+                    read = files.read(path.parent / given.file, ignore_case, pause)
                     entries = read.entries
                     digest.update(read.digest)
                 else:
-                    inline = comparable(given["entries"])
+                    inline = comparable(given.entries or [])
                     entries = frozenset(map(caseless, inline) if ignore_case else inline)
-                if not entries and not given.get("may_be_empty", False):
+                if not entries and not given.may_be_empty:
                     raise UserError(_emptied(path, name, given))
                 lists[name] = _List(entries, ignore_case)
     return lists, digest.digest()
 
 
-def _list_table(path: Path, name: str, source: Any) -> dict[str, Any]:
-    """What the file says of a list, checked, in the long form: a file or entries, and how to take them."""
-    what = f"list {name!r}"
-    if isinstance(source, str):
-        return {"file": source}
-    table = source if isinstance(source, dict) else {"entries": source}
-    _known_keys(path, what, table, ("file", "entries", "may_be_empty", "case"))
-    entries = table.get("entries", [])
-    if (
-        ("file" in table) == ("entries" in table)
-        or not isinstance(table.get("file", ""), str)
-        or not isinstance(entries, list)
-        or not all(isinstance(entry, str) for entry in entries)
-    ):
+def _list_table(path: Path, name: str, source: Any) -> _ListTable:
+    """What the file says of a list, checked, in the long form."""
+    given = _ListTable()
+    if isinstance(source, dict):
+        given = _read_table(_ListTable, path, f"list {name!r}", source)
+    elif isinstance(source, str):
+        given.file = source
+    elif isinstance(source, list) and all(isinstance(entry, str) for entry in source):
+        given.entries = source
+    if (given.file is None) == (given.entries is None):
         msg = (
-            f"{path}: {what} must be the name of a file, or entries in brackets, each a text; "
+            f"{path}: list {name!r} must be the name of a file, or entries in brackets, each a text; "
             'or {file = "FILE"} or {entries = ["ENTRY", ...]}, with may_be_empty and case beside it'
         )
         raise UserError(msg)
-    if not isinstance(table.get("may_be_empty", False), bool):
-        msg = f"{path}: {what}: may_be_empty = {_brief(table['may_be_empty'])} is wrong: it takes true or false"
-        raise UserError(msg)
-    if table.get("case", "exact") not in ("exact", "ignore"):
-        msg = f'{path}: {what}: case = {_brief(table["case"])} is wrong: it takes "exact" or "ignore"'
-        raise UserError(msg)
-    return table
+    return given
 
 
-def _emptied(path: Path, name: str, given: dict[str, Any]) -> str:
+def _emptied(path: Path, name: str, given: _ListTable) -> str:
     """Tells of a list without entries: one that was emptied by mistake, or half written, would let everything pass."""
-    if "file" in given:
-        where, form = (
-            f" in {str(path.parent / given['file'])!r}",
-            f"file = {json.dumps(given['file'], ensure_ascii=False)}",
-        )
-    else:
-        where, form = "", "entries = []"
-    form += ', case = "ignore"' if given.get("case") == "ignore" else ""
+    where, form = "", "entries = []"
+    if given.file is not None:
+        where = f" in {str(path.parent / given.file)!r}"
+        form = f"file = {json.dumps(given.file, ensure_ascii=False)}"
+    form += ', case = "ignore"' if given.case == "ignore" else ""
     advice = f"add one, or say that it may be empty: {name} = {{{form}, may_be_empty = true}}"
     return f"{path}: list {name!r} has no entry{where}: {advice}"
 
 
 def _tables(path: Path, data: dict[str, Any], name: str) -> Iterable[dict[str, Any]]:
-    tables = data.get(name, [])
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+    try:
+        return msgspec.convert(data.get(name, []), list[dict[str, Any]])
+    except msgspec.ValidationError:
         msg = f"{path}: {name!r} must be written as [[{name}]]"
-        raise UserError(msg)
-    return tables
+        raise UserError(msg) from None
 
 
-def _known_keys(path: Path, what: str, table: dict[str, Any], known: Sequence[str]) -> None:
-    for key in table:
-        if key not in known:
-            advice = suggestion(key, known) or ": known are " + ", ".join(known)
-            msg = f"{path}: {what} has an unknown key {key!r}{advice}"
-            raise UserError(msg)
+def _read_table(kind: type[_Table], path: Path, what: str, table: Mapping[str, Any]) -> _Table:
+    """A table of the file, with the types of `kind`.
+
+    Raises:
+        UserError: with a line for each key that is unknown, missing or wrong.
+    """
+    fields = msgspec.structs.fields(kind)
+    mistakes = _unknown_keys(path, what, table, [field.name for field in fields])
+    values = {}
+    for field in fields:
+        if field.name not in table:
+            if field.required:
+                mistakes.append(f"{path}: {what}: {field.name!r} is missing: it takes {in_words(field.type)}")
+            continue
+        value = table[field.name]
+        try:
+            values[field.name] = msgspec.convert(value, field.type)
+        except msgspec.ValidationError:
+            takes = in_words(field.type)
+            mistakes.append(f"{path}: {what}: {field.name} = {_brief(value)} is wrong: it takes {takes}")
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+    return kind(**values)
 
 
-def _text(path: Path, what: str, table: dict[str, Any], key: str, default: str | None = None) -> str:
-    value = table.get(key, default)
-    if not isinstance(value, str) or not value.strip():
-        msg = f"{path}: {what}: {key!r} is missing or no text"
-        raise UserError(msg)
-    return value
+def _unknown_keys(path: Path, what: str, table: Mapping[str, Any], known: Sequence[str]) -> list[str]:
+    return [
+        f"{path}: {what} has an unknown key {key!r}{suggestion(key, known) or ': known are ' + ', '.join(known)}"
+        for key in table
+        if key not in known
+    ]
 
 
 def _list_rule(path: Path, lists: Mapping[str, _List], effect: Effect, table: dict[str, Any]) -> Rule:
     what = f"[[{effect}]]"
-    _known_keys(path, what, table, ("field", "list", "reason", *(("action",) if effect == "deny" else ())))
-    field, name = _text(path, what, table, "field"), _text(path, what, table, "list")
+    given = _read_table(_DenyTable if effect == "deny" else _AllowTable, path, what, table)
+    field, name = given.field, given.list
     if name not in lists:
         msg = f"{path}: {what}: there is no list {name!r}{suggestion(name, lists)}: name it under [lists]"
         raise UserError(msg)
@@ -241,50 +295,21 @@ def _list_rule(path: Path, lists: Mapping[str, _List], effect: Effect, table: di
         texts = [known for known, kind in KINDS.items() if kind == "text"]
         msg = f"{path}: {what}: field = {field!r} is wrong: it takes {', '.join(texts)}"
         raise UserError(msg)
-    reason = _text(path, what, table, "reason", f"{field} {{{field}}} on {name}")
-    action: Action = _action(path, what, table, "block") if effect == "deny" else "approve"
+    reason = given.reason or f"{field} {{{field}}} on {name}"
+    action: Action = given.action if isinstance(given, _DenyTable) else "approve"
     when, weight = f"{field} in lists.{name}", float(effect == "deny")
     return Rule(f"{effect}_{name}_{field}", when, reason, weight, effect, 0.0, action)
 
 
 def _rule(path: Path, number: int, table: dict[str, Any]) -> Rule:
     what = f"rule {table['id']!r}" if isinstance(table.get("id"), str) else f"rule number {number}"
-    _known_keys(path, what, table, _RULE_KEYS)
-    name = _text(path, what, table, "id")
-    if not _ID.fullmatch(name):
-        msg = f"{path}: {what}: an id has up to 64 letters, digits, '_' and '-', and begins with a letter"
+    given = _read_table(_RuleTable, path, what, table)
+    cooldown = int(given.cooldown[:-1]) * _UNITS[given.cooldown[-1]]
+    if cooldown > MAX_COOLDOWN:
+        most = f"{MAX_COOLDOWN / _UNITS['d']:g}d"
+        msg = f"{path}: {what}: cooldown = {given.cooldown!r} is wrong: it takes at most {most}"
         raise UserError(msg)
-    weight = table.get("weight", 0.5)
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
-        msg = f"{path}: {what}: weight = {_brief(weight)} is wrong: it takes a number from 0 to 1"
-        raise UserError(msg)
-    mode = table.get("mode", "active")
-    effect = _MODES.get(mode) if isinstance(mode, str) else None
-    if effect is None:
-        msg = f"{path}: {what}: mode = {_brief(mode)} is wrong: it takes {', '.join(_MODES)}"
-        raise UserError(msg)
-    cooldown = table.get("cooldown", "0s")
-    match = _COOLDOWN.fullmatch(cooldown) if isinstance(cooldown, str) else None
-    if match is None:
-        msg = f'{path}: {what}: cooldown = {_brief(cooldown)} is wrong: it takes a number and s, m, h or d, as in "10m"'
-        raise UserError(msg)
-    seconds = int(match[1]) * _UNITS[match[2]]
-    if seconds > MAX_COOLDOWN:
-        msg = f"{path}: {what}: cooldown = {cooldown!r} is wrong: it takes at most {MAX_COOLDOWN / 86_400:g}d"
-        raise UserError(msg)
-    action = _action(path, what, table, "review")
-    when, reason = _text(path, what, table, "when"), _text(path, what, table, "reason")
-    return Rule(name, when, reason, float(weight), effect, seconds, action)
-
-
-def _action(path: Path, what: str, table: dict[str, Any], default: Action) -> Action:
-    action = table.get("action", default)
-    if action == "review":
-        return "review"
-    if action == "block":
-        return "block"
-    msg = f'{path}: {what}: action = {_brief(action)} is wrong: it takes "review" or "block"'
-    raise UserError(msg)
+    return Rule(given.id, given.when, given.reason, given.weight, given.mode, cooldown, given.action)
 
 
 def _brief(value: Any) -> str:

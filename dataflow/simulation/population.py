@@ -213,7 +213,7 @@ class Person:
         return unit(self.key, _FAVOURITE + 8 * category + which) ** 2
 
 
-class Population:
+class SimulatedPopulation:
     """`size` people and the merchants they go to, the same for the same seed."""
 
     def __init__(self, seed: int, size: int):

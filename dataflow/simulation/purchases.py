@@ -13,7 +13,7 @@ from dataflow.simulation.population import (
     DEVICE_KINDS,
     City,
     Person,
-    Population,
+    SimulatedPopulation,
     pick,
 )
 
@@ -59,7 +59,9 @@ class _Public(msgspec.Struct, gc=False, omit_defaults=True):
     category: str | None = None
 
 
-class _Label(msgspec.Struct, gc=False):
+class Truth(msgspec.Struct, gc=False):
+    """What the generator knows of a transaction, as it stands on the topic of labels."""
+
     transaction_id: str
     fraud: bool
     scenario: str
@@ -89,13 +91,13 @@ def to_json(txn: Simulated) -> bytes:
 
 def label_to_json(txn: Simulated) -> bytes:
     """The truth about a transaction: its id, whether it is fraud, and the scenario ("none" if not)."""
-    return _encode(_Label(txn.transaction_id, txn.fraud, txn.scenario))
+    return _encode(Truth(txn.transaction_id, txn.fraud, txn.scenario))
 
 
 class Till:
     """Where payments are made: draws what chance decides in them from one seeded generator."""
 
-    def __init__(self, population: Population, rng: Random):
+    def __init__(self, population: SimulatedPopulation, rng: Random):
         self.population = population
         self.rng = rng
 

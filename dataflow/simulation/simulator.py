@@ -23,7 +23,7 @@ from dataflow.simulation.population import (
     PER_DAY,
     City,
     Person,
-    Population,
+    SimulatedPopulation,
     pick,
 )
 from dataflow.simulation.purchases import SHADY, Simulated, Till, label_to_json, to_json
@@ -197,7 +197,7 @@ class _Life:
     """
 
     def __init__(self, seed: int, users: int, stamp: _Stamp, rate: float | None = None):
-        self.people = Population(seed, users)
+        self.people = SimulatedPopulation(seed, users)
         self.rng = Random(seed)
         self.till = Till(self.people, self.rng)
         self.stamp = stamp

@@ -60,3 +60,8 @@ def write_all(disk: Disk, fd: int, parts: Sequence[bytes | memoryview]) -> int:
         if written:
             left[0] = left[0][written:]
     return total
+
+
+def private(path: str, flags: int) -> int:
+    """The `opener` of an `open` whose file, if it is made by that, only this user can read."""
+    return os.open(path, flags, 0o600)

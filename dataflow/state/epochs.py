@@ -12,7 +12,6 @@ would close its epoch, which is as long as it would have waited afterwards, once
 """
 
 import math
-import os
 import struct
 import threading
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from dataflow.process import lifecycle
 from dataflow.process.execution import Execution
+from dataflow.state.disk import private
 
 FILE = "epoch.{process}"
 _ENTRY = struct.Struct("<qd")  # epochs closed in this execution, and when the last was: seconds since 1970
@@ -68,12 +68,8 @@ class Closings:
 
     def _tell(self, number: int, at: float) -> None:
         if self._mine is not None:
-            with open(self._mine, "wb", opener=_private) as file:
+            with open(self._mine, "wb", opener=private) as file:
                 file.write(_ENTRY.pack(number, at))
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _read(path: Path) -> tuple[int, float]:

@@ -20,6 +20,7 @@ from bytewax.recovery import init_db_dir
 from dataflow.errors import UserError
 from dataflow.process import lifecycle
 from dataflow.process.execution import Execution
+from dataflow.state.disk import private
 from dataflow.state.store import DIRECTORY as STATE
 
 MANIFEST = "redflag.json"
@@ -86,7 +87,7 @@ def prepare(directory: Path, partitions: int) -> None:
 
 def _open_private(path: Path, mode: str) -> IO[str]:
     """Opens a file that, if it is made by this, only this user can read."""
-    return open(path, mode, opener=lambda name, flags: os.open(name, flags, 0o600))
+    return open(path, mode, opener=private)
 
 
 def _shut(directory: Path) -> None:

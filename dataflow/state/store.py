@@ -13,7 +13,7 @@ from dataflow.errors import UserError
 from dataflow.state.committed import committed_tokens
 from dataflow.state.compaction import Compactor
 from dataflow.state.crash_points import Point, reached
-from dataflow.state.disk import Disk, write_all
+from dataflow.state.disk import Disk, private, write_all
 from dataflow.state.image import image_id
 from dataflow.state.lane_names import lane_names
 from dataflow.state.loading import Chain, Loaded, chain_of, load_lane
@@ -98,7 +98,7 @@ class Store:
         directory = recovery / DIRECTORY
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = open(directory / "lock", "a", opener=_private)  # noqa: SIM115 - held until the process ends
+            lock = open(directory / "lock", "a", opener=private)  # noqa: SIM115 - held until the process ends
             alone = _try_lock(lock, fcntl.LOCK_EX)
             if not alone:
                 # Another process of the flow that starts has it for as long as it cleans; or one that runs shares it.
@@ -130,7 +130,7 @@ class Store:
             raise ValueError(msg)
         self.layouts[name] = layout
         if self.directory is not None:
-            with open(self.directory / "lock.manifest", "a", opener=_private) as lock:
+            with open(self.directory / "lock.manifest", "a", opener=private) as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 self._check_layout(self.directory, name, layout)
         return Step(self, name, layout)
@@ -180,7 +180,7 @@ class Store:
 
 def _identify(directory: Path, lanes: int | None, disk: Disk) -> list[str]:
     """The names of the lanes, as the manifest has them; makes it if there is none."""
-    with open(directory / "lock.manifest", "a", opener=_private) as lock:
+    with open(directory / "lock.manifest", "a", opener=private) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = _read_manifest(directory / MANIFEST)
         if found is None:
@@ -257,10 +257,6 @@ def _try_lock(lock: IO[str], kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def chains(directory: Path, names: list[str], tokens: dict[tuple[str, str], Token]) -> dict[tuple[str, int], Chain]:

@@ -12,7 +12,7 @@ from random import Random
 
 from dataflow.connectors import kafka_source
 from tests.chaos.input import INPUT
-from tests.support.kafka_server import _free_ports
+from tests.support.kafka_server import free_ports
 
 ROOT = Path(__file__).parent.parent.parent
 STATE_MB = 512  # of the tmpfs for the recovery data
@@ -56,7 +56,7 @@ class Cluster:
         self._environ = dict(environ)
         self._logs = logs
         self._rng = rng
-        self._ports = _free_ports(2)
+        self._ports = free_ports(2)
         self._lock = threading.RLock()
         self._running: dict[int, Running] = {}
         self._held = True

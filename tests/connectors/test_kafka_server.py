@@ -216,10 +216,10 @@ def test_a_start_that_fails_shows_the_end_of_the_log(
 def test_a_port_taken_in_the_last_moment_is_given_up_for_another(
     server: KafkaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = module._free_ports
+    free = module.free_ports
     # By another Kafka, which answers as ours would.
     answers = iter([[server.port, *free(1)]])
-    monkeypatch.setattr(module, "_free_ports", lambda count: next(answers, None) or free(count))
+    monkeypatch.setattr(module, "free_ports", lambda count: next(answers, None) or free(count))
     with KafkaServer() as second:
         assert second.port != server.port
         assert second.pid is not None
@@ -229,7 +229,7 @@ def test_ports_are_not_those_of_outgoing_connections() -> None:
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     if first < 13_000:
         pytest.skip(f"this system gives outgoing connections ports from {first} on: there is little room below")
-    assert max(port for _ in range(100) for port in module._free_ports(2)) < first
+    assert max(port for _ in range(100) for port in module.free_ports(2)) < first
 
 
 def test_without_java_the_error_names_it(no_java: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from dataflow.connectors.embedded_broker import EmbeddedBroker
 from dataflow.demo import past_life as module
 from dataflow.demo.past_life import Life, messages, warm_up
 from dataflow.errors import UserError
-from dataflow.generate import DAY
+from dataflow.events.transaction import DAY
 from dataflow.settings import Settings
 from dataflow.simulation.simulator import history, life_after
 

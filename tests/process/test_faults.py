@@ -24,7 +24,6 @@ from dataflow.scoring.loading import load_model
 from dataflow.settings import Settings
 from dataflow.steps import Routed, dead_letter
 from tests.support.builders import MINUTE, NOON, iso, message, raw, split, txn
-from training.train import main as train
 
 SETTINGS = Settings()
 POISON = 999.25
@@ -45,10 +44,8 @@ reason = "{txn_per_hour} within an hour"
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    path = tmp_path_factory.mktemp("model") / "fraud_model.pkl"
-    assert train(["--out", str(path), "--users", "100", "--days", "7", "--trees", "10"]) == 0
-    return load_model(path)
+def model(forest_file: Path) -> Model:
+    return load_model(forest_file)
 
 
 @pytest.fixture

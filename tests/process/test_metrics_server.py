@@ -11,7 +11,7 @@ import pytest
 
 from dataflow.errors import UserError
 from dataflow.process import metrics_server
-from tests.support.kafka_server import _free_ports as free_ports
+from tests.support.kafka_server import free_ports
 
 
 def test_metrics_are_served_on_the_address_and_nowhere_else() -> None:

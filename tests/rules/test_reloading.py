@@ -449,10 +449,8 @@ def test_decisions_are_a_metric_by_action_and_go_on_under_a_changed_file(running
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    path = tmp_path_factory.mktemp("model") / "fraud_model.pkl"
-    assert train(["--out", str(path), "--users", "100", "--days", "7", "--trees", "10"]) == 0
-    return load_model(path)
+def model(forest_file: Path) -> Model:
+    return load_model(forest_file)
 
 
 def flow_decisions(

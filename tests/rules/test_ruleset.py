@@ -19,7 +19,6 @@ from tests.rules.builders import Row, batch, evaluate, row, rule
 BUILT_IN = Settings().rules_file
 FOUR_CHECKS = ["high_amount", "location_change", "flagged_merchant", "ml_anomaly"]
 LISTED = "[lists]\nbad = ['x']\n"
-RULE = '[[rule]]\nid = "{}"\nwhen = "{}"\nreason = "{}"\n'
 
 
 @pytest.fixture
@@ -462,12 +461,17 @@ def test_the_version_is_a_digest_of_the_file_and_its_lists(load: Any) -> None:
         (rule("a", reason="{0}"), "no field '0'"),
         (rule("a", reason="{amount"), "a brace that is meant as one is written twice"),
         (rule("a", reason="amount}"), "a brace that is meant as one is written twice"),
-        (rule("a", reason=" "), "'reason' is missing or no text"),
-        (rule("a", ""), "'when' is missing or no text"),
+        (rule("a", reason=" "), "rule 'a': reason = ' ' is wrong: it takes a text"),
+        (rule("a", ""), "rule 'a': when = '' is wrong: it takes a text"),
+        ("[[rule]]\nid='a'\nwhen='true'", "rule 'a': 'reason' is missing: it takes a text"),
         (rule("a") + rule("a"), "rule 'a' stands twice: ids must differ"),
-        (rule("1a"), "an id has up to 64 letters"),
-        (rule("a b"), "an id has up to 64 letters"),
-        (rule("a" * 65), "an id has up to 64 letters"),
+        (
+            rule("1a"),
+            "rule '1a': id = '1a' is wrong: it takes a letter, and up to 63 letters, digits, '_' and '-' behind",
+        ),
+        (rule("a b"), "id = 'a b' is wrong: it takes a letter, and up to 63"),
+        (rule("a" * 65), "is wrong: it takes a letter, and up to 63"),
+        ('[[rule]]\nid = "a\\n"\nwhen = "true"\nreason = "x"', "id = 'a\\n' is wrong: it takes a letter"),
         (rule("a", weight=1.5), "weight = 1.5 is wrong: it takes a number from 0 to 1"),
         (rule("a", weight=-1), "weight = -1 is wrong"),
         ("[[rule]]\nid='a'\nwhen='true'\nreason='x'\nweight=true", "weight = True is wrong"),
@@ -486,8 +490,8 @@ def test_the_version_is_a_digest_of_the_file_and_its_lists(load: Any) -> None:
         (rule("a", cooldown=600), "cooldown = 600 is wrong"),
         (rule("a", cooldown="31d"), "cooldown = '31d' is wrong: it takes at most 30d"),
         (rule("a", wieght=1), "rule 'a' has an unknown key 'wieght', did you mean 'weight'?"),
-        ("[[rule]]\nwhen='true'\nreason='x'", "rule number 1: 'id' is missing or no text"),
-        ("[[rule]]\nid=3\nwhen='true'\nreason='x'", "rule number 1: 'id' is missing or no text"),
+        ("[[rule]]\nwhen='true'\nreason='x'", "rule number 1: 'id' is missing: it takes a letter, and up to 63"),
+        ("[[rule]]\nid=3\nwhen='true'\nreason='x'", "rule number 1: id = 3 is wrong: it takes a letter"),
         ("[rule]\nid='a'", "'rule' must be written as [[rule]]"),
         ("rule = 3", "'rule' must be written as [[rule]]"),
         ("rule = [3]", "'rule' must be written as [[rule]]"),
@@ -502,8 +506,12 @@ def test_the_version_is_a_digest_of_the_file_and_its_lists(load: Any) -> None:
             'or {file = "FILE"} or {entries = ["ENTRY", ...]}, with may_be_empty and case',
         ),
         ("[lists]\nbad = {file = 'x', entries = ['y']}\n" + rule(), "list 'bad' must be the name of a file"),
-        ("[lists]\nbad = {file = 3}\n" + rule(), "list 'bad' must be the name of a file"),
-        ("[lists]\nbad = {entries = 'x'}\n" + rule(), "list 'bad' must be the name of a file"),
+        ("[lists]\nbad = {file = 3}\n" + rule(), "list 'bad': file = 3 is wrong: it takes the name of a file"),
+        (
+            "[lists]\nbad = {entries = 'x'}\n" + rule(),
+            "list 'bad': entries = 'x' is wrong: it takes [\"ENTRY\", ...], each entry a text",
+        ),
+        ("[lists]\nbad = {entries = ['x', 3]}\n" + rule(), "list 'bad': entries = ['x', 3] is wrong: it takes"),
         ("[lists]\nbad = {entries = ['x'], cases = 'x'}\n" + rule(), "unknown key 'cases', did you mean 'case'?"),
         ("[lists]\nbad = {entries = ['x'], case = 'fold'}\n" + rule(), "case = 'fold' is wrong: it takes \"exact\" or"),
         ("[lists]\nbad = {entries = ['x'], case = ['ignore']}\n" + rule(), "case = ['ignore'] is wrong"),
@@ -555,6 +563,18 @@ def test_all_mistakes_of_a_file_are_told(mistakes: Any) -> None:
     ]
     assert len(found) == len(told)
     assert all(word in line for word, line in zip(told, found, strict=True))
+
+
+def test_all_mistakes_of_one_table_are_told(mistakes: Any) -> None:
+    found = mistakes(
+        "[[rule]]\nid = 'a'\nwhen = 3\nwieght = 1\nweight = 2\nmode = 'on'\ncooldown = '1 d'\naction = 'stop'\n",
+        LISTED + "[[deny]]\nfield = 7\naction = 1\n",
+    )
+    assert [line.partition(" is ")[0].partition(" has ")[0] for line in found] == [
+        *("[[deny]]: field = 7", "[[deny]]: 'list'", "[[deny]]: action = 1", "rule 'a'", "rule 'a': when = 3"),
+        *("rule 'a': 'reason'", "rule 'a': weight = 2", "rule 'a': mode = 'on'"),
+        *("rule 'a': cooldown = '1 d'", "rule 'a': action = 'stop'"),
+    ]
 
 
 def test_loading_tells_the_first_and_how_to_see_the_rest(load: Any) -> None:

@@ -36,20 +36,12 @@ from training.train import main as train
 RULES = rule("ml_anomaly", "model_alert", "ML anomaly detection")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "fraud_model.pkl"
-    features = ["--features", "amount,txn_per_hour", "--tiers", "isolation_forest"]
-    assert train(["--out", str(path), "--users", "100", "--days", "7", "--trees", "10", *features]) == 0
-    return path
-
-
 @pytest.fixture
-def model_file(trained: Path, tmp_path: Path) -> Path:
+def model_file(forest_file: Path, tmp_path: Path) -> Path:
     """A copy, of the test's own, that is called as the other model of a test is not."""
-    for file in (trained, trained.with_suffix(".json")):
+    for file in (forest_file, forest_file.with_suffix(".json")):
         shutil.copy(file, tmp_path)
-    return tmp_path / trained.name
+    return tmp_path / forest_file.name
 
 
 def point(alert: float, block: float | None = None) -> OperatingPoint:

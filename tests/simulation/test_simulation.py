@@ -19,7 +19,7 @@ from dataflow.events.parsing import parse
 from dataflow.events.transaction import Transaction
 from dataflow.simulation import population
 from dataflow.simulation import simulator as simulation
-from dataflow.simulation.population import CITIES, DAY, HOUR, Population
+from dataflow.simulation.population import CITIES, DAY, HOUR, SimulatedPopulation
 from dataflow.simulation.simulator import (
     POPULATIONS,
     SCENARIOS,
@@ -290,7 +290,7 @@ def test_people_have_favourite_merchants_and_their_own_devices(month: list[Simul
 
 
 def test_a_person_is_the_same_whoever_was_asked_before() -> None:
-    ahead, behind = Population(5, 1_000_000), Population(5, 1_000_000)
+    ahead, behind = SimulatedPopulation(5, 1_000_000), SimulatedPopulation(5, 1_000_000)
     for index in (3, 999_999, 3):
         behind.person(index)
     at = MONDAY.timestamp()
@@ -300,11 +300,11 @@ def test_a_person_is_the_same_whoever_was_asked_before() -> None:
         assert [a.where(at + day * DAY) for day in range(90)] == [
             b.where(at + day * DAY) for day in reversed(range(90))
         ][::-1]
-    assert Population(6, 1_000_000).person(3).home != ahead.person(3).home
+    assert SimulatedPopulation(6, 1_000_000).person(3).home != ahead.person(3).home
 
 
 def test_nobody_pays_while_on_the_way() -> None:
-    people = Population(5, 500)
+    people = SimulatedPopulation(5, 500)
     for index in range(500):
         places = [people.person(index).where(MONDAY.timestamp() + hour * HOUR) for hour in range(24 * 60)]
         for a, b in pairwise(places):
@@ -359,7 +359,7 @@ def test_frauds_keep_their_own_time_among_few_people() -> None:
 
 
 def test_a_takeover_comes_from_a_device_that_the_person_does_not_own(month: list[Simulated]) -> None:
-    people = Population(7, 2000)
+    people = SimulatedPopulation(7, 2000)
     taken = by_scenario(month, "account_takeover")
     for txn in taken:
         person = people.person(int(txn.user.removeprefix("user_")))
@@ -368,7 +368,7 @@ def test_a_takeover_comes_from_a_device_that_the_person_does_not_own(month: list
 
 
 def test_a_spending_burst_is_many_purchases_in_little_time_from_the_own_device(month: list[Simulated]) -> None:
-    people = Population(7, 2000)
+    people = SimulatedPopulation(7, 2000)
     bursts = by_user(by_scenario(month, "spending_burst"))
     for user, txns in bursts.items():
         person = people.person(int(user.removeprefix("user_")))

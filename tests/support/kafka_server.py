@@ -368,7 +368,7 @@ class KafkaServer:
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             text=True, bufsize=1, start_new_session=True,
         )  # fmt: skip
-        self.port, controller_port, *secured_ports = _free_ports(2 + (len(SECURED) if self._secured else 0))
+        self.port, controller_port, *secured_ports = free_ports(2 + (len(SECURED) if self._secured else 0))
         self._secured_ports = dict(zip(SECURED, secured_ports, strict=False))
         listeners = {"PLAINTEXT": self.port, **self._secured_ports}
         advertised = ",".join(f"{name}://127.0.0.1:{port}" for name, port in listeners.items())
@@ -538,7 +538,7 @@ def _answers(port: int) -> bool:
     return False
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on, from below those that the system gives to outgoing connections.
 
     Else, while a broker is down, a client that looks for it could be given its port and keep it from coming back.

@@ -36,8 +36,8 @@ from training.backtest import main, open_history, parse
 from training.backtesting.report import Report, Side, compare, show
 from training.backtesting.run import DECIDERS, Confusion, FromFile, FromTopic, Tally, _Source, run
 from training.histories.history import read_history
-from training.histories.kafka_history import KafkaHistory, read_labels
-from training.train import main as train
+from training.histories.kafka_history import KafkaHistory
+from training.histories.labels import read_truth
 
 pytestmark = pytest.mark.slow
 
@@ -50,12 +50,8 @@ RULES = (
 
 
 @pytest.fixture(scope="module")
-def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "fraud_model.pkl"
-    # What a merchant's profile knows depends on how partitions interleave, so no fact of it may decide here.
-    features = ["--features", "amount,txn_per_hour", "--tiers", "isolation_forest"]
-    assert train(["--out", str(path), "--users", "100", "--days", "7", "--trees", "10", *features]) == 0
-    return path
+def model_file(forest_file: Path) -> Path:
+    return forest_file
 
 
 @pytest.fixture(scope="module")
@@ -213,10 +209,10 @@ def test_labels_come_from_a_topic(settings: Settings) -> None:
     topic = settings.labels_topic
     label = '{"transaction_id": "t%d", "fraud": %s, "scenario": "none"}'
     produce(settings, topic, [("k", (label % (n, "true" if n % 3 == 0 else "false")).encode()) for n in range(9)])
-    assert read_labels(f"kafka:{topic}", settings) == {f"t{n}": n % 3 == 0 for n in range(9)}
+    assert read_truth(f"kafka:{topic}", settings) == {f"t{n}": n % 3 == 0 for n in range(9)}
     produce(settings, topic, [("k", b"{}")])
     with pytest.raises(UserError, match="not a label"):
-        read_labels(f"kafka:{topic}", settings)
+        read_truth(f"kafka:{topic}", settings)
 
 
 def test_a_topic_that_is_not_there_is_told_and_not_made(settings: Settings) -> None:
@@ -444,7 +440,7 @@ def test_a_warm_up_fills_profiles_and_is_not_counted(tmp_path: Path, rules: Path
     rules.write_text(rule("known", "history >= 1"))
     path = csv(tmp_path / "past.csv", *ROWS)
     cold = tally_of(path, rules, model)
-    warm = tally_of(path, rules, model, warm_up_days=1.0)
+    warm = tally_of(path, rules, model, warm_up=DAY)
     assert (cold.decided.total, cold.alerts.total) == (7, 5)
     assert (warm.warm_up, warm.decided.total, warm.alerts.total) == (4, 3, 3)
 
@@ -458,7 +454,7 @@ def test_after_a_warm_up_all_rulesets_are_counted_on_the_same_transactions(
     counted = []
     for condition in ("amount > 400", "amount > 40", "amount > 1e9", "txn_per_hour >= 99"):
         rules.write_text(rule("one", condition))
-        tally = tally_of(path, rules, model, warm_up_days=1.0)
+        tally = tally_of(path, rules, model, warm_up=DAY)
         counted.append((tally.warm_up, tally.decided.total, sorted(tally.by_day)))
     day = int(NOON // DAY)
     assert counted == [(24, 48, [day + 1, day + 2, day + 3])] * 4
@@ -623,9 +619,9 @@ def test_without_labels_it_says_that_there_is_no_precision(
         (["--rules", "{rules}", "--history", "none.csv"], "none.csv"),
         (["--rules", "{rules}", "--history", "none.txt"], "none.txt"),
         (["--rules", "{rules}", "--history", "{empty}"], "holds no transaction"),
-        (["--rules", "{rules}", "--history", "{past}", "--warm-up", "99"], "beyond a warm-up of 99 days"),
+        (["--rules", "{rules}", "--history", "{past}", "--warm-up", "99d"], "beyond a warm-up of 99 days"),
         (["--rules", "{rules}", "--history", "{past}", "--labels", "none.csv"], "cannot read the labels none.csv"),
-        (["--rules", "{rules}", "--history", "{past}", "--labels", "{empty}"], "no column fraud, transaction_id"),
+        (["--rules", "{rules}", "--history", "{past}", "--labels", "{empty}"], "no column transaction_id, fraud"),
         (["--rules", "{rules}", "--history", "{past}", "--labels", "{labels}"], "line 2: fraud is 'maybe'"),
         (["--rules", "{rules}", "--history", "{past}", "--model", "none.pkl"], "no model at none.pkl"),
         (["--rules", "{rules}", "--label-column", "Class"], "--label-column: is for a file"),
@@ -634,7 +630,8 @@ def test_without_labels_it_says_that_there_is_no_precision(
         (["--rules", "{rules}", "--history", "{past}", "--users", "5"], "--users: is for a simulated history"),
         (["--rules", "{rules}", "--users", "-5"], "'-5' is no whole number"),
         (["--rules", "{rules}", "--days", "nan"], "'nan' is no number"),
-        (["--rules", "{rules}", "--history", "kafka:t", "--labels-after", "1"], "--labels-after: is for a file"),
+        (["--rules", "{rules}", "--warm-up", "7"], "--warm-up: '7' is no time such as 12h or 7d"),
+        (["--rules", "{rules}", "--history", "kafka:t", "--labels-after", "1d"], "--labels-after: is for a file"),
         (["--rules", "{rules}", "--history", "{past}", "--feedback", "kafka:f"], "--history must name a topic"),
         (["--rules", "{rules}", "--html", "no/such/out.html"], "no folder no/such"),
     ],

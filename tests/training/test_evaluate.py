@@ -18,7 +18,7 @@ from training.evaluate import decisions_table, table, weeks_table
 from training.evaluate import main as evaluate
 from training.evaluation.options import parse
 from training.fitting.tiers import all_tiers
-from training.histories.labels_file import read_labels
+from training.histories.labels import read_labels
 
 pytestmark = pytest.mark.slow
 
@@ -325,7 +325,10 @@ def test_other_rules_decide_where_a_file_names_them(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("transaction_id,labelled_at\nx,2026-01-05\n", ["'fraud' is missing"]),
+        (
+            "transaction_id,labelled_at\nx,2026-01-05\n",
+            ["no column fraud", "takes transaction_id, fraud, labelled_at"],
+        ),
         (LABELS + "x,1,2026-01-05\n,1,2026-01-05\n", ["line 3", "no transaction_id"]),
         (LABELS + "x,maybe,2026-01-05\n", ["line 2", "'maybe'", "neither 0 nor 1"]),
         (LABELS + "x,1,soon\n", ["line 2", "'soon'", "ISO 8601"]),
@@ -349,14 +352,14 @@ def test_a_wrong_labels_file_is_told_with_its_line(
 def test_of_two_labels_of_a_transaction_the_last_counts(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_text(LABELS + "x,0,2026-01-05\nx,1,2026-01-06\n")
-    assert read_labels(path)["x"].fraud
+    assert read_labels(path, timed=True)["x"].fraud
 
 
 @pytest.mark.parametrize(
     ("more", "word"),
     [
         (["--test-from", "tomorrow"], "ISO 8601"),
-        (["--label-delay", "7"], "days such as 7d"),
+        (["--label-delay", "7"], "no time such as 12h or 7d"),
         (["--weeks", "0"], "--weeks"),
         (["--alerts-per-day", "0"], "--alerts-per-day"),
         (["--alert-rate", "0.1", "--precision", "0.5"], "not allowed with argument"),

@@ -29,9 +29,10 @@ from tests.support.builders import DAY, HOUR, NOON, iso, label
 from training.backtesting.run import FromFile, run
 from training.fitting.tiers import all_tiers
 from training.histories.history import read_history
+from training.histories.labels import latest
 from training.operating_points.operating_points import Choice, Scored, choose
 from training.operating_points.options import parse
-from training.operating_points.sources import FEWEST, latest, scored_by_replay
+from training.operating_points.sources import FEWEST, scored_by_replay
 from training.threshold import around, main
 from training.train import main as train
 

@@ -20,7 +20,7 @@ from dataflow.settings import Settings
 from dataflow.simulation.simulator import history as simulate
 from tests.support.builders import DAY, NOON, iso
 from tests.support.replaying import replayed_rows
-from training.fitting.fitting import bounded
+from training.fitting.infinities import bounded
 from training.fitting.options import TREES, parse
 from training.fitting.tiers import TREES as TIER_TREES
 from training.histories.history import after, read_history

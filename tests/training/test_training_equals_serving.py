@@ -10,7 +10,7 @@ from bytewax.testing import TestingSink, TestingSource, run_main
 
 from dataflow.detect import build
 from dataflow.events.parsing import parse
-from dataflow.events.transaction import Transaction
+from dataflow.events.transaction import DAY, Transaction
 from dataflow.features.batch import FeatureBatch
 from dataflow.features.catalogue import FIELDS
 from dataflow.rules import LiveRules, RuleResult, RuleSet, load_rules
@@ -19,7 +19,7 @@ from dataflow.settings import Settings
 from dataflow.simulation.simulator import history, to_json
 from dataflow.steps import Routed, written
 from tests.support.builders import message
-from training.histories.history import DAY, Past, after
+from training.histories.history import Past, after
 from training.histories.replay import replay
 from training.train import main as train
 

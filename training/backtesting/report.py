@@ -1,11 +1,8 @@
 """What a backtest found: compared, as tables in the terminal, and as one HTML page with plots."""
 
-import base64
-import io
 from collections.abc import Callable, Iterator, Sequence
-from html import escape
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,9 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dataflow.process.terminal import printable
 from dataflow.rules import Rule, RuleSet
 from dataflow.scoring.operating_point import Interval
 from training.backtesting.run import DECIDERS, Caught, Confusion, Tally, date_of
+from training.html_page import Html, heading, page, paragraph, picture, table
+from training.plots import drawing, png
 
 EXAMPLES = 10  # of what a ruleset adds, and of what it drops
 _PER_COMBINATION = 4  # of them of the same rules, so that they differ
@@ -312,72 +312,35 @@ def show(report: Report, console: Console) -> None:
             justify: Literal["left", "right"] = "left" if number in grid.left else "right"
             table.add_column(Text(name), justify=justify, overflow="fold", no_wrap=number not in grid.wraps)
         for row in grid.rows:
-            table.add_row(*(Text(_plain(cell)) for cell in row))
-        console.print(Text(_plain(grid.title), "italic"), table, "", sep="\n")
+            table.add_row(*(Text(printable(cell)) for cell in row))
+        console.print(Text(printable(grid.title), "italic"), table, "", sep="\n")
     for note in notes(report):
-        console.print(Text(_plain(note)))
+        console.print(Text(printable(note)))
     decided = report.new.tally.decided.total + report.new.tally.warm_up
     console.print(Text(f"{decided:,} transactions in {report.seconds:.0f} s"))
 
 
 def to_html(report: Report) -> str:
     """One page that needs no other file; whatever comes from rules or transactions is escaped."""
-    parts = [f"<p>{escape(note)}</p>" for note in notes(report)]
-    pictures = [_picture(title, png) for title, png in plots(report)]
-    tables = [_table(grid) for grid in grids(report)]
-    body = "\n".join([tables[0], *parts, *pictures, *tables[1:]])
-    return _PAGE.format(title=escape(f"Backtest of {report.new.name}"), body=body)
+    first, *others = grids(report)
+    parts = [*_table(first), *(paragraph(note) for note in notes(report))]
+    for title, image in plots(report):
+        parts += [heading(title), picture(image, title)]
+    for grid in others:
+        parts += _table(grid)
+    return page(f"Backtest of {report.new.name}", parts)
 
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1f2933 }}
-table {{ border-collapse: collapse; margin: .5rem 0 1.5rem }}
-th, td {{ padding: .2rem .7rem; border-bottom: 1px solid #e4e7eb; text-align: right; vertical-align: top }}
-th {{ border-bottom: 2px solid #9aa5b1 }} .text {{ text-align: left; overflow-wrap: anywhere }}
-img {{ max-width: 100% }} h2 {{ font-size: 1.1rem; margin: 1.5rem 0 0 }}
-</style></head><body>
-<h1>{title}</h1>
-{body}
-</body></html>
-"""
-
-
-def _table(grid: Grid) -> str:
-    def cells(tag: str, row: Sequence[str]) -> str:
-        written = (
-            f"<{tag}{' class=text' if number in grid.left else ''}>{escape(cell)}</{tag}>"
-            for number, cell in enumerate(row)
-        )
-        return f"<tr>{''.join(written)}</tr>"
-
-    rows = "\n".join(cells("td", row) for row in grid.rows)
-    return f"<h2>{escape(grid.title)}</h2>\n<table>{cells('th', grid.columns)}\n{rows}</table>"
-
-
-def _picture(title: str, png: bytes) -> str:
-    data = base64.b64encode(png).decode()
-    return f'<h2>{escape(title)}</h2>\n<img alt="{escape(title)}" src="data:image/png;base64,{data}">'
+def _table(grid: Grid) -> list[Html]:
+    return [heading(grid.title), table(grid.columns, grid.rows, grid.left)]
 
 
 def plots(report: Report) -> Iterator[tuple[str, bytes]]:
     """Titles and PNGs: alerts by day, by rule, precision and recall of the rules, their overlap."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     sides = [(report.new, NEW)] if report.old is None else [(report.old, OLD), (report.new, NEW)]
     rules = [rule.id for rule in _in_order(report) if any(rule.id in side.tally.fired for side, _ in sides)]
 
-    def draw(height: float) -> tuple[Any, Any]:
-        figure = Figure(figsize=(9, height), dpi=100, layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots()
-        axes.spines[["top", "right"]].set_visible(False)
-        return figure, axes
-
-    figure, axes = draw(3)
+    figure, axes = drawing(9, 3)
     for side, color in sides:
         days = sorted(side.tally.by_day)
         label = Path(side.name).name.replace("$", r"\$")
@@ -385,11 +348,11 @@ def plots(report: Report) -> Iterator[tuple[str, bytes]]:
     axes.set(ylabel="alerts", ylim=(0, None))
     axes.legend(frameon=False)
     figure.autofmt_xdate()
-    yield "Alerts by day", _png(figure)
+    yield "Alerts by day", png(figure)
     if not rules:
         return
 
-    figure, axes = draw(1 + 0.3 * len(rules) * len(sides))
+    figure, axes = drawing(9, 1 + 0.3 * len(rules) * len(sides))
     width = 0.8 / len(sides)
     for number, (side, color) in enumerate(sides):
         counts = [side.tally.fired[rule].total if rule in side.tally.fired else 0 for rule in rules]
@@ -399,12 +362,12 @@ def plots(report: Report) -> Iterator[tuple[str, bytes]]:
     axes.invert_yaxis()
     axes.set(xlabel="transactions on which it fires")
     axes.legend(frameon=False)
-    yield "Rules", _png(figure)
+    yield "Rules", png(figure)
 
     tally = report.new.tally
     known = [(r, tally.fired[r]) for r in rules if r in tally.fired and tally.fired[r].precision is not None]
     if tally.decided.fraud and known:
-        figure, axes = draw(4)
+        figure, axes = drawing(9, 4)
         for rule, fired in known:
             at = fired.fraud / tally.decided.fraud, fired.precision
             axes.plot(*at, "o", color=GREY)
@@ -418,16 +381,16 @@ def plots(report: Report) -> Iterator[tuple[str, bytes]]:
         )
         axes.set(xlabel="recall: share of the known frauds", ylabel="precision", ylim=(-0.02, 1.05), xlim=(-0.02, None))
         axes.legend(frameon=False)
-        yield "Precision and recall by rule", _png(figure)
+        yield "Precision and recall by rule", png(figure)
 
     if len(rules) > 1:
         overlap = np.array([[_together(tally, a, b) for b in rules] for a in rules])
-        figure, axes = draw(1.5 + 0.35 * len(rules))
+        figure, axes = drawing(9, 1.5 + 0.35 * len(rules))
         shown = axes.imshow(overlap, cmap="Reds", vmin=0, vmax=1)
         axes.set_xticks(range(len(rules)), rules, rotation=45, ha="right")
         axes.set_yticks(range(len(rules)), rules)
         figure.colorbar(shown, label="share of the row's transactions")
-        yield "Overlap", _png(figure)
+        yield "Overlap", png(figure)
 
 
 def _together(tally: Tally, a: str, b: str) -> float:
@@ -435,12 +398,6 @@ def _together(tally: Tally, a: str, b: str) -> float:
     fired = tally.fired.get(a, Confusion()).total
     both = fired if a == b else tally.pairs[first, second]
     return both / fired if fired else 0.0
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
 
 
 def _counts(c: Confusion) -> list[str]:
@@ -457,8 +414,3 @@ def _share(count: int, of: int) -> str:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.2%}"
-
-
-def _plain(text: str) -> str:
-    """Without control characters: what stands in a transaction must not steer a terminal."""
-    return "".join(c if c.isprintable() else "�" for c in text)

@@ -15,16 +15,17 @@ from bytewax.testing import run_main
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME
 
 from dataflow.detect import build
+from dataflow.events.feedback import feedback_to_json
 from dataflow.events.output_record import Record
 from dataflow.events.parsing import event_time
-from dataflow.events.transaction import Transaction
+from dataflow.events.transaction import DAY, Transaction
 from dataflow.rules import LiveRules
 from dataflow.scoring.metadata import Scorer
 from dataflow.scoring.operating_point import OperatingPoint
 from dataflow.settings import Settings
 from dataflow.steps import Routed, written
 from training.backtesting.deciders import Deciders, WrittenDecision
-from training.histories.history import DAY, History
+from training.histories.history import History
 from training.histories.kafka_history import KafkaHistory
 
 BATCH = 1000
@@ -196,17 +197,9 @@ class PastFeedback(PastMessage):
 
     def value(self) -> bytes:
         """The JSON object."""
-        txn = self._txn
-        return _encode(
-            {
-                "transaction_id": txn.transaction_id,
-                "user": txn.user,
-                "merchant": txn.merchant,
-                "timestamp": txn.timestamp,
-                "fraud": self.fraud,
-                "labelled_at": datetime.fromtimestamp(self.labelled_at, UTC).isoformat(),
-            }
-        )
+        txn, labelled_at = self._txn, datetime.fromtimestamp(self.labelled_at, UTC).isoformat()
+        name = txn.transaction_id or ""  # a history gives each of its transactions one
+        return feedback_to_json(name, txn.user, txn.merchant, txn.timestamp, self.fraud, labelled_at)
 
     def timestamp(self) -> tuple[int, int]:
         """Its kind, and milliseconds since 1970."""
@@ -332,13 +325,13 @@ def run(
     spool: IO[bytes],
     *,
     labels: dict[str, bool] | None = None,
-    warm_up_days: float = 0.0,
+    warm_up: float = 0.0,
     progress: Callable[[float], None] = lambda done: None,
 ) -> Tally:
     """Decides on all messages, with the profile of each user as it was at the time; alerts go to `spool`, one a line.
 
-    What lies in the first `warm_up_days` fills the profiles and is not counted: by event time, from that of the first
-    transaction of the history, so that every ruleset is counted on the same transactions.
+    What lies in the first `warm_up` seconds fills the profiles and is not counted: by event time, from that of the
+    first transaction of the history, so that every ruleset is counted on the same transactions.
 
     Raises:
         UserError: the rules or the history are wrong.
@@ -348,7 +341,7 @@ def run(
     tally = Tally(live.current().version, model.version, model_told=deciders.model_told)
     tally.point = msgspec.structs.replace(model.operating_point, curve=[])
     source = _Source(messages, progress)
-    decided = _Counting(tally, spool, source, labels, warm_up_days * DAY, deciders)
+    decided = _Counting(tally, spool, source, labels, warm_up, deciders)
     refused = _refusals(tally)
 
     def take(routed: list[Routed]) -> None:

@@ -14,12 +14,13 @@ import msgspec
 import numpy as np
 
 from dataflow.events.decision import combined
+from dataflow.events.transaction import DAY
 from dataflow.features.batch import FeatureBatch
 from dataflow.rules import RuleSet
 from dataflow.scoring.operating_point import OperatingPoint
 from dataflow.scoring.trees import Bools, Floats, Indices
 from training.evaluation.evaluation import Replayed, Result
-from training.evaluation.measures import DAY, calibration_errors, reliability
+from training.evaluation.measures import calibration_errors, reliability
 
 
 class Decided(NamedTuple):

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.progress import Progress
 
 from dataflow.errors import UserError
+from dataflow.events.transaction import DAY
 from dataflow.features.batch import FeatureBatch
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.rules import RuleSet
@@ -17,9 +19,11 @@ from dataflow.scoring.tiers import SUPERVISED, TieredModel, needed
 from dataflow.scoring.trees import Bools, Floats, Indices, Rows
 from training.evaluation.measures import Measures, measure
 from training.evaluation.options import Options
+from training.fitting.infinities import CannotFitError, bounded
 from training.fitting.tiers import FOREST_FEATURES, SUPERVISED_FEATURES, TooFewLabelsError, all_tiers, fit
-from training.histories.history import DAY, History, LabelTime, Past
+from training.histories.history import History, LabelTime, Past
 from training.histories.replay import replay
+from training.histories.replayed import Keeper
 from training.operating_points.operating_points import (
     FEWEST_TO_CARRY_OVER,
     Note,
@@ -40,7 +44,7 @@ FEATURES = needed(all_tiers(SUPERVISED), FOREST_FEATURES, SUPERVISED_FEATURES)
 class Replayed(NamedTuple):
     """The history as the models see it, one row a transaction, and what is known of each and from when on."""
 
-    users: "np.ndarray[Any, np.dtype[np.int32]]"  # numbered in the order in which they first came
+    users: NDArray[np.int32]  # numbered in the order in which they first came
     at: Floats
     amounts: Floats
     rows: Rows  # (n, len(FEATURES))
@@ -70,8 +74,9 @@ def collect(
     """Replays the history up to the end of the test, and keeps the models' columns."""
     task = progress.add_task("replay the history", total=1.0)
     numbers: dict[str, int] = {}
-    count = 0
-    users, at, amounts, rows, truth, label_at, by_rules = [], [], [], [], [], [], []
+    kept = Keeper(FEATURES)
+    users: list[NDArray[np.int32]] = []
+    label_at: list[Floats] = []
     scenario: list[str] = []
     tested: list[tuple[int, FeatureBatch]] = []
 
@@ -82,39 +87,33 @@ def collect(
             yield past
 
     for past, batch in replay(until(), prior, label_time):
-        times = np.array(batch.column("timestamp"))  # copies: a view would keep all features of its batch
-        at.append(times)
-        amounts.append(np.array(batch.column("amount")))
-        rows.append(batch.floats(FEATURES))
+        begin = kept.count
+        trained = past[-1].transaction.at >= options.train_from
+        kept.keep(past, batch, rule_alerts(rules, batch) if trained else np.zeros(len(batch), np.bool_))
+        first = int(np.searchsorted(batch.column("timestamp"), options.test_from))
+        if first < len(batch):
+            tested.append((begin + first, batch if first == 0 else batch.part(range(first, len(batch)))))
         # `len` is read before `setdefault` puts the user there: so users are numbered from 0.
         users.append(np.array([numbers.setdefault(user, len(numbers)) for user in batch.column("user")], np.int32))
-        truth.append(np.array([2 if each.fraud is None else each.fraud for each in past], np.int8))
         label_at.append(np.array([label_time(each) for each in past], np.float64))  # float64 makes NaN of None
         scenario += [each.scenario for each in past]
-        trained = times[-1] >= options.train_from
-        by_rules.append(rule_alerts(rules, batch) if trained else np.zeros(len(batch), np.bool_))
-        first = int(np.searchsorted(times, options.test_from))
-        if first < len(batch):
-            tested.append((count + first, batch if first == 0 else batch.part(range(first, len(batch)))))
-        count += len(batch)
         progress.update(task, completed=history.progress)
     progress.update(task, completed=1.0)
-    if not count:
+    if not kept.count:
         msg = f"{options.history} has no transaction before {day(options.test_until)}"
         raise UserError(msg)
-    all_rows = np.concatenate(rows)
-    all_rows[np.isinf(all_rows)] = np.float32(30 * DAY)  # "seconds since the last", where there was none
-    known, comes = np.concatenate(truth), np.concatenate(label_at)
+    rows, fraud, labelled, at, amounts, by_rules = kept.replayed()
+    comes = np.concatenate(label_at)
     return Replayed(
         users=np.concatenate(users),
-        at=np.concatenate(at),
-        amounts=np.concatenate(amounts),
-        rows=all_rows,
-        fraud=known == 1,
-        labelled=known < 2,
+        at=at,
+        amounts=amounts,
+        rows=rows,
+        fraud=fraud,
+        labelled=labelled,
         label_at=np.where(np.isnan(comes), np.inf, comes),
         scenario=scenario,
-        by_rules=np.concatenate(by_rules),
+        by_rules=by_rules,
         tested=tested,
     )
 
@@ -143,6 +142,9 @@ def train_and_test(
     except TooFewLabelsError as error:
         advice = "take an earlier --train-from, or --tiers feedback"
         msg = f"cannot train for the window from {day(begin)}: {error}: {advice}"
+        raise UserError(msg) from None
+    except CannotFitError as error:
+        msg = f"cannot train for the window from {day(begin)}: {error}: take an earlier --train-from"
         raise UserError(msg) from None
     except ValueError as error:
         msg = f"cannot train for the window from {day(begin)}: {error}"
@@ -181,11 +183,12 @@ def fitted(
 
     Raises:
         TooFewLabelsError: a tier that learns from labels has too few.
+        CannotFitError: a feature has no finite value.
         ValueError: there is nothing to learn from.
     """
     past = (replayed.at >= start) & (replayed.at < moment)
     in_time = replayed.labelled & (replayed.label_at <= moment)
-    rows = np.ascontiguousarray(replayed.rows[past])
+    rows = bounded(np.ascontiguousarray(replayed.rows[past]), FEATURES, options.tiers)
     artifact = fit(options.tiers, rows, FEATURES, replayed.fraud[past], in_time[past], prior, seed, 0.01)
     return TieredModel(_metadata(options, seed, moment), artifact)
 
@@ -213,7 +216,7 @@ def choose_point(
     unseen = ~known if options.tiers[-1] == SUPERVISED else np.ones(len(known), np.bool_)
     try:
         earlier = fitted(replayed, options, prior, start, moment, model.metadata.seed)
-    except (TooFewLabelsError, ValueError) as error:
+    except (TooFewLabelsError, CannotFitError, ValueError) as error:
         rows = np.flatnonzero((replayed.at >= start) & (replayed.at < begin) & unseen)
         told = f"{len(rows):,} transactions before {day(begin)} whose labels had not come ({error})"
         return choose(scored(replayed, rows, known, model, told), options.choice, note)

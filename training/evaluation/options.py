@@ -1,16 +1,15 @@
 """The command line of `python -m training.evaluate`."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
-from dataflow.errors import UserError
-from dataflow.events.parsing import event_time
+from dataflow.events.transaction import DAY
 from dataflow.scoring.tiers import SUPERVISED
 from dataflow.settings import Settings
+from training.cli import Parser, delay, moment
 from training.fitting.tiers import all_tiers
-from training.histories.history import DAY, LABEL_COLUMN_HELP
+from training.histories.history import LABEL_COLUMN_HELP
 from training.operating_points.operating_points import Choice, add_arguments, read_choice
 
 
@@ -39,7 +38,7 @@ def parse(argv: Sequence[str] | None) -> Options:
     Raises:
         UserError: an argument is wrong.
     """
-    parser = _Parser(prog="python -m training.evaluate", description="Measure detection on a labelled history.")
+    parser = Parser(prog="python -m training.evaluate", description="Measure detection on a labelled history.")
     parser.add_argument("--history", type=Path, required=True, metavar="FILE", help="a .csv, .csv.gz or .parquet")
     parser.add_argument(
         "--labels", type=Path, metavar="FILE", help="transaction_id, fraud, labelled_at; what is not in it is not known"
@@ -47,14 +46,14 @@ def parse(argv: Sequence[str] | None) -> Options:
     parser.add_argument("--label-column", metavar="NAME", help=LABEL_COLUMN_HELP)
     parser.add_argument(
         "--label-delay",
-        type=_days,
+        type=delay,
         default=7 * DAY,
         metavar="7d",
         help="how long after its transaction a label of the history comes; default 7d",
     )
-    parser.add_argument("--train-from", type=_moment, required=True, metavar="A")
-    parser.add_argument("--test-from", type=_moment, required=True, metavar="B")
-    parser.add_argument("--test-until", type=_moment, required=True, metavar="C")
+    parser.add_argument("--train-from", type=moment, required=True, metavar="A")
+    parser.add_argument("--test-from", type=moment, required=True, metavar="B")
+    parser.add_argument("--test-until", type=moment, required=True, metavar="C")
     parser.add_argument(
         "--weeks", type=int, default=1, metavar="N", help="parts of the test window, each trained for; default 1"
     )
@@ -93,28 +92,6 @@ def parse(argv: Sequence[str] | None) -> Options:
         read_choice(given),
         given.out,
     )
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        msg = f"{message} (python -m training.evaluate --help lists them all)"
-        raise UserError(msg)
-
-
-def _moment(text: str) -> float:
-    try:
-        return event_time(text)
-    except (ValueError, OverflowError):
-        msg = f"{text!r} is no ISO 8601 time"
-        raise argparse.ArgumentTypeError(msg) from None
-
-
-def _days(text: str) -> float:
-    number = text.removesuffix("d")
-    if not text.endswith("d") or not number.replace(".", "", 1).isdigit():
-        msg = f"{text!r} is no number of days such as 7d"
-        raise argparse.ArgumentTypeError(msg)
-    return float(number) * DAY
 
 
 def windows(options: Options) -> list[tuple[float, float]]:

@@ -1,8 +1,7 @@
 """From a history to a fitted model, and how good it is: on the flow's own features, with labels as they come."""
 
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -10,54 +9,19 @@ from dataflow.errors import UserError
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.rules import RuleSet
 from dataflow.scoring.isolation_forest import Model
-from dataflow.scoring.metadata import ISOLATION_FOREST, Metadata, Window
+from dataflow.scoring.metadata import ISOLATION_FOREST, Metadata
 from dataflow.scoring.tiers import TieredModel, needed
-from dataflow.scoring.trees import Bools, Floats, Rows
+from dataflow.scoring.trees import Floats, Rows
+from training.fitting.infinities import CannotFitError, bounded
 from training.fitting.options import Options
-from training.fitting.tiers import FOREST_FEATURES, SUPERVISED_FEATURES, TooFewLabelsError, all_tiers
+from training.fitting.tiers import FOREST_FEATURES, SUPERVISED_FEATURES, TooFewLabelsError
 from training.fitting.tiers import fit as fit_tiers
 from training.histories.history import History, after
 from training.histories.replay import replay
+from training.histories.replayed import Keeper, Replayed
 from training.operating_points.operating_points import Scored, rule_alerts
 
 BATCH = 4_096  # transactions that are scored at a time
-
-
-class Replayed(NamedTuple):
-    """A history as the model sees it: one row a transaction, and what is known of it."""
-
-    rows: Rows  # (n, features)
-    fraud: Bools  # (n,)
-    labelled: Bools  # (n,), whether `fraud` is known
-    times: Floats  # (n,), event times, ascending
-    amounts: Floats  # (n,)
-    by_rules: Bools  # (n,), alerts of the active rules without the model
-
-    def part(self, which: slice) -> "Replayed":
-        """Those of these places."""
-        columns: Any = [column[which] for column in self]
-        return Replayed(*columns)
-
-    def with_features(self, mine: Sequence[str], wanted: Sequence[str]) -> "Replayed":
-        """With other columns of features: some of those that it has."""
-        return self._replace(rows=np.ascontiguousarray(self.rows[:, [mine.index(name) for name in wanted]]))
-
-    def window(self, source: str) -> Window:
-        """From when to when, and how many."""
-        return Window(source=source, first=iso(self.times[0]), last=iso(self.times[-1]), rows=len(self.times))
-
-    def known_by(self, moment: float, delay: float) -> Bools:
-        """Of which transactions the label had come by `moment`, so many seconds after its transaction."""
-        known: Bools = self.labelled & (self.times + delay <= moment)
-        return known
-
-
-class CannotFitError(Exception):
-    """A history that a model cannot be fitted to: why, and what the user can do about it."""
-
-    def __init__(self, why: str, advice: str):
-        super().__init__(why)
-        self.advice = advice
 
 
 def features_of(options: Options) -> tuple[str, ...]:
@@ -77,34 +41,16 @@ def collect(
     Raises:
         UserError: the history is wrong, or too short for any model.
     """
-    features = features_of(options)
-    blocks: list[Rows] = []
-    truth: list[bytes] = []
-    times: list[Floats] = []  # copies: a view would keep all features of its batch
-    amounts: list[Floats] = []
-    by_rules: list[Bools] = []
+    kept = Keeper(features_of(options))
     label_time = None if options.tiers == [ISOLATION_FOREST] else after(options.label_delay)
     for past, batch in replay(history, prior, label_time):
-        blocks.append(batch.floats(features))
-        truth.append(bytes(2 if each.fraud is None else each.fraud for each in past))
-        times.append(np.array(batch.column("timestamp")))
-        amounts.append(np.array(batch.column("amount")))
-        by_rules.append(rule_alerts(rules, batch))
+        kept.keep(past, batch, rule_alerts(rules, batch))
         tell(history.progress)
     tell(1.0)
-    count = sum(map(len, blocks))
-    if count < 2:
-        msg = f"the history ({history.source}) holds {count} transactions: a model needs 2, and many to be good"
+    if kept.count < 2:
+        msg = f"the history ({history.source}) holds {kept.count} transactions: a model needs 2, and many to be good"
         raise UserError(msg)
-    fraud = np.frombuffer(b"".join(truth), np.uint8)
-    return Replayed(
-        np.concatenate(blocks),
-        fraud == 1,
-        fraud < 2,
-        np.concatenate(times),
-        np.concatenate(amounts),
-        np.concatenate(by_rules),
-    )
+    return kept.replayed()
 
 
 def fit(replayed: Replayed, options: Options, prior: AmountPrior, moment: float) -> Any:
@@ -141,39 +87,6 @@ def fit(replayed: Replayed, options: Options, prior: AmountPrior, moment: float)
             else "name the column of the history's labels with --label-column, or take --tiers feedback"
         )
         raise CannotFitError(str(error), advice) from None
-
-
-def bounded(rows: Rows, features: Sequence[str], tiers: Sequence[str]) -> Rows:
-    """The rows with each infinite value put at its column's largest or smallest finite one.
-
-    A tree cannot split between a number and infinity. Serving need not do this: every split lies below the largest
-    value of its column, so an infinite value goes the same way as that.
-
-    Raises:
-        CannotFitError: a column has no finite value.
-    """
-    infinite = np.isinf(rows)
-    if not infinite.any():
-        return rows
-    rows = rows.copy()
-    for column, where, name in zip(rows.T, infinite.T, features, strict=True):
-        if where.any():
-            finite = column[np.isfinite(column)]
-            if not len(finite):
-                why = f"the feature {name} has no finite value in this history"
-                raise CannotFitError(why, _without(name, tiers))
-            column[where] = np.where(column[where] > 0, finite.max(), finite.min())
-    return rows
-
-
-def _without(feature: str, tiers: Sequence[str]) -> str:
-    """Which option makes a model that does not read the feature."""
-    if tiers == [ISOLATION_FOREST]:
-        return "choose --features without it"
-    for last in reversed(tiers[1:-1]):
-        if feature not in needed(all_tiers(last), FOREST_FEATURES, SUPERVISED_FEATURES):
-            return f"take --tiers {last}, which does not read it"
-    return f"take --tiers {ISOLATION_FOREST}, with --features that leave it out"
 
 
 def scores(model: Model | TieredModel, rows: Rows, tell: Callable[[float], None]) -> dict[str, Floats]:
@@ -228,8 +141,3 @@ def figures(risks: dict[str, Floats], threshold: float, replayed: Replayed) -> d
 def make_model(metadata: Metadata, artifact: Any) -> Model | TieredModel:
     """What is fitted, ready to score."""
     return Model(metadata, artifact) if metadata.tiers == [ISOLATION_FOREST] else TieredModel(metadata, artifact)
-
-
-def iso(at: float) -> str:
-    """A time as ISO 8601, UTC, to the second."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")

@@ -3,18 +3,18 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
-from dataflow.errors import UserError
+from dataflow.events.transaction import DAY
 from dataflow.features.catalogue import FIELDS
 from dataflow.scoring.metadata import ISOLATION_FOREST, TIERS
 from dataflow.scoring.tiers import FEEDBACK, SUPERVISED
 from dataflow.settings import Settings
 from dataflow.simulation.simulator import POPULATIONS
-from training.cli import days, delay, number, whole
+from training.cli import Parser, days, delay, number, whole
 from training.fitting.tiers import TREES as TIER_TREES
 from training.fitting.tiers import all_tiers
-from training.histories.history import DAY, LABEL_COLUMN_HELP
+from training.histories.history import LABEL_COLUMN_HELP
 from training.operating_points.operating_points import Choice, add_arguments, option_given, read_choice
 
 FEATURES = ("amount", "txn_per_hour")
@@ -59,7 +59,7 @@ def parse(argv: Sequence[str] | None) -> Options:
     Raises:
         UserError: an argument is wrong.
     """
-    parser = _Parser(prog="python -m training.train", description="Train the model that the flow scores with.")
+    parser = Parser(prog="python -m training.train", description="Train the model that the flow scores with.")
     parser.add_argument("--history", type=Path, metavar="FILE", help="a .csv, .csv.gz or .parquet; default: simulated")
     parser.add_argument("--label-column", metavar="NAME", help=LABEL_COLUMN_HELP)
     parser.add_argument("--out", type=Path, default=Path("fraud_model.pkl"), metavar="FILE", help="default %(default)s")
@@ -170,12 +170,6 @@ def simulated_size(last_tier: str, *, tutorial: bool) -> tuple[int, float]:
     if tutorial:
         return TUTORIAL_USERS, TUTORIAL_DAYS
     return (SUPERVISED_USERS, SUPERVISED_DAYS) if last_tier == SUPERVISED else (USERS, DAYS)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        msg = f"{message} (python -m training.train --help lists them all)"
-        raise UserError(msg)
 
 
 def _contamination(text: str) -> float | str:

@@ -18,10 +18,9 @@ import msgspec
 
 from dataflow.errors import UserError
 from dataflow.events.parsing import event_time
-from dataflow.events.transaction import UNKNOWN, Transaction
+from dataflow.events.transaction import DAY, UNKNOWN, Transaction
 from dataflow.simulation.simulator import DEFAULT_START, history, natural_rate
 
-DAY = 86_400.0
 CHUNK = 100_000
 """Rows held in memory at once where a file must be sorted, about 100 MB."""
 
@@ -48,7 +47,8 @@ _LIKE_LABELS = frozenset(
     ("class", "label", "labels", "target", "fraudulent", "isfraudulent", "fraudlabel", "fraudflag", "fraudind")
 )
 """What columns of labels are called elsewhere, in lower case, letters alone; so is whatever ends with "fraud"."""
-_TRUTH = {"": None, "0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+TRUTH = {"": None, "0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+"""What a label's text says, in lower case; None: not known."""
 
 
 class Past(msgspec.Struct, gc=False):
@@ -377,7 +377,7 @@ def _rows(table: _Table) -> Iterator[Past]:
                 if cells[i]:
                     values[name] = cells[i]
             txn = _transaction(values)
-            fraud = None if truth is None else _TRUTH[cells[truth].lower()]
+            fraud = None if truth is None else TRUTH[cells[truth].lower()]
         except KeyError as error:
             what = f"{table.label} is {str(error)[:40]}, and a label is 0 or 1, true or false, or empty"
             raise _wrong(table, line, what) from None

@@ -1,12 +1,9 @@
-"""Transactions of the past on a Kafka topic, and labels from a file or a topic."""
+"""Transactions of the past on a Kafka topic."""
 
-import csv
 import heapq
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from msgspec.structs import replace
 
@@ -118,47 +115,3 @@ def _parts(consumer: Consumer, topic: str, begin: str, brokers: str) -> list[Par
     else:
         starts = dict.fromkeys(partitions, 0)
     return [Part(p, min(max(starts[p], low), high), high) for p, (low, high) in limits.items()]
-
-
-class _Label(msgspec.Struct, gc=False):
-    transaction_id: str
-    fraud: bool
-
-
-def read_labels(where: str, settings: Settings) -> dict[str, bool]:
-    """The truth by transaction id, from a CSV (transaction_id, fraud) or `kafka:TOPIC`; the last one counts.
-
-    Raises:
-        UserError: they cannot be read, or one of them is wrong.
-    """
-    if where.startswith(PREFIX):
-        decode = msgspec.json.Decoder(_Label).decode
-        labels = {}
-        for message in KafkaHistory(where.removeprefix(PREFIX), settings):
-            try:
-                label = decode(message.value() or b"")
-            except msgspec.DecodeError as error:
-                place = f"partition {message.partition()}, offset {message.offset()}"
-                msg = f"{where}, {place}: not a label: {' '.join(str(error).split())}"
-                raise UserError(msg) from None
-            labels[label.transaction_id] = label.fraud
-        return labels
-    try:
-        with Path(where).open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            missing = {"transaction_id", "fraud"} - set(rows.fieldnames or ())
-            if missing:
-                msg = f"{where} has no column {', '.join(sorted(missing))}: it takes transaction_id and fraud (0 or 1)"
-                raise UserError(msg)
-            labels = {}
-            for row in rows:
-                truth = (row["fraud"] or "").lower()
-                if truth not in ("0", "1", "false", "true"):
-                    msg = f"{where}, line {rows.line_num}: fraud is {truth[:40]!r}, neither 0 nor 1"
-                    raise UserError(msg)
-                labels[row["transaction_id"]] = truth in ("1", "true")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        what = error.strerror if isinstance(error, OSError) else error
-        msg = f"cannot read the labels {where}: {what}"
-        raise UserError(msg) from None
-    return labels

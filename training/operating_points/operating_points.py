@@ -13,13 +13,13 @@ import msgspec
 import numpy as np
 
 from dataflow.errors import UserError
+from dataflow.events.transaction import DAY
 from dataflow.features.batch import FeatureBatch
 from dataflow.rules import RuleSet
 from dataflow.scoring.operating_point import CurvePoint, Interval, OperatingPoint, columns_without_model
 from dataflow.scoring.trees import Bools, Floats, Indices
 from training.cli import number
 
-DAY = 86_400.0
 BLOCK_PRECISION = 0.9
 """Of the model's own alerts from the block threshold on, where no option says otherwise."""
 FEWEST_FRAUDS = 10

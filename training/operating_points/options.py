@@ -3,12 +3,11 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
-from dataflow.errors import UserError
 from dataflow.settings import Settings
 from dataflow.simulation.simulator import POPULATIONS
-from training.cli import days, delay, number, whole
+from training.cli import Parser, days, delay, number, whole
 from training.histories.history import LABEL_COLUMN_HELP
 from training.operating_points.operating_points import Choice, add_arguments, option_given, read_choice
 
@@ -38,7 +37,7 @@ def parse(argv: Sequence[str] | None) -> Options:
     Raises:
         UserError: an argument or a setting is wrong.
     """
-    parser = _Parser(prog="python -m training.threshold", description="Move the operating point of a model in service.")
+    parser = Parser(prog="python -m training.threshold", description="Move the operating point of a model in service.")
     parser.add_argument("--model", type=Path, metavar="FILE", help="default: MODEL_FILE")
     parser.add_argument(
         "--rules", type=Path, metavar="FILE", help="whose alerts a budget counts, too; default: RULES_FILE"
@@ -117,12 +116,6 @@ def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
             parser.error(
                 f"argument --{option}: is for a simulation, and there is none with --history, --topics or --at"
             )
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        msg = f"{message} (python -m training.threshold --help lists them all)"
-        raise UserError(msg)
 
 
 def _threshold(text: str) -> float:

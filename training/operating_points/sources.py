@@ -1,7 +1,5 @@
 """What an operating point is moved by: transactions replayed, or the decisions that the model has made."""
 
-from collections.abc import Iterable, Sequence
-
 import msgspec
 import numpy as np
 from rich.console import Console
@@ -9,18 +7,19 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from dataflow.connectors.topic_reader import read_topic
 from dataflow.errors import UserError
-from dataflow.events.feedback import Feedback, parse_feedback
 from dataflow.events.parsing import event_time
+from dataflow.events.transaction import DAY
 from dataflow.rules import RuleSet
 from dataflow.scoring.metadata import Metadata, Scorer
 from dataflow.scoring.tiers import SUPERVISED
 from dataflow.scoring.trees import Bools, Floats
-from dataflow.settings import Settings
 from dataflow.simulation.simulator import POPULATIONS
 from training.backtesting.deciders import Deciders
 from training.fitting.options import LABEL_DELAY, simulated_size
-from training.histories.history import DAY, History, after, find_label_column, read_history
+from training.histories.history import History, after, find_label_column, read_history
+from training.histories.labels import read_feedback
 from training.histories.replay import replay
+from training.histories.replayed import Keeper
 from training.operating_points.operating_points import Note, Scored, need_labels, part, rule_alerts
 from training.operating_points.options import Options
 
@@ -63,9 +62,8 @@ def scored_by_replay(model: Scorer, rules: RuleSet, options: Options, console: C
 
 def _replayed(model: Scorer, rules: RuleSet, history: History, delay: float, console: Console) -> Scored:
     """The whole history, each transaction with the profiles as they were before it and the labels that had come."""
+    kept = Keeper(())  # what is scored need not be kept
     risks, anomalies = [np.empty(0)], [np.empty(0, np.bool_)]
-    amounts, times, by_rules = [np.empty(0)], [np.empty(0)], [np.empty(0, np.bool_)]
-    fraud: list[bool | None] = []
     columns = (TextColumn("{task.description:28}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("replay the history", total=1.0)
@@ -73,42 +71,12 @@ def _replayed(model: Scorer, rules: RuleSet, history: History, delay: float, con
             risk, anomaly = model.score(batch.floats(model.features))
             risks.append(risk)
             anomalies.append(anomaly)
-            fraud += [each.fraud for each in past]
-            amounts.append(np.array(batch.column("amount")))  # copies: a view would keep all features of its batch
-            times.append(np.array(batch.column("timestamp")))
-            by_rules.append(rule_alerts(rules, batch))
+            kept.keep(past, batch, rule_alerts(rules, batch))
             progress.update(task, completed=history.progress)
         progress.update(task, completed=1.0)
-    return _scored(
-        np.concatenate(risks),
-        np.concatenate(anomalies),
-        fraud,
-        np.concatenate(amounts),
-        np.concatenate(times),
-        np.concatenate(by_rules),
-        history.source,
-    )
-
-
-def _scored(
-    risk: Floats,
-    anomaly: Bools,
-    fraud: Sequence[bool | None],
-    amounts: Floats,
-    times: Floats,
-    by_rules: Bools,
-    measured_on: str,
-) -> Scored:
-    return Scored(
-        risk,
-        anomaly,
-        fraud=np.array([each is True for each in fraud], np.bool_),
-        labelled=np.array([each is not None for each in fraud], np.bool_),
-        amounts=amounts,
-        times=times,
-        by_rules=by_rules,
-        measured_on=measured_on,
-    )
+    _, fraud, labelled, times, amounts, by_rules = kept.replayed()
+    risk, anomaly = np.concatenate(risks), np.concatenate(anomalies)
+    return Scored(risk, anomaly, fraud, labelled, amounts, times, by_rules, history.source)
 
 
 def _history(metadata: Metadata, options: Options) -> History:
@@ -197,14 +165,15 @@ def scored_on_topics(model: Scorer, rules: RuleSet, options: Options, note: Note
     if strange:
         note(f"{strange:,} messages on {where} are not decisions with a model_score, and were left out")
     measured_on = f"{len(risk):,} decisions of this model on {where}"
-    scored = _scored(
+    scored = Scored(
         np.array(risk),
         np.zeros(len(risk), np.bool_),
-        fraud,
-        np.array(amounts),
-        np.array(times),
-        np.array(by_rules, np.bool_),
-        measured_on,
+        fraud=np.array([each is True for each in fraud], np.bool_),
+        labelled=np.array([each is not None for each in fraud], np.bool_),
+        amounts=np.array(amounts),
+        times=np.array(times),
+        by_rules=np.array(by_rules, np.bool_),
+        measured_on=measured_on,
     )
     if scored.labelled.any():
         alerted = scored.by_rules | (scored.risk >= model.operating_point.alert)
@@ -218,26 +187,3 @@ def scored_on_topics(model: Scorer, rules: RuleSet, options: Options, note: Note
 
 def _share(which: Bools) -> str:
     return f"{which.mean():.1%}" if len(which) else "none"
-
-
-def read_feedback(settings: Settings) -> dict[str, bool]:
-    """The truth by transaction id, from the feedback topic: the label that came last counts.
-
-    Raises:
-        UserError: the topic cannot be read.
-    """
-    return latest(
-        parse_feedback(m.value(), m.key(), m.partition() or 0, m.offset() or 0, m.timestamp()[1])
-        for m in read_topic(settings, settings.feedback_topic)
-    )
-
-
-def latest(labels: Iterable[object]) -> dict[str, bool]:
-    """Of each transaction id the label that was given last; what is no label is passed over, as the flow does."""
-    given: dict[str, Feedback] = {}
-    for label in labels:
-        if isinstance(label, Feedback):
-            before = given.get(label.transaction_id)
-            if before is None or label.labelled_at >= before.labelled_at:
-                given[label.transaction_id] = label
-    return {name: label.fraud for name, label in given.items()}
