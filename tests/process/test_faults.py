@@ -20,11 +20,9 @@ from dataflow.process.faults import IN_A_ROW, Guard
 from dataflow.profiles.profiles import EventColumns, MerchantProfiles, UserProfiles
 from dataflow.rules import LiveRules, RuleSet
 from dataflow.scoring.isolation_forest import Model
-from dataflow.scoring.loading import load_model
 from dataflow.settings import Settings
 from dataflow.steps import Routed, dead_letter
 from tests.support.builders import MINUTE, NOON, iso, message, raw, split, txn
-from training.train import main as train
 
 SETTINGS = Settings()
 POISON = 999.25
@@ -44,11 +42,9 @@ reason = "{txn_per_hour} within an hour"
 """
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    path = tmp_path_factory.mktemp("model") / "fraud_model.pkl"
-    assert train(["--out", str(path), "--users", "100", "--days", "7", "--trees", "10"]) == 0
-    return load_model(path)
+@pytest.fixture(scope="session")
+def model(forest: Model) -> Model:
+    return forest
 
 
 @pytest.fixture
