@@ -221,6 +221,7 @@ def test_a_flow_that_was_built_for_one_worker_does_not_run_on_several(model: Mod
     assert "built for one worker, and runs on several" in str(cause)
 
 
+@pytest.mark.slow
 def test_importing_the_flow_touches_neither_broker_nor_model(tmp_path: Path) -> None:
     code = "import dataflow.detect, dataflow.generate, sys; print('joblib' in sys.modules, 'sklearn' in sys.modules)"
     found = subprocess.run(
