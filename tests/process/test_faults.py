@@ -103,7 +103,7 @@ FAULTS: dict[str, tuple[Any, str, Callable[..., bool], str]] = {
 }
 
 
-@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("late", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("where", FAULTS)
 def test_its_batch_mates_are_decided_as_if_it_had_not_been(
     where: str, late: bool, model: Model, rules: LiveRules, monkeypatch: pytest.MonkeyPatch
