@@ -8,6 +8,9 @@ COMPOSE ?= docker compose
 # Most tests wait for processes and brokers: three at a time take half as long, on two cores. The longest files come first
 # (`LONGEST` in tests/conftest.py), not those with the most tests.
 PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
+# Byte code is kept even where the environment says not to: without it each worker compiles all tests, 7 s of a core, and
+# each of the hundreds of processes that they start compiles what it imports.
+KEEP_BYTECODE := env -u PYTHONDONTWRITEBYTECODE
 
 # The first Python that can run Bytewax 0.21.1 and the pinned packages.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
@@ -50,10 +53,10 @@ run: $(VENV)/.kernels $(if $(filter tutorial,$(GENERATOR_POPULATION)),,$(MODEL))
 	@$(BIN)/python -m dataflow.demo $(if $(DURATION),--duration $(DURATION))
 
 test: $(VENV)/.dev $(VENV)/.kernels check ## lint, types, and all tests, on a real Apache Kafka where there is Java 17 and Maven
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(KEEP_BYTECODE) $(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: $(VENV)/.dev $(VENV)/.kernels ## the tests that need neither Kafka nor much time, in about a minute
-	$(BIN)/python -m pytest -q -m "not slow and not kafka" $(PARALLEL)
+	$(KEEP_BYTECODE) $(BIN)/python -m pytest -q -m "not slow and not kafka" $(PARALLEL)
 
 chaos: $(VENV)/.dev $(VENV)/.kernels ## kill flow and broker in every way, and look for what is lost, doubled or different (CHAOS="--seed 2")
 	@$(BIN)/python -m tests.chaos $(CHAOS)

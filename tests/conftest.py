@@ -8,11 +8,12 @@ needs Apache Kafka fails where it cannot be had, and nothing is skipped.
 import contextlib
 import fcntl
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer
@@ -29,6 +30,9 @@ from tests.support.kafka_server import (
     kafka_version,
 )
 
+if TYPE_CHECKING:
+    from dataflow.scoring.isolation_forest import Model
+
 EMBEDDED_PARTITIONS = 4
 KAFKA_FIXTURES = frozenset(("broker", "topics", "apache_kafka", "kafka_server"))
 """Whatever asks for one of these gets the mark `kafka`."""
@@ -37,6 +41,7 @@ KAFKA_FIXTURES = frozenset(("broker", "topics", "apache_kafka", "kafka_server"))
 # the end, while the other workers have nothing left to do.
 LONGEST = (
     "test_chaos",
+    "test_killed_flow",
     "test_flow_state",
     "test_train",
     "test_gate",
@@ -69,6 +74,8 @@ class Broker:
 
 
 MakeTopic = Callable[..., str]
+TrainOnce = Callable[[str, Callable[[Path], object]], Path]
+"""`trained_once("name", train)`: the model that `train` writes to the path that it is given."""
 _broker_used = pytest.StashKey[str]()
 
 
@@ -113,35 +120,60 @@ def broker(pytestconfig: pytest.Config) -> Iterator[Broker]:
 
 
 @pytest.fixture(scope="session")
-def model_file(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A small model, where any will do; the workers of a run train it once."""
-    from tests.chaos.__main__ import train_model
-
+def trained_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> TrainOnce:
+    """Trains what several files of tests, or several workers of a run, want to have: the first who asks does it."""
     shared = tmp_path_factory.getbasetemp()
     if worker_id != "master":
         shared = shared.parent  # of all workers
-    trained, part = shared / "small-model", shared / "small-model.part"
-    with (shared / "small-model.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not trained.exists():
-            part.mkdir()
-            train_model(part / "model.pkl")
-            part.rename(trained)
-    return trained / "model.pkl"
+
+    def once(name: str, train: Callable[[Path], object]) -> Path:
+        trained, part = shared / name, shared / f"{name}.part"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not trained.exists():
+                shutil.rmtree(part, ignore_errors=True)  # of a training that failed
+                part.mkdir()
+                train(part / "model.pkl")
+                part.rename(trained)
+        return trained / "model.pkl"
+
+    return once
 
 
 @pytest.fixture(scope="session")
-def forest_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_file(trained_once: TrainOnce) -> Path:
+    """A small model on features of the user only, where any will do."""
+    from tests.chaos.__main__ import train_model
+
+    return trained_once("small-model", train_model)
+
+
+@pytest.fixture(scope="session")
+def forest(trained_once: TrainOnce) -> "Model":
+    """A small Isolation Forest on the features that it has by default, as a flow loads it."""
+    from dataflow.scoring.loading import load_model
+    from training.train import main
+
+    def train(path: Path) -> None:
+        assert main(["--out", str(path), "--users", "300", "--days", "7", "--trees", "30"]) == 0
+
+    return load_model(trained_once("small-forest", train))
+
+
+@pytest.fixture(scope="session")
+def forest_file(trained_once: TrainOnce) -> Path:
     """A small forest of what the user's own profile knows, where batches that interleave must change no score.
 
     A test that changes it takes a copy.
     """
-    from training.train import main as train
+    from training.train import main
 
-    path = tmp_path_factory.mktemp("forest") / "fraud_model.pkl"
     features = ["--features", "amount,txn_per_hour", "--tiers", "isolation_forest"]
-    assert train(["--out", str(path), "--users", "100", "--days", "7", "--trees", "10", *features]) == 0
-    return path
+
+    def train(path: Path) -> None:
+        assert main(["--out", str(path), "--users", "100", "--days", "7", "--trees", "10", *features]) == 0
+
+    return trained_once("user-forest", train)
 
 
 @pytest.fixture

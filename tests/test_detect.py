@@ -15,21 +15,17 @@ from dataflow.detect import build
 from dataflow.events.output_record import Record, source_key
 from dataflow.rules import LiveRules
 from dataflow.scoring.isolation_forest import Model
-from dataflow.scoring.loading import load_model
 from dataflow.scoring.metadata import Scorer
 from dataflow.settings import Settings
 from dataflow.steps import Routed, written
 from tests.support.builders import HOUR, MINUTE, NOON, message, raw, split
-from training.train import main as train
 
 SETTINGS = Settings()
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    path = tmp_path_factory.mktemp("model") / "fraud_model.pkl"
-    assert train(["--out", str(path), "--users", "300", "--days", "7", "--trees", "30"]) == 0
-    return load_model(path)
+def model(forest: Model) -> Model:
+    return forest
 
 
 @pytest.fixture
@@ -225,6 +221,7 @@ def test_a_flow_that_was_built_for_one_worker_does_not_run_on_several(model: Mod
     assert "built for one worker, and runs on several" in str(cause)
 
 
+@pytest.mark.slow
 def test_importing_the_flow_touches_neither_broker_nor_model(tmp_path: Path) -> None:
     code = "import dataflow.detect, dataflow.generate, sys; print('joblib' in sys.modules, 'sklearn' in sys.modules)"
     found = subprocess.run(

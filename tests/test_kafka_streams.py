@@ -138,6 +138,7 @@ def test_kafka_streams_decides_as_we_do(kafka_streams: None, broker: Broker, mod
     assert [topic for topic in left if topic.startswith("kafka-streams-") and topic.endswith("-changelog")] == []
 
 
+@pytest.mark.slow
 def test_the_written_forest_says_what_scikit_learn_says(model_file: Path, tmp_path: Path) -> None:
     forest.write(model_file, tmp_path / "forest.json")
     written = json.loads((tmp_path / "forest.json").read_text())

@@ -85,6 +85,7 @@ def test_without_a_delay_there_is_no_feedback() -> None:
     assert topics == {settings.transactions_topic}
 
 
+@pytest.mark.slow
 def test_every_record_is_dated_when_it_took_place() -> None:
     with broker() as settings:
         produced = warm_up(LIFE, settings, Detector(10**6), lambda: True, lambda decided: None)  # type: ignore[arg-type]

@@ -134,6 +134,7 @@ def test_a_label_dated_ahead_counts_at_its_records_time_and_is_counted() -> None
     assert count() == before + 3
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
 def test_no_bytes_raise(value: bytes) -> None:
     assert isinstance(parsed(value), Rejection)

@@ -66,6 +66,7 @@ def test_fields_have_names_of_their_own_that_rules_can_say_and_each_is_documente
     assert FIELDS == USER_FIELDS + MERCHANT_FIELDS
 
 
+@pytest.mark.slow
 @given(st.lists(transactions, max_size=15), transactions, priors)
 def test_every_feature_has_the_kind_that_its_field_says_and_is_a_number_where_it_is_one(
     past: list[Transaction], probe: Transaction, prior: AmountPrior

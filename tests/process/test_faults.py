@@ -20,7 +20,6 @@ from dataflow.process.faults import IN_A_ROW, Guard
 from dataflow.profiles.profiles import EventColumns, MerchantProfiles, UserProfiles
 from dataflow.rules import LiveRules, RuleSet
 from dataflow.scoring.isolation_forest import Model
-from dataflow.scoring.loading import load_model
 from dataflow.settings import Settings
 from dataflow.steps import Routed, dead_letter
 from tests.support.builders import MINUTE, NOON, iso, message, raw, split, txn
@@ -43,9 +42,9 @@ reason = "{txn_per_hour} within an hour"
 """
 
 
-@pytest.fixture(scope="module")
-def model(forest_file: Path) -> Model:
-    return load_model(forest_file)
+@pytest.fixture(scope="session")
+def model(forest: Model) -> Model:
+    return forest
 
 
 @pytest.fixture
@@ -104,7 +103,7 @@ FAULTS: dict[str, tuple[Any, str, Callable[..., bool], str]] = {
 }
 
 
-@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("late", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("where", FAULTS)
 def test_its_batch_mates_are_decided_as_if_it_had_not_been(
     where: str, late: bool, model: Model, rules: LiveRules, monkeypatch: pytest.MonkeyPatch

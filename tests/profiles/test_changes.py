@@ -46,6 +46,7 @@ def check_same(one: Tables, other: Tables) -> None:
         assert other[name].rows[: table.used].tobytes() == table.rows[: table.used].tobytes(), name
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 2**32), st.sampled_from([1, 3, 20]), st.sampled_from([4, 10**6]), st.sampled_from([1.0, 400.0]),

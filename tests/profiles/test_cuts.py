@@ -50,7 +50,7 @@ def test_one_by_one_all_at_once_and_cut_anywhere_all_is_alike(
 
 
 @pytest.mark.parametrize(("users", "span"), [(2, 20 * DAY), (40, 60 * DAY), (1, 3 * HOUR)])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4))])
 def test_long_awkward_histories_are_alike_and_reach_all_that_labels_can_do(seed: int, users: int, span: float) -> None:
     events = awkward(seed, 600, users, span)
     cuts = np.random.default_rng(seed).integers(0, len(events), 9).tolist()

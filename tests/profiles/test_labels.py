@@ -77,6 +77,7 @@ def test_a_contradiction_speaks_of_the_merchant_and_time_of_the_first_label() ->
     assert (taught["merchant"], taught["at"]) == ("A", NOON)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 400), st.booleans()), max_size=30))
 def test_frauds_equal_a_recount_in_whatever_order_labels_come(labels: list[tuple[int, bool]]) -> None:
     profiles = Profiles().read(payment(NOON + 400 * DAY))

@@ -13,6 +13,7 @@ from tests.support.builders import DAY, HOUR, MINUTE, NOON
 from tests.support.profile_builders import Profiles, payment, streams
 
 
+@pytest.mark.slow
 @given(streams(latest=DAY), st.data())
 def test_a_repeat_changes_nothing_whatever_else_it_says(events: list[Transaction], data: st.DataObject) -> None:
     profiles = Profiles().read_together(events)

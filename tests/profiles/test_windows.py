@@ -20,6 +20,7 @@ def read(values: dict[str, Any], names: Sequence[str]) -> list[float]:
     return [values[name] for name in names]
 
 
+@pytest.mark.slow
 @given(streams(latest=35 * DAY))
 def test_they_equal_a_recount_at_every_prefix_however_late_events_are(events: list[Transaction]) -> None:
     profiles = Profiles().read_together(events)

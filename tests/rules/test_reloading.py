@@ -21,7 +21,6 @@ from dataflow.errors import UserError
 from dataflow.process.file_watch import LOOKS
 from dataflow.rules import LiveRules
 from dataflow.scoring.isolation_forest import Model
-from dataflow.scoring.loading import load_model
 from dataflow.settings import Settings
 from dataflow.steps import Routed, written
 from tests.conftest import Broker
@@ -448,9 +447,9 @@ def test_decisions_are_a_metric_by_action_and_go_on_under_a_changed_file(running
 # ---------------------------------------------------------------------------------------------------------- in a flow
 
 
-@pytest.fixture(scope="module")
-def model(forest_file: Path) -> Model:
-    return load_model(forest_file)
+@pytest.fixture(scope="session")
+def model(forest: Model) -> Model:
+    return forest
 
 
 def flow_decisions(

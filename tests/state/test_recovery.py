@@ -205,6 +205,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in found}
 
 
+@pytest.mark.slow
 def test_data_of_the_release_before_profiles_were_tables_is_refused_in_one_line_and_left_as_it_is(old: Path) -> None:
     before = contents(old)
     environ = {

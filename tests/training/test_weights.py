@@ -1,11 +1,14 @@
 """How much evidence counts is chosen by labels, where there are enough."""
 
 import numpy as np
+import pytest
 from sklearn.ensemble import IsolationForest
 
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.scoring.tiers import BOLD_EVIDENCE, CAREFUL, FEEDBACK, Weights, needed
 from training.fitting.tiers import FEWEST_FRAUDS, FOREST_FEATURES, fit
+
+pytestmark = pytest.mark.slow
 
 ROWS = 6_000
 NAMES = needed(["isolation_forest", "evidence", FEEDBACK], FOREST_FEATURES, ())
