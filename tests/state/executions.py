@@ -103,11 +103,14 @@ def execute(
     crash: Crash = NO_CRASH,
     processes: int = 1,
     workers: int = 1,
-    seconds: float = 60.0,
+    seconds: float = 120.0,
 ) -> list[int | None]:
     """Runs an execution; when one of its processes has ended otherwise than well, the others are killed.
 
     `run(job, execution, process, addresses, workers, crash)` is one process of it.
+
+    Raises:
+        TimeoutError: none has ended in so many seconds, or some have ended well and others have not.
     """
     addresses = free_addresses(processes) if processes > 1 else []
     running: list[BaseProcess] = [
@@ -121,10 +124,14 @@ def execute(
         if any(each.exitcode for each in running):
             break
         time.sleep(0.01)
+    hung = all(not each.exitcode for each in running) and any(each.is_alive() for each in running)
     for each in running:
         if each.is_alive():
             each.kill()
         each.join()
+    if hung:
+        msg = f"execution {execution} did not end within {seconds:g} s"
+        raise TimeoutError(msg)
     return [each.exitcode for each in running]
 
 
