@@ -17,10 +17,11 @@ from dataflow.events.parsing import parse
 from dataflow.events.transaction import Rejection, Transaction
 from dataflow.explanations.explainer import Explainer
 from dataflow.features.batch import FeatureBatch
+from dataflow.metrics import SUPPRESSED
 from dataflow.process.faults import Guard
 from dataflow.profile_steps import Event, MerchantPart, ProfileSteps
 from dataflow.rules import LiveRules
-from dataflow.rules.cooldown import SUPPRESSED, RecentAlerts, record_alert
+from dataflow.rules.cooldown import RecentAlerts, record_alert
 from dataflow.scoring.metadata import Scorer
 from dataflow.settings import Settings
 

@@ -6,15 +6,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message
-from prometheus_client import Counter
 
 from dataflow.connectors.kafka_clients import make_producer
 from dataflow.connectors.topic_limits import DENIED, Limits, denied
 from dataflow.errors import UserError
 from dataflow.events.output_record import Header, Record
+from dataflow.metrics import REFUSED
 from dataflow.settings import Settings
-
-REFUSED = Counter("redflag_records_refused_total", "Records that the broker refused or that timed out", ["topic"])
 
 TOO_LARGE = KafkaError.MSG_SIZE_TOO_LARGE
 BATCH_BYTES = 1_000_000  # librdkafka's own default of batch.size

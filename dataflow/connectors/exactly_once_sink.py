@@ -23,7 +23,6 @@ import msgspec
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
-from prometheus_client import Counter
 
 from dataflow.connectors.already_written import AlreadyWritten, Place, SourceTopic, ask_ends, latest
 from dataflow.connectors.delivery import RecordDelivery, TooLarge, always
@@ -39,18 +38,9 @@ from dataflow.connectors.record_producer import produce_records, source_headers
 from dataflow.connectors.topic_limits import Limits, check_rights, read_limits, warn_of_small_outputs
 from dataflow.errors import UserError
 from dataflow.events.output_record import ERROR, FULL_SIZE, ORIGIN, Header, Record, source_key
+from dataflow.metrics import SKIPPED, TOO_LARGE, WRITTEN
 from dataflow.process import lifecycle
 from dataflow.settings import Settings
-
-WRITTEN = Counter("redflag_records_written_total", "Records handed to the producer", ["topic"])
-SKIPPED = Counter(
-    "redflag_records_skipped_total", "Records that stood in the output already, after a restart", ["topic"]
-)
-TOO_LARGE = Counter(
-    "redflag_records_too_large_total",
-    "Records too large for their topic: the first bytes went to the invalid",
-    ["topic"],
-)
 
 VERSION = 2
 POINTER_BYTES = 1000  # of the value of a record that is too large, and of its key

@@ -17,7 +17,6 @@ from typing import TypedDict
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from prometheus_client import Gauge
 
 from dataflow.connectors.kafka_clients import (
     PerWorker,
@@ -29,6 +28,7 @@ from dataflow.connectors.kafka_clients import (
 )
 from dataflow.errors import UserError
 from dataflow.events.output_record import partition_key
+from dataflow.metrics import LAG, UNSAVED
 from dataflow.process import lifecycle
 from dataflow.settings import Settings
 from dataflow.state.epochs import EpochPace
@@ -54,17 +54,6 @@ VERSION = 1
 """Of a part's state in snapshots."""
 
 _ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
-
-LAG = Gauge(
-    "redflag_consumer_lag_messages",
-    "Messages behind the end of the partition; NaN while no broker answers",
-    ["topic", "partition"],
-)
-UNSAVED = Gauge(
-    "redflag_records_waiting_for_snapshot",
-    "Records read since the last snapshot: they are read again after a crash",
-    ["topic", "partition"],
-)
 
 log = logging.getLogger("redflag.source")
 
