@@ -95,11 +95,11 @@ class Lease(NamedTuple):
         return self.owner is None or (beat is not None and beat.left)
 
 
-def own_outputs(settings: Settings, identity: FlowIdentity) -> Callable[[], bool]:
+def own_outputs(settings: Settings, identity: FlowIdentity) -> "Ownership":
     """Makes this flow the only one that writes its outputs, until the process ends.
 
     Returns:
-        What a sink asks before it hands records to its producer: `Ownership.held`.
+        The ownership: a sink asks `held` before it hands records to its producer.
 
     Raises:
         UserError: another flow writes them; the consumer group may not be used; no broker answers.
@@ -114,7 +114,7 @@ def own_outputs(settings: Settings, identity: FlowIdentity) -> Callable[[], bool
         atexit.register(ownership.leave_if_stopped)
     else:
         lifecycle.when_running(ownership.follow)
-    return ownership.held
+    return ownership
 
 
 class Ownership:
