@@ -59,6 +59,6 @@ class LabelledAlerts:
                     del self._alerts[key]
                     _OF_ALERTS[label.fraud].inc()
                 else:
-                    self._labels[key] = label.fraud
+                    self._labels.setdefault(key, label.fraud)
             while len(self._labels) > self._labels_kept:
                 del self._labels[next(iter(self._labels))]
