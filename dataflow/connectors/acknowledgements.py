@@ -12,7 +12,6 @@ from collections.abc import Callable, Sized
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dataflow.events.output_record import Record
 from dataflow.metrics import LATENCY, BatchHistogram
@@ -24,7 +23,7 @@ LOOK_SECONDS: Final = 0.001
 
 
 class _Batch(NamedTuple):
-    record_ms: NDArray[np.int64]  # timestamps of the source's records, in ms since 1970; 0 or less: none
+    record_ms: list[int]  # timestamps of the source's records, in ms since 1970; 0 or less: none
     handed_over: float  # on the monotonic clock
 
 
@@ -55,8 +54,7 @@ class Acknowledgements:
     def handed_over(self, records: list[Record]) -> None:
         """These records were handed to the producer, just now."""
         if records:
-            times = np.fromiter([record.record_ms for record in records], np.int64, len(records))
-            self._waiting.append(_Batch(times, self._monotonic()))
+            self._waiting.append(_Batch([record.record_ms for record in records], self._monotonic()))
             self._missing += len(records)
 
     def look(self) -> None:
@@ -65,18 +63,18 @@ class Acknowledgements:
         if not self._waiting or acknowledged <= 0:
             return
         self._missing -= acknowledged
-        found = []
+        found: list[int] = []
         while acknowledged:
             times, handed_over = self._waiting[0]
             if acknowledged < len(times):
-                found.append(times[:acknowledged])
                 self._waiting[0] = _Batch(times[acknowledged:], handed_over)
-                break
-            found.append(times)
-            self._waiting.popleft()
+                times = times[:acknowledged]
+            else:
+                self._waiting.popleft()
             acknowledged -= len(times)
-        stamps = np.concatenate(found)
-        taken = self._clock() - stamps[stamps > 0] / 1000
+            found += times
+        record_ms = np.array(found, np.int64)
+        taken = self._clock() - record_ms[record_ms > 0] / 1000
         self._histogram.add(np.maximum(taken, 0.0))  # clocks of two machines differ
 
     def waiting_seconds(self) -> float | None:

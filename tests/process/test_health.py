@@ -1,14 +1,19 @@
 """When a process is live, and when it is ready."""
 
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
 import pytest
 
+from dataflow.connectors.delivery import Delivery
+from dataflow.errors import UserError
 from dataflow.process import health, metrics_server
 from dataflow.process.health import Health, goes_round, stops_going_round, waits_for_broker
+from dataflow.settings import Settings
+from tests.support.kafka_server import _free_ports as free_ports
 
 
 class Clock:
@@ -97,6 +102,19 @@ def test_who_reads_nothing_is_not_watched_for_having_waited_once(clock: Clock) -
     waits_for_broker()
     clock.now += 1_000
     assert Health().hung() is None
+
+
+def test_a_worker_that_flushes_to_a_broker_that_is_away_goes_round_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "_rounds", {})
+    (port,) = free_ports(1)
+    delivery = Delivery(Settings(brokers=f"127.0.0.1:{port}", delivery_timeout_seconds=2))
+    delivery.produce("topic", value=b"x")
+    goes_round()
+    began = time.monotonic()
+    with pytest.raises(UserError, match="was not taken"):
+        delivery.flush()
+    assert time.monotonic() - began > 1.5
+    assert health._rounds[threading.get_ident()] - began > 1
 
 
 def test_what_is_not_there_says_what_is(served: tuple[Health, str]) -> None:
