@@ -216,7 +216,7 @@ PARTITIONS_ADDED = _gauge(
 )
 SNAPSHOT_AGE = _gauge(
     "redflag_snapshot_age_seconds", "seconds",
-    "Seconds since the last snapshot was committed, or since the flow began to read; NaN without recovery",
+    "Seconds since the last snapshot was committed, or since the flow began to read; 0 without recovery",
 )  # fmt: skip
 SNAPSHOT_PAUSE = _histogram(
     "redflag_snapshot_pause_seconds", "seconds",

@@ -50,6 +50,7 @@ class Acknowledgements:
         self._monotonic = monotonic
         self._waiting: deque[_Batch] = deque()
         self._missing = 0  # records in `_waiting`
+        self._looked = 0.0
 
     def handed_over(self, records: list[Record]) -> None:
         """These records were handed to the producer, just now."""
@@ -59,6 +60,7 @@ class Acknowledgements:
 
     def look(self) -> None:
         """Takes the times of what was acknowledged since the last look; the producer must just have been polled."""
+        self._looked = self._monotonic()
         acknowledged = self._missing - len(self._producer)
         if not self._waiting or acknowledged <= 0:
             return
@@ -85,6 +87,8 @@ class Acknowledgements:
             return None
 
     def look_again_seconds(self) -> float | None:
-        """How long a worker that has nothing to do may sleep until the next look; None: as long as it likes."""
+        """In how many seconds the next look is due, 0 if it is; None where nothing waits."""
         waiting = self.waiting_seconds()
-        return None if waiting is None else max(LOOK_SECONDS, waiting * LOOK_PART)
+        if waiting is None:
+            return None
+        return max(0.0, max(LOOK_SECONDS, waiting * LOOK_PART) - (self._monotonic() - self._looked))

@@ -339,9 +339,10 @@ class _Writer:
         self._written = {topic: WRITTEN.labels(topic) for topic in facts.counts}
 
     def look(self) -> float | None:
-        """Takes note of what was acknowledged; in how many seconds to look again, None: at no time."""
-        if self.acknowledged.waiting_seconds() is None:
-            return None
+        """Takes note of what was acknowledged, if that is due; in how many seconds to look again, None: at no time."""
+        wait = self.acknowledged.look_again_seconds()
+        if wait != 0.0:
+            return wait
         self.delivery.poll_now()
         self.acknowledged.look()
         return self.acknowledged.look_again_seconds()

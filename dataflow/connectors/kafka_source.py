@@ -117,7 +117,6 @@ class KafkaSource(FixedPartitionedSource[Message, SourceState]):
         self._started = started
         self._began = began
         self._broker_silent = broker_silent
-        snapshots = snapshots or SnapshotTimes(recovery=False)
         self._counts: dict[str, int] = {}
         self._said = False
         self._identities: dict[str, TopicIdentity] = {}
@@ -233,8 +232,8 @@ class _Fetcher:
         counts: dict[str, int],
         pace: EpochPace | None,
         ready: Callable[[Mapping[str, int]], None] | None,
-        snapshots: SnapshotTimes,
-        look: Callable[[], float | None],
+        snapshots: SnapshotTimes | None = None,
+        look: Callable[[], float | None] = lambda: None,
     ):
         self._settings = settings
         self._topics = topics
@@ -243,7 +242,7 @@ class _Fetcher:
         self._leader = topics[0]
         self._by_partition = len(set(counts.values())) == 1
         self._pace = pace
-        self._snapshots = snapshots
+        self._snapshots = snapshots or SnapshotTimes(recovery=False)
         self._look = look
         self.consumer: Consumer = make_consumer(settings, {"enable.partition.eof": True})
         self._partitions: dict[Place, _Partition] = {}

@@ -30,7 +30,8 @@ class SnapshotTimes:
         self._clock = clock
         self._began: dict[int, float] = {}  # worker thread: when it closed an epoch that is not known to be committed
         self._committed: dict[int, float] = {}  # worker thread: when it last knew that one is, or began to read
-        SNAPSHOT_AGE.set_function(self.age)
+        if recovery:
+            SNAPSHOT_AGE.set_function(self.age)
 
     def closed(self) -> None:
         """This worker closes an epoch; also called by each further part of its source."""

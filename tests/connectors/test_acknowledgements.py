@@ -108,9 +108,16 @@ def test_number_and_mean_are_right_in_whatever_order_acknowledgements_come(watch
 def test_a_worker_looks_again_soon_at_first_and_less_often_the_longer_it_waits(watched: Watched) -> None:
     assert watched.seen.look_again_seconds() is None
     watched.hand_over(1_000.0)
+    assert watched.seen.look_again_seconds() == 0
+    watched.acknowledge(0)
     assert watched.seen.look_again_seconds() == LOOK_SECONDS
     watched.now += 5
+    assert watched.seen.look_again_seconds() == 0
+    watched.acknowledge(0)
     assert watched.seen.look_again_seconds() == pytest.approx(0.5)
+    watched.now += 0.2
+    assert watched.seen.look_again_seconds() == pytest.approx(0.3 + 0.02)
+    watched.now -= 0.2
     assert watched.seen.waiting_seconds() == 5
     watched.acknowledge(1)
     assert watched.seen.look_again_seconds() is None
