@@ -66,7 +66,7 @@ class Acknowledgements:
             return
         self._missing -= acknowledged
         found: list[int] = []
-        while acknowledged:
+        while acknowledged > 0:
             times, handed_over = self._waiting[0]
             if acknowledged < len(times):
                 self._waiting[0] = _Batch(times[acknowledged:], handed_over)
