@@ -80,10 +80,10 @@ train: $(VENV)/.kernels ## train a model; one that is there stays, but for TRAIN
 generate: $(VENV)/.run ## generate transactions to KAFKA_BROKERS
 	$(BIN)/python -m bytewax.run dataflow.generate:flow
 
-detect: $(VENV)/.kernels $(MODEL) ## decide what is on KAFKA_BROKERS, with recovery on and metrics on METRICS_ADDRESS (127.0.0.1:3030)
+detect: $(VENV)/.kernels $(MODEL) ## decide what is on KAFKA_BROKERS, with recovery on, and metrics, /ready and /live on METRICS_ADDRESS (127.0.0.1:3030)
 	$(BIN)/python -m dataflow.detect
 
-up: ## the stack of docker-compose.yml: Redpanda, its console on :8080, generator, detector
+up: ## the stack of docker-compose.yml: Redpanda, its console on :8080, generator, detector, Prometheus, Grafana on :3000
 	$(COMPOSE) up --build --detach --wait
 
 down: ## stop that stack; its data stays on its volumes

@@ -19,6 +19,7 @@ from dataflow.connectors.broker_watch import BrokerWatch
 from dataflow.connectors.exactly_once_sink import ExactlyOnceSink
 from dataflow.connectors.kafka_source import KafkaSource
 from dataflow.connectors.ownership import own_outputs
+from dataflow.connectors.readiness import ready_checks
 from dataflow.connectors.topic_changes import TopicChanges
 from dataflow.errors import UserError
 from dataflow.events.decision import Decision
@@ -26,6 +27,7 @@ from dataflow.kernels import warm_up
 from dataflow.process import lifecycle, metrics_server
 from dataflow.process.execution import Execution
 from dataflow.process.faults import Guard, guarded
+from dataflow.process.health import HUNG_SECONDS, Health
 from dataflow.profile_steps import ProfileLimits, ProfileSteps
 from dataflow.profiles import VERSION as PROFILES_VERSION
 from dataflow.profiles.profiles import MERCHANT_LAYOUT, USER_LAYOUT
@@ -39,6 +41,7 @@ from dataflow.start_report import StartReport
 from dataflow.state import recovery
 from dataflow.state.epochs import epoch_pace
 from dataflow.state.lanes import stateful_map
+from dataflow.state.snapshot_times import SnapshotTimes
 from dataflow.state.store import Store
 from dataflow.steps import (
     Routed,
@@ -118,7 +121,8 @@ def flow() -> Dataflow:
     model = load_model(settings.model_file)
     rules = LiveRules(settings.rules_file, check_every=settings.rules_check_seconds)
     warm_up()
-    metrics = metrics_server.serve(settings.metrics_address, execution.process)
+    health = Health(hung_seconds=max(HUNG_SECONDS, 2 * execution.epoch_seconds))
+    metrics = metrics_server.serve(settings.metrics_address, execution.process, health)
     lifecycle.stop_gracefully(settings.stop_timeout_seconds)
     lifecycle.tune_gc()
     rules.watch()
@@ -130,6 +134,11 @@ def flow() -> Dataflow:
     changes = TopicChanges(settings)
     topics = dict.fromkeys([*outputs, *chain.from_iterable(outputs.values())])
     watch = BrokerWatch(settings, list(topics), on_metadata=changes.counted, on_identities=changes.identified).start()
+    ownership = own_outputs(settings, this_flow)
+    sink = ExactlyOnceSink(settings, outputs, report.topics, ownership.held)
+    snapshots = SnapshotTimes(recovery=execution.directory is not None)
+    for check in ready_checks(watch, ownership, sink, snapshots, execution.epoch_seconds):
+        health.requires(check)
     source = KafkaSource(
         settings,
         list(outputs),
@@ -139,8 +148,9 @@ def flow() -> Dataflow:
         ready=report.say,
         began=changes.began,
         broker_silent=watch.seconds_since_answer,
+        snapshots=snapshots,
+        look=sink.look,
     )
-    sink = ExactlyOnceSink(settings, outputs, report.topics, own_outputs(settings, this_flow))
     return build(source, sink, model, rules, settings, store, execution.processes * execution.workers)
 
 

@@ -13,11 +13,11 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 import numpy as np
-from prometheus_client import Counter
 
-from dataflow.events.feedback import LABELS, Feedback
+from dataflow.events.feedback import Feedback
 from dataflow.events.transaction import Rejection, Transaction
 from dataflow.features.batch import FeatureBatch
+from dataflow.metrics import EVICTED, LABELS
 from dataflow.process.faults import Guard
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.columns import FEATURES
@@ -40,12 +40,6 @@ FEWEST_SWEPT = 256
 """Profiles at least that are looked at in each."""
 LANES_KEPT = 65_536
 """Merchants whose lane is kept at hand: to look it up takes a third of the time."""
-
-EVICTED = Counter(
-    "redflag_evicted_profiles_total",
-    "Profiles that were forgotten: idle for longer than the age limit, or the oldest of too many",
-    ["step", "why"],
-)
 
 
 class EventBatch:

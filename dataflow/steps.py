@@ -11,16 +11,19 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from dataflow.events.decision import Decision, Explanation, Verdict, combined, to_json
+from dataflow.events.error_kinds import error_kind
 from dataflow.events.feedback import Feedback, parse_feedback
+from dataflow.events.labelled_alerts import LabelledAlerts
 from dataflow.events.output_record import ERROR, FIELD, STEP, Header, Record, producer_headers, source_key
 from dataflow.events.parsing import parse
 from dataflow.events.transaction import Rejection, Transaction
 from dataflow.explanations.explainer import Explainer
 from dataflow.features.batch import FeatureBatch
+from dataflow.metrics import INVALID, SCORES, SUPPRESSED
 from dataflow.process.faults import Guard
 from dataflow.profile_steps import Event, MerchantPart, ProfileSteps
 from dataflow.rules import LiveRules
-from dataflow.rules.cooldown import SUPPRESSED, RecentAlerts, record_alert
+from dataflow.rules.cooldown import RecentAlerts, record_alert
 from dataflow.scoring.metadata import Scorer
 from dataflow.settings import Settings
 
@@ -97,6 +100,7 @@ class Steps:
         self._alerts_topic = settings.alerts_topic
         self._classified_topic = settings.classified_topic
         self._invalid_topic = settings.invalid_topic
+        self._labelled = LabelledAlerts()
         self._parsing = Guard("parse_messages", lambda value, error, step: replace(value, error=error, step=step))
         self._deciding = Guard("score_and_check_rules", lambda value, *why: dead_letter(value[1], *why))
         self._routing = Guard("route_decisions", dead_letter)
@@ -104,6 +108,7 @@ class Steps:
     def parse(self, messages: list[Message]) -> Iterable[Event | Rejection]:
         """Parses messages of both topics: each becomes a transaction, a label or a rejection."""
         parsed: list[Event | Rejection] = []
+        told: list[Feedback] = []
         topic, feedback_topic, lead, now = self._source_topic, self._feedback_topic, self._lead, self._clock()
         for m in messages:
             value, key, partition, offset = m.value(), m.key(), m.partition(), m.offset()
@@ -131,7 +136,10 @@ class Steps:
             else:
                 message = Rejection("", "", partition, offset, record_ms, key, value, source, m.headers())
                 event = replace(event, message=message)
+                told.append(event)
             parsed.append(event)
+        if told:
+            self._labelled.told(told)
         return parsed
 
     def decide(self, known: list[tuple[str, MerchantPart]]) -> Iterable[Decision | Rejection]:
@@ -144,6 +152,9 @@ class Steps:
             by_place = list(enumerate(batch.transactions))
             decisions, more = self._deciding.each(by_place, lambda some: self._decide_part(batch, some))
             failed = [*failed, *more]
+        if decisions:
+            SCORES.add([decision.verdict.score for decision in decisions])
+            self._labelled.decided(decisions)
         return [*decisions, *failed] if failed else decisions
 
     def _decide_part(self, batch: FeatureBatch, some: list[tuple[int, Transaction]]) -> list[Decision]:
@@ -240,6 +251,7 @@ class Steps:
         return _routed(records)
 
     def _dead_record(self, bad: Rejection) -> Record:
+        INVALID.labels(bad.topic, error_kind(bad)).inc()
         about: list[Header] = [(ERROR, bad.error.encode()), (FIELD, bad.field.encode())]
         if bad.step:
             about.append((STEP, bad.step.encode()))

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEVELS = [
-    ("errors",),
+    ("errors", "metrics"),
     ("settings", "tables", "events"),
     ("process", "profiles"),
     ("features", "state"),

@@ -21,6 +21,7 @@ import yaml
 from confluent_kafka import Producer
 
 from dataflow.connectors import kafka_source
+from dataflow.process import metrics_server
 from dataflow.settings import Settings
 from dataflow.start_report import METRICS_ON
 from tests.chaos.__main__ import train_model
@@ -29,6 +30,7 @@ from tests.support.kafka_server import KafkaServer
 from tests.support.reading import read_all
 
 ROOT = Path(__file__).parent.parent
+OBSERVABILITY = ROOT / "observability"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DETECTOR: dict[str, Any] = COMPOSE["services"]["detector"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -215,6 +217,7 @@ def test_the_detector_decides_and_serves_metrics_as_compose_starts_it(
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
             metrics = answer.read().decode()
         assert re.search(r"^redflag_records_written_total\{.*\} \d", metrics, re.MULTILINE)
+        assert "\nredflag_end_to_end_latency_seconds_count 20.0\n" in metrics
         process.terminate()
         assert process.wait(30) == 0, log.read_text()
     finally:
@@ -226,3 +229,54 @@ def test_the_detector_decides_and_serves_metrics_as_compose_starts_it(
 
 def test_a_detector_that_ends_with_any_status_but_0_is_started_again() -> None:
     assert DETECTOR["restart"] == "on-failure"
+
+
+def test_everything_that_is_published_is_on_loopback() -> None:
+    ports = [port for service in COMPOSE["services"].values() for port in service.get("ports", [])]
+    assert len(ports) == 5
+    assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
+    assert len({port.split(":")[1] for port in ports}) == len(ports)
+
+
+def test_the_detector_is_healthy_when_it_is_ready() -> None:
+    assert f"http://127.0.0.1:3030{metrics_server.READY}'" in DETECTOR["healthcheck"]["test"][-1]
+
+
+def test_prometheus_scrapes_the_detector_where_it_serves() -> None:
+    config = yaml.safe_load((OBSERVABILITY / "prometheus.yml").read_text())
+    (job,) = config["scrape_configs"]
+    (static,) = job["static_configs"]
+    port = DETECTOR["environment"]["METRICS_ADDRESS"].rpartition(":")[2]
+    assert static["targets"] == [f"detector:{port}"]
+    assert job.get("metrics_path", "/metrics") == metrics_server.METRICS
+
+
+def test_grafana_finds_data_source_and_dashboard_where_they_are_mounted_and_nobody_can_log_in() -> None:
+    grafana = COMPOSE["services"]["grafana"]
+    mounted = dict(volume.split(":")[:2][::-1] for volume in grafana["volumes"])
+    for path in mounted.values():
+        assert not path.startswith("./") or (ROOT / path).is_dir(), path
+    provisioning = ROOT / mounted["/etc/grafana/provisioning"]
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
+    host, port = source["url"].removeprefix("http://").split(":")
+    assert COMPOSE["services"][host]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "redflag.yml").read_text())["providers"]
+    dashboards = provider["options"]["path"]
+    home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    assert str(home.parent) == dashboards
+    assert (ROOT / mounted[dashboards] / home.name).is_file()
+    assert grafana["environment"]["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert grafana["environment"]["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert not any(
+        "PASSWORD" in name for service in COMPOSE["services"].values() for name in service.get("environment", ())
+    )
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="needs docker-compose")
+def test_docker_compose_takes_the_file() -> None:
+    found = subprocess.run(
+        ["docker-compose", "--file", str(ROOT / "docker-compose.yml"), "config"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert set(yaml.safe_load(found.stdout)["services"]) == set(COMPOSE["services"])

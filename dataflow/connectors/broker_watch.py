@@ -8,10 +8,10 @@ from typing import Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
-from prometheus_client import Gauge
 
 from dataflow.connectors.connection_reports import ConnectionReports
 from dataflow.connectors.kafka_clients import TopicIdentity, describe_topics, make_admin, make_consumer
+from dataflow.metrics import BROKER_SILENT
 from dataflow.process import lifecycle
 from dataflow.settings import Settings
 
@@ -20,8 +20,6 @@ ASK_TIMEOUT_SECONDS = 2.0
 AWAY_AFTER_SECONDS = 5.0  # a broker that is silent for less is nothing to report
 SAY_EVERY_SECONDS = 60.0
 IDENTIFY_EVERY_SECONDS = 15.0
-
-SILENT = Gauge("redflag_seconds_since_broker_answered", "Seconds since a broker last answered this process")
 
 _log = logging.getLogger("redflag.kafka")
 
@@ -65,7 +63,7 @@ class BrokerWatch:
     def start(self) -> Self:
         """Watches from now on; the gauge is this watch's."""
         self._answered = time.monotonic()
-        SILENT.set_function(self.seconds_since_answer)
+        BROKER_SILENT.set_function(self.seconds_since_answer)
         self._thread.start()
         return self
 

@@ -6,15 +6,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message
-from prometheus_client import Counter
 
 from dataflow.connectors.kafka_clients import make_producer
 from dataflow.connectors.topic_limits import DENIED, Limits, denied
 from dataflow.errors import UserError
 from dataflow.events.output_record import Header, Record
+from dataflow.metrics import REFUSED
+from dataflow.process.health import waits_for_broker
 from dataflow.settings import Settings
-
-REFUSED = Counter("redflag_records_refused_total", "Records that the broker refused or that timed out", ["topic"])
 
 TOO_LARGE = KafkaError.MSG_SIZE_TOO_LARGE
 BATCH_BYTES = 1_000_000  # librdkafka's own default of batch.size
@@ -86,6 +85,14 @@ class Delivery:
             self._producer.poll(0.02)
             self.check()
 
+    def __len__(self) -> int:
+        """How many records are not known to be acknowledged."""
+        return len(self._producer)
+
+    def poll_now(self) -> None:
+        """Serves delivery reports without waiting; a failure is raised at the next call of the others."""
+        self._producer.poll(0)
+
     def poll(self) -> None:
         """Serves delivery reports without waiting, at most every 50 ms; raises the first failure.
 
@@ -98,7 +105,8 @@ class Delivery:
         self.check()
 
     def check(self) -> None:
-        """Raises the first failure, if there was one."""
+        """Raises the first failure, if there was one; is called again and again by what waits for the broker."""
+        waits_for_broker()
         if self._failure is not None:
             raise self._failure
 

@@ -23,8 +23,8 @@ import msgspec
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
-from prometheus_client import Counter
 
+from dataflow.connectors.acknowledgements import Acknowledgements
 from dataflow.connectors.already_written import AlreadyWritten, Place, SourceTopic, ask_ends, latest
 from dataflow.connectors.delivery import RecordDelivery, TooLarge, always
 from dataflow.connectors.kafka_clients import (
@@ -39,18 +39,9 @@ from dataflow.connectors.record_producer import produce_records, source_headers
 from dataflow.connectors.topic_limits import Limits, check_rights, read_limits, warn_of_small_outputs
 from dataflow.errors import UserError
 from dataflow.events.output_record import ERROR, FULL_SIZE, ORIGIN, Header, Record, source_key
+from dataflow.metrics import SKIPPED, TOO_LARGE, WRITTEN
 from dataflow.process import lifecycle
 from dataflow.settings import Settings
-
-WRITTEN = Counter("redflag_records_written_total", "Records handed to the producer", ["topic"])
-SKIPPED = Counter(
-    "redflag_records_skipped_total", "Records that stood in the output already, after a restart", ["topic"]
-)
-TOO_LARGE = Counter(
-    "redflag_records_too_large_total",
-    "Records too large for their topic: the first bytes went to the invalid",
-    ["topic"],
-)
 
 VERSION = 2
 POINTER_BYTES = 1000  # of the value of a record that is too large, and of its key
@@ -114,6 +105,7 @@ class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
         self._lock = threading.Lock()
         self._begun: _Facts | None = None
         self._accepted: set[str] = set()
+        self._acknowledged: list[Acknowledgements] = []  # of each worker
         # Bytewax shares the sink among the worker threads of a process.
         self._writers = PerWorker(self._make_writer)
 
@@ -152,6 +144,15 @@ class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
         else:
             already = facts.already.find(source, _places(starts))
         return _ExactlyOncePart(self._writers.get(), source, starts, already)
+
+    def look(self) -> float | None:
+        """Takes note of what was acknowledged for this worker; in how many seconds to look again, None: at no time."""
+        writer = self._writers.made()
+        return None if writer is None else writer.look()
+
+    def waiting_seconds(self) -> float:
+        """How long the oldest record of all workers that is not acknowledged has waited, 0 where there is none."""
+        return max((each.waiting_seconds() or 0.0 for each in self._acknowledged), default=0.0)
 
     def _facts(self) -> _Facts:
         if self._begun is None:
@@ -199,7 +200,9 @@ class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
         )
 
     def _make_writer(self) -> "_Writer":
-        return _Writer(self._settings, self._facts(), self._may_write)
+        writer = _Writer(self._settings, self._facts(), self._may_write)
+        self._acknowledged.append(writer.acknowledged)
+        return writer
 
     def _starts(self, output: str, state: SinkState | None) -> list[int]:
         """By partition of an output, from which offset on what stands there is to be looked for.
@@ -293,6 +296,7 @@ class _ExactlyOncePart(StatefulSinkPartition[list[Record], SinkState]):
         counts = produce_records(records, self._partitions, self._headers, writer.delivery)
         for topic, count in counts.items():
             writer.count(topic, self._partitions[topic], count)
+        writer.acknowledged.handed_over(records)
         writer.delivery.poll()
         if writer.delivery.too_large:
             writer.write_pointers()
@@ -324,6 +328,7 @@ class _Writer:
 
     def __init__(self, settings: Settings, facts: _Facts, may_write: Callable[[], bool]):
         self.delivery = RecordDelivery(settings, facts.limits, may_write)
+        self.acknowledged = Acknowledgements(self.delivery)
         self._invalid_topic = settings.invalid_topic
         self._facts = facts
         # Of each partition an offset that nothing written from now on can have a smaller one than. It is the next one
@@ -332,6 +337,15 @@ class _Writer:
         self._asked: dict[TopicPartition, Future[Any]] = {}
         self._ask_due = 0.0
         self._written = {topic: WRITTEN.labels(topic) for topic in facts.counts}
+
+    def look(self) -> float | None:
+        """Takes note of what was acknowledged, if that is due; in how many seconds to look again, None: at no time."""
+        wait = self.acknowledged.look_again_seconds()
+        if wait != 0.0:
+            return wait
+        self.delivery.poll_now()
+        self.acknowledged.look()
+        return self.acknowledged.look_again_seconds()
 
     def headers_of(self, source: Place) -> list[Header]:
         """The headers that all records of a source's partition have in common."""
@@ -366,6 +380,7 @@ class _Writer:
             UserError: a record was refused for another reason than its size, or the broker does not answer.
         """
         self.delivery.flush()
+        self.acknowledged.look()
         self.write_pointers()
         self._learn_ends()
 

@@ -299,3 +299,7 @@ class PerWorker(Generic[T]):
         if not hasattr(self._local, "it"):
             self._local.it = self._make()
         return self._local.it  # type: ignore[no-any-return]
+
+    def made(self) -> T | None:
+        """This thread's own, None if it never asked for one."""
+        return getattr(self._local, "it", None)

@@ -17,7 +17,6 @@ from typing import TypedDict
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from prometheus_client import Gauge
 
 from dataflow.connectors.kafka_clients import (
     PerWorker,
@@ -29,9 +28,12 @@ from dataflow.connectors.kafka_clients import (
 )
 from dataflow.errors import UserError
 from dataflow.events.output_record import partition_key
+from dataflow.metrics import LAG, UNSAVED
 from dataflow.process import lifecycle
+from dataflow.process.health import goes_round, stops_going_round
 from dataflow.settings import Settings
 from dataflow.state.epochs import EpochPace
+from dataflow.state.snapshot_times import SnapshotTimes
 
 READY = "reading"  # how the message of the log begins that says a worker is ready
 IDLE_SECONDS = 0.02
@@ -54,17 +56,6 @@ VERSION = 1
 """Of a part's state in snapshots."""
 
 _ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
-
-LAG = Gauge(
-    "redflag_consumer_lag_messages",
-    "Messages behind the end of the partition; NaN while no broker answers",
-    ["topic", "partition"],
-)
-UNSAVED = Gauge(
-    "redflag_records_waiting_for_snapshot",
-    "Records read since the last snapshot: they are read again after a crash",
-    ["topic", "partition"],
-)
 
 log = logging.getLogger("redflag.source")
 
@@ -101,6 +92,9 @@ class KafkaSource(FixedPartitionedSource[Message, SourceState]):
         began: hears the number of partitions of each topic, once it is known.
         ready: hears from each worker that all its partitions have begun, with the number of partitions of each topic.
         broker_silent: seconds since a broker answered.
+        snapshots: hears when snapshots begin and when work goes on.
+        look: is called whenever a worker turns to its source; for how many seconds it may sleep if there is nothing
+            to read, None for as long as it likes.
     """
 
     def __init__(
@@ -114,6 +108,8 @@ class KafkaSource(FixedPartitionedSource[Message, SourceState]):
         began: Callable[[Mapping[str, int]], None] = lambda counts: None,
         ready: Callable[[Mapping[str, int]], None] | None = None,
         broker_silent: Callable[[], float] = lambda: 0.0,
+        snapshots: SnapshotTimes | None = None,
+        look: Callable[[], float | None] = lambda: None,
     ):
         self._settings = settings
         self._topics = tuple(topics)
@@ -126,7 +122,7 @@ class KafkaSource(FixedPartitionedSource[Message, SourceState]):
         self._identities: dict[str, TopicIdentity] = {}
         # Bytewax shares the source among the worker threads of a process.
         self._fetchers = PerWorker(
-            lambda: _Fetcher(settings, self._topics, self._counts, pace() if pace else None, ready)
+            lambda: _Fetcher(settings, self._topics, self._counts, pace() if pace else None, ready, snapshots, look)
         )
 
     @lifecycle.exit_on_user_error
@@ -236,6 +232,8 @@ class _Fetcher:
         counts: dict[str, int],
         pace: EpochPace | None,
         ready: Callable[[Mapping[str, int]], None] | None,
+        snapshots: SnapshotTimes | None = None,
+        look: Callable[[], float | None] = lambda: None,
     ):
         self._settings = settings
         self._topics = topics
@@ -244,6 +242,8 @@ class _Fetcher:
         self._leader = topics[0]
         self._by_partition = len(set(counts.values())) == 1
         self._pace = pace
+        self._snapshots = snapshots or SnapshotTimes(recovery=False)
+        self._look = look
         self.consumer: Consumer = make_consumer(settings, {"enable.partition.eof": True})
         self._partitions: dict[Place, _Partition] = {}
         self._followers: list[_Partition] = []
@@ -275,6 +275,8 @@ class _Fetcher:
             if gone in self._followers:
                 self._followers.remove(gone)
         if not self._partitions:
+            self._snapshots.ended()
+            stops_going_round()
             self.consumer.close()
 
     def partition(self, topic: str, number: int) -> _Partition:
@@ -288,6 +290,7 @@ class _Fetcher:
 
     def snapshot_taken(self, number: int) -> None:
         """To be called with each snapshot of a part."""
+        self._snapshots.closed()
         if self._pace is not None:
             self._pace.closed(number)
 
@@ -318,6 +321,9 @@ class _Fetcher:
 
     def _activated(self) -> None:
         """The first part of this worker has its turn: fetches for all."""
+        goes_round()
+        self._snapshots.activated()
+        may_sleep = self._look()
         if not self._announced:
             self._announced = True
             if self._ready is not None:
@@ -333,6 +339,8 @@ class _Fetcher:
             wait = IDLE_SECONDS
             if self._pace is not None:
                 wait = min(IDLE_SECONDS if self._pace.alone else SHARED_IDLE_SECONDS, self._pace.rest())
+            if may_sleep is not None:
+                wait = min(wait, may_sleep)
         self._kept_back = self._idle and any(partition.messages for partition in partitions.values())
         self._idle = True
         messages = self.consumer.consume(self._settings.max_batch, 0)

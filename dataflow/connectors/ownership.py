@@ -24,10 +24,10 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from prometheus_client import Gauge
 
 from dataflow.connectors.kafka_clients import BROKER_WAIT_SECONDS, count_partitions, make_consumer, retry
 from dataflow.errors import UserError
+from dataflow.metrics import LEASE_AGE
 from dataflow.process import lifecycle
 from dataflow.settings import Settings
 from dataflow.state.recovery import FlowIdentity
@@ -48,8 +48,6 @@ DENIED = (KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_
 
 # Linux's monotonic clock stands still while the machine sleeps, and the flow would not see that it was cut off.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-AGE = Gauge("redflag_lease_age_seconds", "Seconds since this process last knew that the outputs are its flow's")
 
 _log = logging.getLogger("redflag.owner")
 
@@ -97,11 +95,11 @@ class Lease(NamedTuple):
         return self.owner is None or (beat is not None and beat.left)
 
 
-def own_outputs(settings: Settings, identity: FlowIdentity) -> Callable[[], bool]:
+def own_outputs(settings: Settings, identity: FlowIdentity) -> "Ownership":
     """Makes this flow the only one that writes its outputs, until the process ends.
 
     Returns:
-        What a sink asks before it hands records to its producer: `Ownership.held`.
+        The ownership: a sink asks `held` before it hands records to its producer.
 
     Raises:
         UserError: another flow writes them; the consumer group may not be used; no broker answers.
@@ -109,14 +107,14 @@ def own_outputs(settings: Settings, identity: FlowIdentity) -> Callable[[], bool
     for topic in (settings.alerts_topic, settings.classified_topic):
         count_partitions(settings, topic)
     ownership = Ownership(settings, identity)
-    AGE.set_function(ownership.age)
+    LEASE_AGE.set_function(ownership.age)
     if identity.process == 0:
         ownership.claim()
         ownership.keep()
         atexit.register(ownership.leave_if_stopped)
     else:
         lifecycle.when_running(ownership.follow)
-    return ownership.held
+    return ownership
 
 
 class Ownership:

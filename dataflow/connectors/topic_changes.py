@@ -3,14 +3,11 @@
 import logging
 from collections.abc import Mapping
 
-from prometheus_client import Gauge
-
 from dataflow.connectors.kafka_clients import TopicIdentity
 from dataflow.errors import UserError
+from dataflow.metrics import PARTITIONS_ADDED
 from dataflow.process import lifecycle
 from dataflow.settings import Settings
-
-ADDED = Gauge("redflag_partitions_not_read", "Partitions that were added while the flow runs", ["topic"])
 
 log = logging.getLogger("redflag.source")
 
@@ -40,7 +37,7 @@ class TopicChanges:
         for topic, began in self._counts.items():
             added = found.get(topic, 0) - began
             if added > 0:
-                ADDED.labels(topic).set(added)
+                PARTITIONS_ADDED.labels(topic).set(added)
                 grown.append(f"{topic} had {began} and has {found[topic]}")
         if grown and not self._ended:
             self._ended = True

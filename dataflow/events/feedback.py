@@ -4,19 +4,12 @@ import math
 from typing import Final
 
 import msgspec
-from prometheus_client import Counter
 
-from dataflow.events.parsing import AHEAD, credible, event_time, explain, too_deep
+from dataflow.events.parsing import credible, event_time, explain, too_deep
 from dataflow.events.transaction import MAX_AHEAD, MAX_LEAD, Rejection, Text
+from dataflow.metrics import AHEAD
 
 AHEAD_LABELS: Final = AHEAD.labels("feedback")
-
-LABELS: Final = Counter(
-    "redflag_labels_total",
-    "Labels by what became of them beyond being applied: waiting (the transaction has not come yet), "
-    "expired and evicted (applied without it), repeated, corrected",
-    ["outcome"],
-)
 
 
 class Feedback(msgspec.Struct, gc=False, frozen=True):

@@ -6,15 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
-from prometheus_client import Counter
 
 from dataflow.events.transaction import MAX_AHEAD, MAX_LEAD, RESERVED, Rejection, Transaction
+from dataflow.metrics import AHEAD
 
-AHEAD: Final = Counter(
-    "redflag_events_ahead_of_time_total",
-    "Events dated further ahead than MAX_EVENT_LEAD_SECONDS: they count at their record's time",
-    ["kind"],
-)
 AHEAD_TRANSACTIONS: Final = AHEAD.labels("transaction")
 
 MAX_DEPTH: Final = 256

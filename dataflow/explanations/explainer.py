@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
-from prometheus_client import Counter
 
 from dataflow.events.decision import Explanation
 from dataflow.explanations.feature_groups import Alert, Group, groups_of, number
 from dataflow.features.batch import FeatureBatch
+from dataflow.metrics import UNEXPLAINED
 from dataflow.rules import NUMBER_OF, Rule, RuleResult, RuleSet, value_of
 from dataflow.scoring.common_values import CommonValues
 from dataflow.scoring.metadata import Scorer
@@ -29,12 +29,6 @@ CLEAR: Final = 0.02
 """Of the model's risk: a group without which it falls by less is not told, unless there is nothing else."""
 LOG_SECONDS: Final = 60.0
 """Between two lines about explanations that failed."""
-
-UNEXPLAINED = Counter(
-    "redflag_unexplained_alerts_total",
-    "Alerts that only say which rules fired, as to explain them failed",
-    ["error"],
-)
 
 _MODEL = frozenset(MODEL_FIELD_NAMES)
 

@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
-from prometheus_client import Counter
-
 from dataflow.errors import UserError
 from dataflow.events.transaction import Rejection
+from dataflow.metrics import FAILED
 
 S = TypeVar("S")
 V = TypeVar("V")
@@ -23,12 +22,6 @@ IN_A_ROW: Final = 100
 """Failures of one step without a success between them that end the flow."""
 LOG_SECONDS: Final = 60.0
 """Between two lines about failures of one step."""
-
-FAILED = Counter(
-    "redflag_failed_transactions_total",
-    "Transactions and labels that made a step raise: they go to the dead letters",
-    ["step", "error"],
-)
 
 log = logging.getLogger("redflag.faults")
 

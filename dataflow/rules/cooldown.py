@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from prometheus_client import Counter
-
 from dataflow.rules.ruleset import Cooldowns
 
 VERSION = 2
@@ -11,9 +9,6 @@ VERSION = 2
 
 MAX_RULES_KEPT = 64
 """Rules whose last alert is remembered of a user; beyond it the oldest is forgotten, and may alert again too early."""
-
-
-SUPPRESSED = Counter("redflag_alerts_suppressed_total", "Alerts marked as repeats within their rules' cooldown")
 
 
 class RecentAlerts:

@@ -5,29 +5,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 from prometheus_client import Counter
 
 from dataflow.errors import UserError
 from dataflow.events.decision import Action
+from dataflow.metrics import DECISIONS, RULE_HITS, RULES_RELOAD_ERRORS, RULES_RELOADS
 from dataflow.process.file_watch import FileWatch, Stamps, stamp
 from dataflow.rules.lists import ListFiles, Pause, no_pause
 from dataflow.rules.rules_file import load_rules
 from dataflow.rules.ruleset import Rule, RuleSet
 
 _log = logging.getLogger("redflag.rules")
-
-RELOADS = Counter("redflag_rules_reloads_total", "Changed rules files that were taken")
-RELOAD_ERRORS = Counter(
-    "redflag_rules_reload_errors_total", "Changed rules files that were refused: the old rules stay"
-)
-HITS = Counter(
-    "redflag_rule_hits_total",
-    "Transactions on which a rule fired; of allow and deny lists, those on them",
-    ["rule", "mode"],
-)
-
-DECISIONS = Counter("redflag_decisions_total", "Decisions, by the action that they ask for", ["action"])
 
 WORK_SECONDS = 0.001
 """A load beside a flow pauses as long after so much work."""
@@ -76,7 +66,7 @@ class LiveRules(FileWatch):
             rules = self._load(_Pauses())
             if rules.version != self._rules.version:
                 self._rules = rules
-                RELOADS.inc()
+                RULES_RELOADS.inc()
                 _log.info("rules %s from %s", rules.version, self._path)
         except UserError as error:
             self._refuse(str(error))
@@ -86,7 +76,7 @@ class LiveRules(FileWatch):
             sys.setswitchinterval(switch_seconds)
 
     def _refuse(self, why: str) -> None:
-        RELOAD_ERRORS.inc()
+        RULES_RELOAD_ERRORS.inc()
         _log.warning("the changed rules are not used, the old ones stay: %s", why)
 
     def _load(self, pause: Pause) -> RuleSet:
@@ -128,11 +118,13 @@ class _Hits:
         key = rule.id, rule.effect
         counter = self._counters.get(key)
         if counter is None:
-            counter = self._counters[key] = HITS.labels(*key)
+            counter = self._counters[key] = RULE_HITS.labels(*key)
         counter.inc(times)
 
 
-_DECISIONS: dict[Action, Counter] = {action: DECISIONS.labels(action) for action in ("approve", "review", "block")}
+_DECISIONS = {
+    action: DECISIONS.labels("genuine" if action == "approve" else "fraudulent", action) for action in get_args(Action)
+}
 
 
 def _count_actions(action: Action, times: int) -> None:

@@ -10,23 +10,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from prometheus_client import Counter, Gauge
-
 from dataflow.errors import UserError
+from dataflow.metrics import ALERT_THRESHOLD, BLOCK_THRESHOLD, MODEL_RELOAD_ERRORS, MODEL_RELOADS
 from dataflow.process.file_watch import FileWatch, Stamps, stamp
 from dataflow.scoring.metadata import Scorer, beside, read_metadata
 from dataflow.scoring.operating_point import OperatingPoint
 
 _log = logging.getLogger("redflag.model")
-
-RELOADS = Counter("redflag_model_reloads_total", "Moved operating points that were taken")
-RELOAD_ERRORS = Counter(
-    "redflag_model_reload_errors_total", "Changed JSON files of the model that were refused: the old point stays"
-)
-ALERT_THRESHOLD = Gauge("redflag_model_alert_threshold", "Risk from which the model raises an alert, 0 to 1")
-BLOCK_THRESHOLD = Gauge(
-    "redflag_model_block_threshold", "Risk from which the model blocks; infinite where it never does"
-)
 
 
 class LiveModel(FileWatch):
@@ -55,7 +45,7 @@ class LiveModel(FileWatch):
             if point != self._model.operating_point:
                 self._model.operating_point = point
                 self._show()
-                RELOADS.inc()
+                MODEL_RELOADS.inc()
                 _log.info("operating point of model %s from %s: %s", self._model.version, self._json, point.in_words())
         except UserError as error:
             self._refuse(str(error))
@@ -73,7 +63,7 @@ class LiveModel(FileWatch):
         return found.operating_point or OperatingPoint.of_the_forest(self._model.threshold)
 
     def _refuse(self, why: str) -> None:
-        RELOAD_ERRORS.inc()
+        MODEL_RELOAD_ERRORS.inc()
         _log.warning("the changed operating point is not used, the old one stays: %s", why)
 
     def _show(self) -> None:

@@ -43,9 +43,13 @@ def stateful_map(
     """
     step = store.step(step_name(step_id), layout)
 
+    def make_counted(tables: Tables) -> LaneState:
+        store.holds(step.name, tables)
+        return make_state(tables)
+
     @lifecycle.exit_on_user_error
     def build(token: Token | None) -> Lane:
-        return Lane(step, make_state, token, pace)
+        return Lane(step, make_counted, token, pace)
 
     return op.stateful_batch("stateful_batch", up, build)
 

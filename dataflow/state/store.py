@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dataflow.errors import UserError
+from dataflow.metrics import PROFILE_BYTES, PROFILES
 from dataflow.state.committed import committed_tokens
 from dataflow.state.compaction import Compactor
 from dataflow.state.crash_points import Point, reached
@@ -18,7 +19,7 @@ from dataflow.state.image import image_id
 from dataflow.state.lane_names import lane_names
 from dataflow.state.loading import Chain, Loaded, chain_of, load_lane
 from dataflow.state.log import BEGINNING, FILE_BYTES, ChunkId, Log, LogReader, Token, log_name
-from dataflow.tables.table import Layout
+from dataflow.tables.table import Layout, Tables, first_table
 
 DIRECTORY = "state"
 """Of the lanes' files, in the recovery directory."""
@@ -71,6 +72,7 @@ class Store:
         self._chunks: dict[int, int] = {}  # of each log file of this process: how many chunks are on a chain
         self._counting = threading.Lock()
         self.image_bytes: dict[tuple[str, int], int] = {}
+        self.tables: dict[str, list[Tables]] = {}  # of each step those of its lanes in this process
 
     @classmethod
     def open(
@@ -134,6 +136,16 @@ class Store:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 self._check_layout(self.directory, name, layout)
         return Step(self, name, layout)
+
+    def holds(self, step: str, tables: Tables) -> None:
+        """Says that these are the tables of a lane: from now on they count in the metrics of state."""
+        with self._counting:
+            held = self.tables.setdefault(step, [])
+            held.append(tables)
+        PROFILES.labels(step).set_function(lambda: sum(len(first_table(each)) for each in held))
+        PROFILE_BYTES.labels(step).set_function(
+            lambda: sum(table.bytes_held() for each in held for table in each.values())
+        )
 
     def close(self) -> None:
         """Ends the threads and the helper, and lets go of the directory; what was asked for is synced."""

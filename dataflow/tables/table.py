@@ -268,6 +268,11 @@ class Table:
 Tables = dict[str, Table]
 
 
+def first_table(tables: Tables) -> Table:
+    """The one whose rows the step's keys stand for."""
+    return next(iter(tables.values()))
+
+
 def new_tables(layout: Layout) -> Tables:
     """Empty tables of a lane."""
     tables = {name: Table(dtype, unkeyed=0 if name in layout.unkeyed else -1) for name, dtype in layout.tables.items()}

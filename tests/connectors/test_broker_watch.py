@@ -18,9 +18,10 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 
 from dataflow import start_report
 from dataflow.connectors import broker_watch, kafka_clients
-from dataflow.connectors.broker_watch import SILENT, BrokerWatch
+from dataflow.connectors.broker_watch import BrokerWatch
 from dataflow.connectors.kafka_clients import TopicIdentity, identify_topics
 from dataflow.connectors.kafka_source import READY
+from dataflow.metrics import BROKER_SILENT
 from dataflow.settings import Settings
 from tests.conftest import Broker, MakeTopic
 from tests.process.test_lifecycle import Flow, wait_for
@@ -57,7 +58,7 @@ def seconds_in(line: str) -> int:
 
 
 def gauge() -> float:
-    return next(iter(SILENT.collect())).samples[0].value
+    return next(iter(BROKER_SILENT.collect())).samples[0].value
 
 
 def test_one_line_when_the_broker_goes_one_a_minute_and_one_when_it_is_back(

@@ -29,6 +29,7 @@ from dataflow.connectors import already_written, exactly_once_sink, kafka_client
 from dataflow.connectors.exactly_once_sink import ExactlyOnceSink, SinkState
 from dataflow.errors import UserError
 from dataflow.events import output_record as record
+from dataflow.metrics import TOO_LARGE
 from dataflow.settings import Settings
 from tests.conftest import Broker, MakeTopic
 from tests.support.kafka_server import KafkaServer, create_topics
@@ -646,7 +647,7 @@ def test_a_record_that_is_too_large_leaves_a_pointer_and_the_flow_goes_on(
         settings = msgspec.structs.replace(settings, invalid_topic=topics("roomy", config=MORE))
     feed(settings, {0: 3})
     value = bytes(range(256)) * 4300
-    before = exactly_once_sink.TOO_LARGE.labels(settings.classified_topic)._value.get()
+    before = TOO_LARGE.labels(settings.classified_topic)._value.get()
     write_large(settings, b"before", value, b"after")
     found = {m.value(): m for m in read_all(settings, outputs(settings))}
     assert set(found) == {b"before", value[:1000], b"after"}
@@ -656,7 +657,7 @@ def test_a_record_that_is_too_large_leaves_a_pointer_and_the_flow_goes_on(
     assert headers["full_size"] == b"%d" % len(value)
     assert headers["error"].startswith(f"too large for {settings.classified_topic}: {len(value)} bytes".encode())
     assert headers["source_offset"] == b"1"
-    assert exactly_once_sink.TOO_LARGE.labels(settings.classified_topic)._value.get() == before + 1
+    assert TOO_LARGE.labels(settings.classified_topic)._value.get() == before + 1
     # It is what became of the message: decided again, and small enough this time, it is not written.
     again = run(settings)
     again.write_batch(records(settings, [1]))

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from dataflow.connectors import kafka_source
 from dataflow.connectors.kafka_clients import TopicIdentity
-from dataflow.connectors.kafka_source import BUFFER_LIMIT, LAG, PATIENCE_SECONDS, UNSAVED, KafkaSource
+from dataflow.connectors.kafka_source import BUFFER_LIMIT, PATIENCE_SECONDS, KafkaSource
 from dataflow.errors import UserError
+from dataflow.metrics import LAG, UNSAVED
 from dataflow.process import lifecycle
 from dataflow.settings import Settings
 from tests.conftest import Broker

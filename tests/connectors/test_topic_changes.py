@@ -11,8 +11,9 @@ import pytest
 
 from dataflow.connectors import topic_changes
 from dataflow.connectors.kafka_clients import TopicIdentity
-from dataflow.connectors.topic_changes import ADDED, TopicChanges
+from dataflow.connectors.topic_changes import TopicChanges
 from dataflow.errors import UserError
+from dataflow.metrics import PARTITIONS_ADDED
 from dataflow.process import lifecycle
 from dataflow.settings import Settings
 
@@ -42,7 +43,7 @@ def test_added_partitions_end_the_flow_with_a_status_of_their_own(
     (line,) = caplog.messages
     assert "transactions had 4 and has 8" in line
     assert "status 3" in line
-    assert ADDED.labels("transactions")._value.get() == 4
+    assert PARTITIONS_ADDED.labels("transactions")._value.get() == 4
 
 
 def test_a_topic_made_anew_while_the_flow_runs_ends_it() -> None:

@@ -432,7 +432,10 @@ def test_hits_are_metrics_by_rule_and_mode(running: Running) -> None:
 
 def test_decisions_are_a_metric_by_action_and_go_on_under_a_changed_file(running: Running) -> None:
     def counted() -> list[float]:
-        return [metric("decisions_total", action=action) for action in ("approve", "review", "block")]
+        return [
+            metric("decisions_total", outcome=outcome, action=action)
+            for outcome, action in (("genuine", "approve"), ("fraudulent", "review"), ("fraudulent", "block"))
+        ]
 
     rows = [row(amount=amount) for amount in (5.0, 6.0, 7.0, 500.0, 2000.0)]
     before = counted()

@@ -14,8 +14,8 @@ from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream
 
 from dataflow.errors import UserError
+from dataflow.metrics import EVICTED
 from dataflow.process.faults import Guard
-from dataflow.profile_steps import EVICTED
 from dataflow.state.batches import EncodedOnce, Reduced, lane_of
 from dataflow.state.lane import LanePace
 from dataflow.state.lanes import stateful_map, step_name
