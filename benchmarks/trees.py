@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.onnx_forest import session_of
+from dataflow.errors import UserError
 from dataflow.scoring.isolation_forest import isolation_trees
 from dataflow.scoring.loading import load_model
 from dataflow.scoring.tiers import boosting_trees, remapped
@@ -28,10 +29,17 @@ BATCHES = (1, 10, 500)
 
 
 def trees_of(path: Path) -> tuple[tuple[str, ...], list[list[Tree]], Any]:
-    """The features of a supervised model, its isolation and its boosted trees, and what amounts are like among all."""
+    """The features of a supervised model, its isolation and its boosted trees, and what amounts are like among all.
+
+    Raises:
+        UserError: it is no model, or none that learned from labels.
+    """
     import joblib
 
     model, artifact = load_model(path), joblib.load(path)  # load_model has checked the digest
+    if "boosting" not in artifact:
+        msg = f"{path} has no supervised tier: give one that learned from labels, as `make train` makes it"
+        raise UserError(msg)
     columns = {name: place for place, name in enumerate(model.features)}
     parts = [
         (isolation_trees(artifact["forest"]), artifact["forest_features"]),
@@ -55,7 +63,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    features, trees, prior = trees_of(given.model)
+    try:
+        features, trees, prior = trees_of(given.model)
+    except UserError as error:
+        parser.error(str(error))
     blocks: list[Rows] = []
     for replayed in replay(read_history(None, seed=9, users=800, days=14), prior):
         blocks.append(replayed.batch.floats(features))
@@ -69,7 +80,7 @@ def main() -> None:
         "ONNX Runtime": lambda some: theirs.run(None, {"rows": some}),
     }
     counts = ", ".join(f"{len(part)} of {np.mean([len(tree.left) for tree in part]):.0f} nodes" for part in trees)
-    table = Table("rows at once", *scorers, "÷", title=f"µs of CPU a row; trees: {counts}; {given.rounds} rounds")
+    table = Table("rows at once", *scorers, "÷", title=f"µs of CPU a row, {given.rounds} rounds\n{counts}")
     for batch in BATCHES:
         some = rows[: min(len(rows), 2_000 * batch)]
         rounds = [[spent(score, some, batch) for score in scorers.values()] for _ in range(given.rounds + 1)][1:]

@@ -7,7 +7,7 @@ several workers each part is a batch of its own, which can go to another process
 """
 
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -423,9 +423,9 @@ class MerchantLane:
 
 def _places_by_lane(lanes: list[int]) -> dict[int, list[int]]:
     """The places at which each lane stands."""
-    found: dict[int, list[int]] = {}
+    found = defaultdict[int, list[int]](list)
     for place, lane in enumerate(lanes):
-        found.setdefault(lane, []).append(place)
+        found[lane].append(place)
     return found
 
 

@@ -1,13 +1,14 @@
 """What travels between steps with lanes: what of a batch belongs to one lane, as one object."""
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
 Reduced = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-class EncodedOnce:
+class EncodedOnce(ABC):
     """What goes to another process as one object.
 
     Timely asks twice for what it sends, for the length and for the bytes: it is encoded once.
@@ -18,9 +19,9 @@ class EncodedOnce:
     def __init__(self) -> None:
         self._reduced: Reduced | None = None
 
+    @abstractmethod
     def encoded(self) -> Reduced:
         """A function at the top of a module, and what it takes to make the same in another process."""
-        raise NotImplementedError
 
     def __reduce__(self) -> Reduced:
         reduced, self._reduced = self._reduced, None  # it is not asked for a third time, so it need not be kept

@@ -184,6 +184,9 @@ class Table:
         held = np.fromiter(self._numbers.values(), np.int64, len(self._numbers))
         held.sort()
         values = self.rows[field][held]
+        if count < len(held):  # to sort all of a million takes three times as long
+            few = np.flatnonzero(values <= np.partition(values, count)[count])
+            held, values = held[few], values[few]
         order = np.argsort(values, kind="stable")[:count]
         return [key for number in held[order].tolist() if (key := self.keys[number]) is not None]
 

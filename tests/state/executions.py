@@ -35,6 +35,11 @@ class Crash(NamedTuple):
         """Whether it is the helper that comes to the point."""
         return bool(self.helper_only) or self.point in HELPERS_POINTS
 
+    @property
+    def slowly(self) -> bool:
+        """Whether the source must rest: a helper takes a while to start, and the flow must not have ended by then."""
+        return not self.waits and (self.in_helper or self.point in AFTER_AN_IMAGE)
+
 
 NO_CRASH = Crash(None)
 HELPERS_POINTS = {

@@ -31,7 +31,7 @@ from dataflow.state.store import Store
 from dataflow.steps import Routed, written
 from tests.chaos.comparison import LIMITS, RULES, THRESHOLDS, Output, decide
 from tests.chaos.input import PARTITIONS, SETTINGS, STORY_EVERY, Event, story, transactions
-from tests.state.executions import AFTER_AN_IMAGE, NO_CRASH, Crash, arm, arm_helper
+from tests.state.executions import NO_CRASH, Crash, arm, arm_helper
 from tests.support.builders import message
 
 EPOCH = 0.05
@@ -169,10 +169,8 @@ def run(job: Job, execution: int, process: int, addresses: list[str], workers: i
     detect.stateful_map = functools.partial(stateful_map, pace=PACE)
     model = load_model(job.model_file)
     model.operating_point = OperatingPoint(alert=THRESHOLDS[0])
-    # A helper takes a while to start: the flow must not have ended by then.
-    slowly = not crash.waits and (crash.in_helper or crash.point in AFTER_AN_IMAGE)
     flow = detect.build(
-        Given(job, 0.05 if slowly else 0.01),
+        Given(job, 0.05 if crash.slowly else 0.01),
         Lines(job.folder / f"out.{execution}.{process}"),
         model,
         LiveRules(job.rules_file, check_every=1e9),

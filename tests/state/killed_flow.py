@@ -20,7 +20,7 @@ from bytewax.testing import cluster_main
 from dataflow.state.lane import LanePace
 from dataflow.state.log import BEGINNING
 from dataflow.state.store import Store
-from tests.state.executions import AFTER_AN_IMAGE, Crash, arm, arm_helper
+from tests.state.executions import Crash, arm, arm_helper
 from tests.state.support import COUNTS, STEP, Plain, contents, count
 from tests.support.mapped_lanes import Codec, LaneBatch, decode_pickled, encode_pickled, stateful_map_items
 
@@ -142,9 +142,7 @@ def run(job: Job, execution: int, process: int, addresses: list[str], workers: i
     CountedBatch.count_asked()
     codec = Codec(CountedBatch.encode, decode_pickled)
     flow = Dataflow("flow")
-    # A helper takes a while to start: the flow must not have ended by then.
-    slowly = not crash.waits and (crash.in_helper or crash.point in AFTER_AN_IMAGE)
-    items = op.input("read", flow, Numbers(job, 0.02 if slowly else 0.002))
+    items = op.input("read", flow, Numbers(job, 0.02 if crash.slowly else 0.002))
     made = stateful_map_items(STEP, items, mapper, COUNTS, store, codec=codec, pace=PACE)
     op.output("write", made, Lines(job.folder / f"out.{execution}.{process}"))
     config = RecoveryConfig(str(recovery))

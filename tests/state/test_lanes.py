@@ -283,3 +283,16 @@ def test_files_can_be_read_by_their_user_only(tmp_path: Path) -> None:
     assert all(path.stat().st_mode & 0o077 == 0 for path in files)
     assert engine.directory.stat().st_mode & 0o077 == 0
     engine.close()
+
+
+@given(st.lists(st.integers(0, 5), max_size=40), st.lists(st.integers(0, 39)), st.integers(0, 45))
+def test_the_oldest_rows_are_those_with_the_smallest_values_and_of_equals_the_lower_numbers(
+    values: list[int], freed: list[int], count: int
+) -> None:
+    table = Table(ROW)
+    table.find([f"user {number}" for number in range(len(values))])
+    table.rows["at"][: len(values)] = values
+    gone = {f"user {number}" for number in freed if number < len(values)}
+    table.free(gone)
+    held = sorted((value, n) for n, value in enumerate(values) if f"user {n}" not in gone)
+    assert table.oldest("at", count) == [f"user {number}" for _, number in held[:count]]
