@@ -10,21 +10,35 @@ ALL_TIME: Final = 0
 LABELS: Final = ("fraud", "genuine", "unsure")
 
 
-def count(connection: sqlite3.Connection, at: float, kind: str, name: str, n: int = 1, money: float = 0.0) -> None:
-    """Counts `n` more of something that came at a time, s since 1970, and the money that they are about."""
-    connection.executemany(
-        "INSERT INTO figures VALUES (?, ?, ?, ?, ?) "
-        "ON CONFLICT DO UPDATE SET count = count + excluded.count, money = money + excluded.money",
-        [(minute, kind, name, n, money) for minute in (int(at // 60), ALL_TIME)],
-    )
+class Counts:
+    """What is to be added to the figures, of one transaction of the database."""
 
+    def __init__(self) -> None:
+        self._added: dict[tuple[int, str, str], list[float]] = {}
 
-def count_alert(connection: sqlite3.Connection, at: float, rules: list[str], score: float, amount: float) -> None:
-    """Counts an alert: by rule, by score."""
-    count(connection, at, "alerts", "", 1, amount)
-    count(connection, at, "score", f"{min(int(score * SCORE_BINS), SCORE_BINS - 1):02}")
-    for rule in rules:
-        count(connection, at, "rule", rule, 1, amount)
+    def add(self, at: float, kind: str, name: str, n: int = 1, money: float = 0.0) -> None:
+        """Counts `n` more of something that came at a time, s since 1970, and the money that they are about."""
+        for minute in (int(at // 60), ALL_TIME):
+            found = self._added.setdefault((minute, kind, name), [0, 0.0])
+            found[0] += n
+            found[1] += money
+
+    def add_alert(self, at: float, rules: list[str], scenario: str, score: float, amount: float) -> None:
+        """Counts an alert: by rule, by scenario where it says one, by score."""
+        self.add(at, "alerts", "", 1, amount)
+        if scenario:
+            self.add(at, "scenario", scenario, 1, amount)
+        self.add(at, "score", f"{min(int(score * SCORE_BINS), SCORE_BINS - 1):02}")
+        for rule in rules:
+            self.add(at, "rule", rule, 1, amount)
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Adds all of it to the table."""
+        connection.executemany(
+            "INSERT INTO figures VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET count = count + excluded.count, money = money + excluded.money",
+            [(*what, *counted) for what, counted in self._added.items()],
+        )
 
 
 def count_label(
@@ -33,9 +47,11 @@ def count_label(
     """Counts the label of an alert that came at `at` (n = 1), or takes back the label that it had (n = -1)."""
     if label is None:
         return
-    count(connection, at, "label", label, n, n * amount)
+    counts = Counts()
+    counts.add(at, "label", label, n, n * amount)
     for rule in rules.split():
-        count(connection, at, f"rule {label}", rule, n, n * amount)
+        counts.add(at, f"rule {label}", rule, n, n * amount)
+    counts.write(connection)
 
 
 class Precision(NamedTuple):

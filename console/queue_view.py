@@ -15,7 +15,7 @@ SHOWN: Final = 200
 """Rows of the queue; the other cases are counted."""
 COUNTED: Final = 10_000
 """Cases are counted up to here."""
-GROUPED: Final = 20_000
+GROUPED: Final = 5_000
 """Of the newest alerts, how many are grouped by device, merchant or address."""
 
 _ORDERS: Final[dict[Order, str]] = {
@@ -87,7 +87,10 @@ def _condition(view: View) -> tuple[str, list[Any]]:
         parts.append("c.state = ?")
         values.append(view.state)
     of_alert, alert_values = _alert_condition(view)
-    if of_alert:
+    if of_alert and view.merchant:  # by its index: of all alerts, those of one merchant are few
+        parts.append(f"c.number IN (SELECT x.case_number FROM alerts x WHERE {of_alert})")
+        values += alert_values
+    elif of_alert:
         parts.append(f"EXISTS (SELECT 1 FROM alerts x WHERE x.case_number = c.number AND {of_alert})")
         values += alert_values
     if query := fts_query(view.search):
@@ -136,7 +139,10 @@ def _groups(connection: sqlite3.Connection, view: View) -> Page:
     column = {"device": "device", "merchant": "merchant", "ip": "ip"}[view.group]
     where, values = _condition(view)
     order = "last_alert DESC" if view.order == "newest" else "score DESC, amount DESC, last_alert DESC"
-    newest = f"(SELECT * FROM alerts ORDER BY number DESC LIMIT {GROUPED})"
+    newest = (
+        "(SELECT number, case_number, user, device, merchant, ip, score, amount, arrived FROM alerts "
+        f"ORDER BY number DESC LIMIT {GROUPED})"
+    )
     rows = connection.execute(
         f"SELECT a.{column} AS name, count(*) AS alerts, count(DISTINCT c.number) AS cases, "
         "count(DISTINCT a.user) AS users, max(a.score) AS score, sum(a.amount) AS amount, max(a.number) AS last_alert, "

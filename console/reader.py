@@ -22,8 +22,8 @@ from dataflow.events.feedback import Feedback, parse_feedback
 from dataflow.process import lifecycle
 from dataflow.settings import Settings
 
-AT_ONCE: Final = 2_000
-"""Records that one transaction of the database takes in: others wait no longer than that takes (0.3 s)."""
+AT_ONCE: Final = 500
+"""Records that one transaction of the database takes in: others wait no longer than that takes (0.1 s)."""
 POLL_SECONDS: Final = 0.1
 CONSUMER: Final = {
     "enable.partition.eof": True,

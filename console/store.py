@@ -102,14 +102,16 @@ class Store:
 
         def change(connection: sqlite3.Connection) -> int:
             now = self.clock()
-            new = sum(self._add(connection, alert, now) for alert in batch.alerts)
+            counts = figures.Counts()
+            new = sum(self._add(connection, alert, now, counts) for alert in batch.alerts)
             for feedback in batch.feedback:
                 labels.hear(connection, feedback)
             if batch.feedback:
                 labels.forget_early(connection)
             labels.confirm(connection, batch.confirmed, now)
             if batch.transactions:
-                figures.count(connection, now, "transactions", "", batch.transactions)
+                counts.add(now, "transactions", "", batch.transactions)
+            counts.write(connection)
             connection.executemany(
                 "INSERT OR REPLACE INTO offsets VALUES (?, ?, ?, ?)",
                 [(*place, identity, after) for place, (identity, after) in batch.next_offsets.items()],
@@ -121,7 +123,7 @@ class Store:
             self._changed()
         return new
 
-    def _add(self, connection: sqlite3.Connection, alert: Alert, now: float) -> bool:
+    def _add(self, connection: sqlite3.Connection, alert: Alert, now: float, counts: figures.Counts) -> bool:
         decision = alert.decision
         known = connection.execute(
             "SELECT 1 FROM alerts WHERE identity = ? AND partition = ? AND offset = ?",
@@ -142,7 +144,7 @@ class Store:
                 decision.action, f" {' '.join(decision.rules)} ", "\n".join(decision.reason), suppressed, alert.raw,
             ],
         )  # fmt: skip
-        figures.count_alert(connection, now, decision.rules, decision.score, decision.amount)
+        counts.add_alert(now, decision.rules, decision.scenario or "", decision.score, decision.amount)
         labels.apply_early(connection, decision.transaction_id, decision.user)
         return True
 

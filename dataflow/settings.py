@@ -56,6 +56,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_batch: int = 500
     max_event_lead_seconds: float = 300.0
     metrics_address: str | None = "127.0.0.1:3030"
+    console_address: str = "127.0.0.1:3080"
+    console_database: Path = Path("console.db")
+    console_users_file: Path | None = None
+    console_max_alerts: int = 1_000_000
+    console_age_days: float = 90.0
+    console_quiet_minutes: float = 60.0
     log_format: str = "text"
     log_level: str = "info"
     generator_rate: float = 2.0
@@ -195,6 +201,11 @@ def _brokers(text: str) -> str:
     return ",".join(parts)
 
 
+def _host_and_port(text: str) -> str:
+    host_and_port(text)
+    return text
+
+
 def _address(text: str) -> str | None:
     if text.lower() == "off":
         return None
@@ -254,6 +265,21 @@ TABLE: Sequence[Setting] = (
     Setting(
         "METRICS_ADDRESS", "metrics_address", Kind("host:port, or off", _address),
         "where metrics are served, `off` for nowhere; process 1 of several takes the next port, and so on",
+    ),
+    Setting(
+        "CONSOLE_ADDRESS", "console_address", Kind("host:port", _host_and_port),
+        "where the analysts' console listens; beyond this machine only with CONSOLE_USERS_FILE",
+    ),
+    Setting("CONSOLE_DATABASE", "console_database", PATH, "the console's file of alerts, cases and labels"),
+    Setting(
+        "CONSOLE_USERS_FILE", "console_users_file", PATH,
+        "who may use the console, with hashed passwords (`python -m console.users`); without it all who can reach it",
+    ),
+    Setting("CONSOLE_MAX_ALERTS", "console_max_alerts", whole(1000), "the newest alerts that the console keeps"),
+    Setting("CONSOLE_AGE_DAYS", "console_age_days", number(0.01), "how long it keeps an alert", "d"),
+    Setting(
+        "CONSOLE_QUIET_MINUTES", "console_quiet_minutes", number(0.0),
+        "after a case was closed as genuine, how long this user's alerts open none", "min",
     ),
     Setting(
         "LOG_FORMAT", "log_format", choice("text", "json"), "`json`: each line of the log is an object"

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("reports/*.md")]
 )
-OURS = ("dataflow", "training", "tests", "benchmarks", "docs", "reports")
+OURS = ("dataflow", "training", "console", "tests", "benchmarks", "docs", "reports")
 TARGETS = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
 SOURCES = "".join(path.read_text() for path in ROOT.glob("dataflow/**/*.py"))
 
