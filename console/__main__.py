@@ -18,6 +18,7 @@ from dataflow.process import lifecycle
 from dataflow.settings import Settings
 
 SERVED: Final = "the console is at"
+"""How the line begins that says where; `make run` reads it."""
 FORGET_SECONDS: Final = 5.0
 
 _log = logging.getLogger("redflag.console")

@@ -1,6 +1,8 @@
 """The console's web server: pages behind the guard, on a port that is taken before anything is said."""
 
+import signal
 import socket
+from types import FrameType
 from typing import Final
 
 import uvicorn
@@ -88,11 +90,18 @@ def application(desk: Desk, users: Users | None) -> Guard:
 
 def serve(app: Guard, taken: socket.socket) -> None:
     """Serves until SIGTERM or Ctrl-C."""
+    # uvicorn raises the signal again once it has ended; what is to be closed after it must still be closed.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _heard)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, lifespan="on", timeout_graceful_shutdown=2,
         proxy_headers=False, ws="websockets-sansio", ws_max_size=1_000_000,
     )  # fmt: skip
     uvicorn.Server(config).run([taken])
+
+
+def _heard(_signum: int, _frame: FrameType | None) -> None:
+    """What is to be done is done by uvicorn."""
 
 
 def shown_address(taken: socket.socket) -> str:
