@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sqlite3
 import threading
 from collections.abc import Iterator
 from typing import Final
@@ -58,8 +59,11 @@ def _forgetting(store: Store) -> Iterator[None]:
 
     def run() -> None:
         while not stop.wait(FORGET_SECONDS):
-            while not stop.is_set() and store.forget():
-                pass
+            try:
+                while not stop.is_set() and store.forget():
+                    pass
+            except sqlite3.Error as error:
+                _log.warning("old alerts are not forgotten for now: %s", error)
 
     thread = threading.Thread(target=run, name="console-forgetting", daemon=True)
     thread.start()

@@ -5,6 +5,7 @@ is skipped.
 """
 
 import logging
+import sqlite3
 import threading
 import time
 from collections import OrderedDict, deque
@@ -102,8 +103,14 @@ class RecentPayments:
             if time.monotonic() - second >= 1.0:
                 second, decoded = time.monotonic(), 0
                 if counted:
-                    self._store.ingest(Batch(transactions=counted))
+                    self._count(counted)
                     counted = 0
+
+    def _count(self, transactions: int) -> None:
+        try:
+            self._store.ingest(Batch(transactions=transactions))
+        except sqlite3.Error as error:  # the reader ends the process if it cannot write either
+            _log.warning("%d transactions are not counted: %s", transactions, error)
 
     def _take_in(self, message: Message) -> None:
         try:

@@ -37,6 +37,7 @@ KAFKA_FIXTURES = frozenset(("broker", "topics", "apache_kafka", "kafka_server"))
 # the end, while the other workers have nothing left to do.
 LONGEST = (
     "test_chaos",
+    "test_console_pages",
     "test_flow_state",
     "test_train",
     "test_gate",

@@ -19,6 +19,7 @@ LONGEST: Final = 4096
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Log in - Redflag</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
 <style>
 body {{ font: 16px system-ui, sans-serif; display: grid; place-items: center; min-height: 90vh; margin: 1rem; }}
 form {{ display: grid; gap: .75rem; width: min(20rem, 100%); }}

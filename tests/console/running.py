@@ -44,6 +44,10 @@ class RunningConsole:
         assert self._process.poll() is None, self.log()
         self.url = self.log().partition(SERVED)[2].split()[0]
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def log(self) -> str:
         return self._log.read_text()
 

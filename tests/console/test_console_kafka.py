@@ -35,12 +35,14 @@ def settings(broker: Broker, topics: MakeTopic) -> Settings:
 
 
 @contextmanager
-def running(settings: Settings, path: Path) -> Iterator[Store]:
+def running(settings: Settings, path: Path, reader_late: float = 0.0) -> Iterator[Store]:
+    """A console without pages; its reader begins so many seconds after its sender."""
     store = Store(path)
     reader = Reader(settings, store)
     sender = FeedbackSender(settings, store, reader)
-    reader.start()
     sender.start()
+    time.sleep(reader_late)
+    reader.start()
     try:
         yield store
     finally:
@@ -155,7 +157,8 @@ def test_feedback_stands_on_the_topic_once_wherever_the_sender_is_killed(
     produce(settings, settings.feedback_topic, ("x", b"somebody else's"))
     with killed_console(settings, path, point) as process:
         assert process.wait(60) == -signal.SIGKILL
-    with running(settings, path) as store:
+    # The sender must wait for what the reader has yet to read: only that says what stands there.
+    with running(settings, path, reader_late=3.0) as store:
         store.label([2], "genuine", "eve")
         store.label([2], "genuine", "eve")
         await_that(lambda: count(store, "SELECT count(*) FROM outbox WHERE confirmed IS NULL") == 0)

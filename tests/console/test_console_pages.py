@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from confluent_kafka import Producer
 
+from console import users
 from dataflow.settings import Settings
 from tests.conftest import Broker, MakeTopic
 from tests.console.builders import alert_json
@@ -269,6 +270,38 @@ def test_a_burst_of_5000_alerts_leaves_the_page_responsive(browser: Any, console
     assert sorted(taken)[len(taken) * 9 // 10] < 200  # nine in ten: others may use the machine
     press(browser, "j")
     assert len(browser.execute_script("return [...document.querySelectorAll('.ag-row-selected')]")) == 1
+
+
+def test_who_may_only_look_labels_nothing_and_is_out_after_logging_out(
+    browser: Any, broker: Broker, topics: MakeTopic, tmp_path: Path
+) -> None:
+    settings = Settings(
+        brokers=broker.bootstrap,
+        alerts_topic=topics("alerts"),
+        feedback_topic=topics("feedback"),
+        classified_topic=topics("classified"),
+    )
+    users.write(tmp_path / "users.txt", "ida", frozenset({"look"}), "correct horse battery")
+    with run_console(settings, tmp_path, CONSOLE_USERS_FILE=str(tmp_path / "users.txt")) as console:
+        produce(console, ("ann", alert_json("ann")))
+        browser.get(console.url)
+        await_that(lambda: browser.current_url.endswith("/login"))
+        browser.find_element("name", "name").send_keys("ida")
+        browser.find_element("name", "password").send_keys("correct horse battery")
+        click(browser, "log in")
+        await_that(lambda: len(rows(browser)) == 1)
+        browser.get(f"{console.url}case/1")
+        await_that(lambda: "This alert" in text(browser))
+        for action in ("fraud", "take", "suppress"):
+            click(browser, action)
+            await_that(lambda: "You lack the role 'label'." in text(browser))
+        assert "nobody has it" in text(browser)
+        assert told(console) == []
+        click(browser, "log out")
+        await_that(lambda: browser.current_url.endswith("/login"))
+        browser.get(f"{console.url}case/1")
+        await_that(lambda: browser.current_url.endswith("/login"))
+        assert severe(browser) == []
 
 
 @pytest.mark.parametrize("path", ["", "case/1", "overview"])
