@@ -7,12 +7,12 @@ and produces alerts at a steady pace: of each, how long from its production to i
 """
 
 import argparse
+import os
 import random
 import tempfile
 import time
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from confluent_kafka import Producer
 
@@ -57,7 +57,13 @@ def fill(path: Path, count: int) -> float:
 def memory(pid: int) -> dict[str, float]:
     """What a process takes and has taken, MB: all, and what is its own (without pages of files)."""
     lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return {name: int(lines[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM", "RssAnon")}
+    return {name: round(int(lines[name].split()[0]) / 1024, 1) for name in ("VmRSS", "VmHWM", "RssAnon")}
+
+
+def cpu(pid: int) -> float:
+    """CPU seconds that a process has taken so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -80,7 +86,9 @@ def main() -> None:
             await_that(lambda: browser.find_elements("css selector", ".queue-grid .ag-row"))
             print(f"first page, with its rows: {time.perf_counter() - began:.2f} s")
             browser.execute_script(WATCH)
+            before = cpu(console.pid)
             sent = _produce(kafka.bootstrap, arguments.rate, arguments.seconds)
+            share = (cpu(console.pid) - before) / arguments.seconds
             time.sleep(3)
             seen = browser.execute_script("return window.seen")
             took = np.array([seen[user] - at for user, at in sent.items() if user in seen])
@@ -89,7 +97,7 @@ def main() -> None:
                 f"{len(took)} of {len(sent)} alerts at {arguments.rate:g}/s seen: p50 {p50:.0f} ms, p99 {p99:.0f} ms, "
                 f"longest {took.max():.0f} ms from production to the row"
             )
-            print("the console's memory, MB:", msgspec.json.encode(memory(console.pid)).decode())
+            print(f"the console's CPU: {share:.2f} of a core; its memory, MB:", memory(console.pid))
 
 
 def _produce(bootstrap: str, rate: float, seconds: float) -> dict[str, float]:

@@ -16,7 +16,7 @@ from console.shown_text import shown
 from console.store import Store
 
 STATIC: Final = "/console-static"
-LOOK_SECONDS: Final = 0.15
+LOOK_SECONDS: Final = 0.1
 """Between two looks for changes, of each open page."""
 
 
