@@ -17,11 +17,14 @@ from console.feedback_sender import FeedbackSender
 from console.reader import Reader
 from console.recent_payments import OF_A_USER, RecentPayments
 from console.store import Batch, Store
+from dataflow.connectors.embedded_broker import EmbeddedBroker
 from dataflow.settings import Settings
 from tests.conftest import Broker, MakeTopic
 from tests.console.builders import alert, alert_json
 from tests.support.builders import NOON, fields, iso
 from tests.support.reading import read_all
+
+CONFIRMED = "SELECT count(*) FROM outbox WHERE confirmed IS NOT NULL"
 
 
 @pytest.fixture
@@ -179,6 +182,18 @@ def test_feedback_is_keyed_by_user_and_is_what_the_flow_reads(settings: Settings
     label = parse_feedback(message.value(), message.key(), 0, 0, message.timestamp()[1])
     assert isinstance(label, Feedback)
     assert (label.transaction_id, label.user, label.merchant, label.fraud) == ("t1", "ann", "Amazon", True)
+
+
+def test_on_the_embedded_broker_feedback_is_told_once_too(tmp_path: Path) -> None:
+    broker = EmbeddedBroker()
+    settings = Settings(brokers=broker.address)
+    for _ in range(2):
+        with running(settings, tmp_path / "console.db") as store:
+            store.ingest(Batch([alert("ann", transaction_id="t1", offset=1)]))
+            store.label([1], "fraud", "eve")
+            await_that(lambda s=store: count(s, CONFIRMED) == 1)  # type: ignore[misc]
+    assert told(settings) == [("t1", True)]
+    broker.close()
 
 
 def test_labels_of_others_come_over_the_topic(settings: Settings, tmp_path: Path) -> None:
