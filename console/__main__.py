@@ -49,7 +49,7 @@ def main() -> None:
             each.start()
         closing.enter_context(_forgetting(store))
         _log.info("%s %s", SERVED, shown_address(taken))
-        serve(application(Desk(store, payments, users is not None), users), taken)
+        serve(application(Desk(store, payments, users.analysts() if users is not None else None), users), taken)
 
 
 @contextlib.contextmanager

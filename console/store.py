@@ -261,6 +261,13 @@ class Store:
             .fetchall()
         )
 
+    def alert(self, number: int) -> sqlite3.Row | None:
+        """An alert; None where it is not kept (any more)."""
+        row: sqlite3.Row | None = (
+            self.database.read().execute("SELECT * FROM alerts WHERE number = ?", [number]).fetchone()
+        )
+        return row
+
     def siblings(self, alert: sqlite3.Row) -> dict[Pivot, list[sqlite3.Row]]:
         """The newest other alerts, of other users, that share an alert's device, merchant or address."""
         found: dict[Pivot, list[sqlite3.Row]] = {}

@@ -73,6 +73,10 @@ class Users:
             raise UserError(msg)
         return cls(users)
 
+    def analysts(self) -> frozenset[str]:
+        """Who may work cases."""
+        return frozenset(user.name for user in self._by_name.values() if "label" in user.roles)
+
     def check(self, name: str, password: str) -> User | None:
         """The user, if that is the password; takes 50 ms and 64 MiB, whoever it is."""
         user = self._by_name.get(name)

@@ -8,7 +8,7 @@ from nicegui import ui
 from console.cases import Outcome, Pivot
 from console.pages.frame import Desk, act, frame, heading, part, text
 from console.records import Decided, Payment, decode_decision, payment_of
-from console.shown_text import moment, money, record, value
+from console.shown_text import moment, money, record, shown, value
 
 SECONDS: Final = 0.5
 LISTED: Final = 50
@@ -68,7 +68,11 @@ class CasePage:
             self._look()
 
     async def _hand_over(self) -> None:
-        await self._act(self._desk.store.hand_over, " ".join((self._to.value or "").split())[:64])
+        to = " ".join((self._to.value or "").split())[:64]
+        if to and self._desk.analysts is not None and to not in self._desk.analysts:
+            ui.notify(f"There is no user {shown(to)}.", color="warning")
+            return
+        await self._act(self._desk.store.hand_over, to)
 
     async def _suppress(self) -> None:
         kind, name = self._kind.value, self._alert[self._kind.value]
@@ -85,18 +89,17 @@ class CasePage:
         """Builds it anew where something of the case has changed."""
         if not self._session.may("look"):
             return
-        case = self._desk.store.case(self._number)
-        if case is None:
+        store = self._desk.store
+        case, alerts = store.case(self._number), store.alerts_of(self._number, LISTED)
+        if case is None or not alerts:
             self._head.clear()
             with self._head:
                 heading(1, f"Case {self._number} is not kept (any more)")
             return
-        audit = self._desk.store.audit_of(self._number)
-        alerts = self._desk.store.alerts_of(self._number, LISTED)
-        top = [each for each in alerts if each["number"] == (self._chosen or case["top_alert"])]
-        self._alert = (top or alerts)[0]
+        audit = store.audit_of(self._number)
+        self._alert = store.alert(self._chosen or case["top_alert"]) or alerts[0]
         labels = [each["label"] for each in alerts]
-        state = (*case, len(audit), self._alert["number"], *labels)
+        state = (*case, len(audit), self._alert["number"], self._alert["label"], *labels)
         if state == self._state:
             return
         self._state = state
@@ -176,7 +179,7 @@ class CasePage:
     def _payments(self, alerts: list[sqlite3.Row]) -> None:
         """The user's last payments and alerts on a time line, and as a table."""
         user = self._alert["user"]
-        past = self._desk.payments.of_user(user) if self._desk.payments is not None else []
+        past = self._desk.payments.of_user(user)
         raised = [payment_of(decode_decision(each["raw"]), each["at"]) for each in alerts]
         both = sorted([*past, *raised], key=lambda each: each.at)[-30:]
 

@@ -21,12 +21,13 @@ LOOK_SECONDS: Final = 0.1
 
 
 class Desk:
-    """What pages need: what is kept, and whether there are passwords."""
+    """What pages need: what is kept, and who there is."""
 
-    def __init__(self, store: Store, payments: RecentPayments | None, passwords: bool):
+    def __init__(self, store: Store, payments: RecentPayments, analysts: frozenset[str] | None):
+        """`analysts`: who may work cases; None where there are no passwords, and everybody names themselves."""
         self.store = store
         self.payments = payments
-        self.passwords = passwords
+        self.analysts = analysts
 
 
 def serve_static() -> None:
@@ -86,7 +87,7 @@ def frame(desk: Desk, title: str) -> Iterator[Session]:
             ui.link("Queue", "/")
             ui.link("Overview", "/overview")
         ui.space()
-        if desk.passwords:
+        if desk.analysts is not None:
             ui.label(shown(session.analyst))
             with ui.element("form").props('method="post" action="/logout"'):
                 ui.button("Log out").props("flat dense color=white type=submit")

@@ -272,6 +272,14 @@ def test_a_burst_of_5000_alerts_leaves_the_page_responsive(browser: Any, console
     assert len(browser.execute_script("return [...document.querySelectorAll('.ag-row-selected')]")) == 1
 
 
+def log_in(browser: Any, name: str) -> None:
+    await_that(lambda: browser.current_url.endswith("/login"))
+    browser.find_element("name", "name").send_keys(name)
+    browser.find_element("name", "password").send_keys("correct horse battery")
+    click(browser, "log in")
+    await_that(lambda: len(rows(browser)) == 1)
+
+
 def test_who_may_only_look_labels_nothing_and_is_out_after_logging_out(
     browser: Any, broker: Broker, topics: MakeTopic, tmp_path: Path
 ) -> None:
@@ -282,14 +290,11 @@ def test_who_may_only_look_labels_nothing_and_is_out_after_logging_out(
         classified_topic=topics("classified"),
     )
     users.write(tmp_path / "users.txt", "ida", frozenset({"look"}), "correct horse battery")
+    users.write(tmp_path / "users.txt", "eve", frozenset({"label"}), "correct horse battery")
     with run_console(settings, tmp_path, CONSOLE_USERS_FILE=str(tmp_path / "users.txt")) as console:
         produce(console, ("ann", alert_json("ann")))
         browser.get(console.url)
-        await_that(lambda: browser.current_url.endswith("/login"))
-        browser.find_element("name", "name").send_keys("ida")
-        browser.find_element("name", "password").send_keys("correct horse battery")
-        click(browser, "log in")
-        await_that(lambda: len(rows(browser)) == 1)
+        log_in(browser, "ida")
         browser.get(f"{console.url}case/1")
         await_that(lambda: "This alert" in text(browser))
         for action in ("fraud", "take", "suppress"):
@@ -300,7 +305,14 @@ def test_who_may_only_look_labels_nothing_and_is_out_after_logging_out(
         click(browser, "log out")
         await_that(lambda: browser.current_url.endswith("/login"))
         browser.get(f"{console.url}case/1")
-        await_that(lambda: browser.current_url.endswith("/login"))
+        log_in(browser, "eve")
+        browser.get(f"{console.url}case/1")
+        await_that(lambda: "This alert" in text(browser))
+        click(browser, "take")
+        await_that(lambda: "eve has it" in text(browser))
+        browser.find_element("css selector", "[aria-label='Hand over to']").send_keys("ida")
+        click(browser, "hand over")
+        await_that(lambda: "There is no user ida." in text(browser))  # none who could work it
         assert severe(browser) == []
 
 
