@@ -77,7 +77,8 @@ def _row(case: sqlite3.Row) -> dict[str, Any]:
 
 def _condition(view: View) -> tuple[str, list[Any]]:
     """The condition on a case `c`, and its values."""
-    parts, values = [], []
+    parts: list[str] = []
+    values: list[Any] = []
     if view.state == "waiting":
         parts.append("c.live")
     elif view.state == "mine":
@@ -86,6 +87,11 @@ def _condition(view: View) -> tuple[str, list[Any]]:
     else:
         parts.append("c.state = ?")
         values.append(view.state)
+    # What no case without such an alert has, asked of the case itself: of a million, most need no look at their alerts.
+    for number, condition in ((view.score_from, "c.score >= ?"), (view.at_least, "c.amount >= ?")):
+        if number is not None:
+            parts.append(condition)
+            values.append(number)
     of_alert, alert_values = _alert_condition(view)
     if of_alert and view.merchant:  # by its index: of all alerts, those of one merchant are few
         parts.append(f"c.number IN (SELECT x.case_number FROM alerts x WHERE {of_alert})")
