@@ -16,7 +16,7 @@ KEEP_BYTECODE := env -u PYTHONDONTWRITEBYTECODE
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help run test test-fast chaos bench profile check train generate detect up down logs clean
+.PHONY: help run console test test-fast chaos bench profile check train generate detect up down logs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,7 +49,7 @@ $(MODEL): | $(VENV)/.kernels
 	$(BIN)/python -m training.train --out $(MODEL)
 
 # For the tutorial's population it trains a model of its own.
-run: $(VENV)/.kernels $(if $(filter tutorial,$(GENERATOR_POPULATION)),,$(MODEL)) ## broker, generator and detector, with alerts as they come (DURATION=20 ends it by itself)
+run: $(VENV)/.kernels $(if $(filter tutorial,$(GENERATOR_POPULATION)),,$(MODEL)) ## broker, generator, detector and console, with alerts as they come (DURATION=20 ends it by itself)
 	@$(BIN)/python -m dataflow.demo $(if $(DURATION),--duration $(DURATION))
 
 test: $(VENV)/.dev $(VENV)/.kernels check ## lint, types, and all tests, on a real Apache Kafka where there is Java 17 and Maven
@@ -82,6 +82,9 @@ generate: $(VENV)/.run ## generate transactions to KAFKA_BROKERS
 
 detect: $(VENV)/.kernels $(MODEL) ## decide what is on KAFKA_BROKERS, with recovery on, and metrics, /ready and /live on METRICS_ADDRESS (127.0.0.1:3030)
 	$(BIN)/python -m dataflow.detect
+
+console: $(VENV)/.run ## the analysts' console of what is on KAFKA_BROKERS, at CONSOLE_ADDRESS (http://127.0.0.1:3080)
+	@$(BIN)/python -m console
 
 up: ## the stack of docker-compose.yml: Redpanda, its console on :8080, generator, detector, Prometheus, Grafana on :3000
 	$(COMPOSE) up --build --detach --wait

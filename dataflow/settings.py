@@ -28,6 +28,7 @@ Brokers = Annotated[
     str,
     Meta(pattern=rf"\A{_HOST_AND_PORT}(?:,{_HOST_AND_PORT})*\Z", description="host:port, several with commas between"),
 ]
+HostAndPort = Annotated[str, Meta(pattern=rf"\A{_HOST_AND_PORT}\Z", description="host:port")]
 Address = Annotated[str, Meta(pattern=rf"\A{_HOST_AND_PORT}\Z", description="host:port, or off")]
 Topic = Annotated[
     str,
@@ -71,6 +72,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_batch: Annotated[int, Meta(ge=1)] = 500
     max_event_lead_seconds: Annotated[float, Meta(ge=0)] = 300.0
     metrics_address: Address | None = "127.0.0.1:3030"
+    console_address: HostAndPort = "127.0.0.1:3080"
+    console_database: File = Path("console.db")
+    console_users_file: File | None = None
+    console_max_alerts: Annotated[int, Meta(ge=1000)] = 1_000_000
+    console_age_days: Annotated[float, Meta(ge=0.01)] = 90.0
+    console_quiet_minutes: Annotated[float, Meta(ge=0)] = 60.0
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     generator_rate: Annotated[float, Meta(ge=0.001)] = 2.0
@@ -222,6 +229,21 @@ TABLE: Sequence[Setting] = (
     Setting(
         "METRICS_ADDRESS", "metrics_address",
         "where metrics are served, `off` for nowhere; process 1 of several takes the next port, and so on",
+    ),
+    Setting(
+        "CONSOLE_ADDRESS", "console_address",
+        "where the analysts' console listens; beyond this machine only with CONSOLE_USERS_FILE",
+    ),
+    Setting("CONSOLE_DATABASE", "console_database", "the console's file of alerts, cases and labels"),
+    Setting(
+        "CONSOLE_USERS_FILE", "console_users_file",
+        "who may use the console, with hashed passwords (`python -m console.users`); without it all who can reach it",
+    ),
+    Setting("CONSOLE_MAX_ALERTS", "console_max_alerts", "the newest alerts that the console keeps"),
+    Setting("CONSOLE_AGE_DAYS", "console_age_days", "how long it keeps an alert", "d"),
+    Setting(
+        "CONSOLE_QUIET_MINUTES", "console_quiet_minutes",
+        "after a case was closed as genuine, how long this user's alerts open none", "min",
     ),
     Setting(
         "LOG_FORMAT", "log_format", "`json`: each line of the log is an object"

@@ -42,6 +42,7 @@ KAFKA_FIXTURES = frozenset(("broker", "topics", "apache_kafka", "kafka_server"))
 LONGEST = (
     "test_chaos",
     "test_killed_flow",
+    "test_console_pages",
     "test_flow_state",
     "test_train",
     "test_gate",

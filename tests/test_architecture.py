@@ -19,15 +19,18 @@ LEVELS = [
     ("steps", "generate", "start_report", "explain", "dead_letters"),
     ("demo", "detect"),
     ("training",),
+    ("console",),
 ]
-"""Parts of `dataflow`, and `training`: each may import those of its level and of those before."""
+"""Parts of `dataflow`, `training` and `console`: each may import those of its level and of those before."""
+FOR_THE_CONSOLE = {"errors", "settings", "events", "process", "connectors"}
+"""The parts of `dataflow` that the console may import: it reads what the flow writes, and knows nothing of how."""
 LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}
 
 
 def modules() -> dict[str, Path]:
     """All modules by name."""
     found = {}
-    for path in [*(ROOT / "dataflow").rglob("*.py"), *(ROOT / "training").rglob("*.py")]:
+    for path in [path for top in ("dataflow", "training", "console") for path in (ROOT / top).rglob("*.py")]:
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         found[name.removesuffix(".__init__")] = path
     return found
@@ -62,6 +65,17 @@ def test_no_module_imports_what_lies_above_its_part(module: str) -> None:
         return
     above = {name for name in imported(MODULES[module]) if LEVEL[part(name)] > LEVEL[part(module)]}
     assert not above
+
+
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if part(name) == "console"))
+def test_the_console_imports_little_of_the_flow(module: str) -> None:
+    parts = {part(name) for name in imported(MODULES[module])}
+    assert parts <= {"console", *FOR_THE_CONSOLE}
+
+
+def test_the_flow_and_training_do_not_import_the_console() -> None:
+    importing = {name for name, path in MODULES.items() if "console" in {part(each) for each in imported(path)}}
+    assert {part(name) for name in importing} == {"console"}
 
 
 def test_no_imports_go_in_a_circle() -> None:

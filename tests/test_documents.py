@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("reports/*.md")]
 )
-OURS = ("dataflow", "training", "tests", "benchmarks", "docs", "observability", "reports")
+OURS = ("dataflow", "training", "console", "tests", "benchmarks", "docs", "observability", "reports")
 TARGETS = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
 SOURCES = "".join(path.read_text() for path in ROOT.glob("dataflow/**/*.py"))
 

@@ -222,6 +222,7 @@ def test_make_runs_program_shows_decisions_and_a_summary_that_adds_up(model_file
         r"Profiles of 2,000 people filled with 0.5 days of their life: [23],\d\d\d transactions", result.stdout
     )
     assert "REVIEW" in result.stdout
+    assert re.search(r"Alerts to work on: http://127\.0\.0\.1:\d+/\n", result.stdout)
     frauds, caught, missed = (int(rows[name].split(",")[0]) for name in ("frauds", "caught", "missed"))
     assert frauds == caught + missed > 0
     assert caught + int(rows["false alarms"]) == int(rows["to fraud_alerts"])

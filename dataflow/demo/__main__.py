@@ -1,4 +1,4 @@
-"""The whole of Redflag on one machine, to look at: broker, generator and detector, with alerts as they come.
+"""The whole of Redflag on one machine, to look at: broker, generator, detector and console, with alerts as they come.
 
 `KAFKA_BROKERS`, where it is set, is used instead of the embedded broker.
 """
@@ -44,6 +44,7 @@ RATE = 50.0  # transactions a second unless GENERATOR_RATE is set: enough that a
 PEOPLE = 2_000  # unless GENERATOR_PEOPLE is set: their two weeks are decided in seconds, and fill every profile
 LABEL_DELAY = 10.0  # seconds unless GENERATOR_LABEL_DELAY is set
 PAST_LABEL_DELAY = 7 * DAY  # of the warm-up, in event time: what models are trained with unless told otherwise
+CONSOLE_AT = "the console is at "  # how the line begins in which the console says where
 SHOWN_EVERY = 5.0  # seconds between two lines of progress where there is no terminal
 
 
@@ -147,6 +148,7 @@ def run(settings: Settings, duration: float | None, console: Console, environ: M
                 settings = msgspec.structs.replace(settings, brokers=brokers, kafka_config=config)
             tally = Tally(settings)
             _start_detector(stack, settings, own_kafka, scratch)
+            _start_console(stack, settings, own_kafka, scratch)
             where = settings.brokers if own_kafka else f"the embedded broker at {settings.brokers}"
             console.print(f"Kafka: {where}. Ctrl-C ends it.", markup=False, highlight=False)
             if served := stack.find("detector", METRICS_ON):
@@ -154,6 +156,8 @@ def run(settings: Settings, duration: float | None, console: Console, environ: M
             past = past_of(settings)
             if past is not None:
                 _warm_up(past, stack, tally, settings, console, lambda: stop.asked)
+            served = stack.wait_for("console", CONSOLE_AT)
+            console.print(f"Alerts to work on: {served.partition(CONSOLE_AT)[2]}", markup=False, highlight=False)
             tally.go_live()
             start_seconds = time.monotonic() - began
             if not stop.asked:
@@ -192,6 +196,16 @@ def _start_detector(stack: ChildProcesses, settings: Settings, own_kafka: bool, 
         environ["METRICS_ADDRESS"] = "127.0.0.1:0"  # one that a `make detect` beside us cannot have; it says which
     stack.start("detector", "dataflow.detect", **environ)
     stack.wait_for("detector", f"{kafka_source.READY} {settings.transactions_topic}[")
+
+
+def _start_console(stack: ChildProcesses, settings: Settings, own_kafka: bool, scratch: str) -> None:
+    """Starts the analysts' console, which is ready by the time that the profiles are filled."""
+    environ = _common(settings, own_kafka) | {"LOG_LEVEL": "info"}
+    if "CONSOLE_ADDRESS" not in settings.given:
+        environ["CONSOLE_ADDRESS"] = "127.0.0.1:0"  # one that a `make console` beside us cannot have; it says which
+    if "CONSOLE_DATABASE" not in settings.given:
+        environ["CONSOLE_DATABASE"] = f"{scratch}/console.db"
+    stack.start("console", "console", **environ)
 
 
 def _start_generator(stack: ChildProcesses, settings: Settings, own_kafka: bool) -> None:

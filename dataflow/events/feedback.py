@@ -42,10 +42,16 @@ _encode = msgspec.json.Encoder().encode
 
 
 def feedback_to_json(
-    transaction_id: str, user: str, merchant: str, timestamp: str, fraud: bool, labelled_at: str
+    transaction_id: str,
+    user: str,
+    merchant: str,
+    timestamp: str,
+    fraud: bool,
+    labelled_at: str,
+    analyst: str | None = None,
 ) -> bytes:
     """A label as a message of the feedback topic; both times in ISO 8601, `timestamp` that of the transaction."""
-    return _encode(_Wire(transaction_id, user, merchant, timestamp, fraud, labelled_at))
+    return _encode(_Wire(transaction_id, user, merchant, timestamp, fraud, labelled_at, analyst))
 
 
 def parse_feedback(

@@ -1,0 +1,78 @@
+"""The command that runs the console: python -m console."""
+
+import contextlib
+import logging
+import sqlite3
+import threading
+from collections.abc import Iterator
+from typing import Final
+
+from console.cases import Rules
+from console.feedback_sender import FeedbackSender
+from console.pages.frame import Desk
+from console.reader import Reader
+from console.recent_payments import RecentPayments
+from console.server import application, listen, serve, shown_address
+from console.store import Limits, Store
+from console.users import Users
+from dataflow.process import lifecycle
+from dataflow.settings import Settings
+
+SERVED: Final = "the console is at"
+"""How the line begins that says where; `make run` reads it."""
+FORGET_SECONDS: Final = 5.0
+
+_log = logging.getLogger("redflag.console")
+
+
+def main() -> None:
+    """Runs the console until SIGTERM or Ctrl-C; exits with 2 on a user's mistake."""
+    lifecycle.report_mistakes()
+    settings = Settings.load()
+    lifecycle.warn_of_unknown(settings)
+    users = Users.load(settings.console_users_file) if settings.console_users_file is not None else None
+    taken = listen(settings.console_address, users)
+    with contextlib.ExitStack() as closing:
+        store = Store(
+            settings.console_database,
+            Limits(settings.console_max_alerts, settings.console_age_days),
+            Rules(settings.console_quiet_minutes * 60),
+        )
+        closing.callback(store.close)
+        reader = Reader(settings, store)
+        closing.callback(reader.close)
+        payments = RecentPayments(settings, store)
+        closing.callback(payments.close)
+        sender = FeedbackSender(settings, store, reader)
+        closing.callback(sender.close)
+        for each in (reader, payments, sender):
+            each.start()
+        closing.enter_context(_forgetting(store))
+        _log.info("%s %s", SERVED, shown_address(taken))
+        serve(application(Desk(store, payments, users.analysts() if users is not None else None), users), taken)
+
+
+@contextlib.contextmanager
+def _forgetting(store: Store) -> Iterator[None]:
+    """Deletes what is beyond the limits, on a thread of its own, a piece at a time."""
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.wait(FORGET_SECONDS):
+            try:
+                while not stop.is_set() and store.forget():
+                    pass
+            except sqlite3.Error as error:
+                _log.warning("old alerts are not forgotten for now: %s", error)
+
+    thread = threading.Thread(target=run, name="console-forgetting", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Cases: the alerts of one user that are worked together, and who works them.
+
+Each action on a case is a compare-and-set: it is done only if the case still is as whoever asked believes. Of two
+analysts who take the same case at once, one gets it and the other hears who has it.
+"""
+
+import sqlite3
+from typing import Final, Literal
+
+import msgspec
+
+from console.audit import note_down
+from console.records import Alert
+from dataflow.events.decision import Action
+
+Outcome = Literal["fraud", "genuine", "unsure"]
+Pivot = Literal["user", "device", "merchant", "ip"]
+"""What alerts can be grouped and suppressed by."""
+PIVOTS: Final[tuple[Pivot, ...]] = ("user", "device", "merchant", "ip")
+
+_STRICTNESS: Final[dict[Action, int]] = {"approve": 0, "review": 1, "block": 2}
+
+
+class ConflictError(Exception):
+    """The case is no longer as whoever acts on it believes; the text says how it is, in a sentence."""
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """When an alert opens no case of its own."""
+
+    quiet_seconds: float = 3600.0  # after a case was closed as genuine
+
+
+def case_of(connection: sqlite3.Connection, alert: Alert, number: int, now: float, rules: Rules) -> tuple[int, bool]:
+    """The case that a new alert belongs to, made or changed accordingly; and whether the alert is suppressed.
+
+    An alert joins its user's live case. Without one it opens one, unless it is suppressed: then it joins the user's
+    last case, and that stays closed; if there is none, it makes one that is not shown in the queue.
+    """
+    decision = alert.decision
+    last = connection.execute(
+        "SELECT * FROM cases WHERE user = ? ORDER BY number DESC LIMIT 1", [decision.user]
+    ).fetchone()
+    suppressed = decision.suppressed or is_suppressed(connection, alert, now) or _is_quiet(last, now, rules)
+    if last is not None and (last["live"] or suppressed):
+        tops = decision.score > last["score"]
+        stricter = _STRICTNESS[decision.action] > _STRICTNESS[last["action"]]
+        connection.execute(
+            "UPDATE cases SET last = ?, last_alert = ?, top_alert = ?, score = ?, action = ?, amount = amount + ?, "
+            "alerts = alerts + 1, suppressed = suppressed + ? WHERE number = ?",
+            [
+                now,
+                number,
+                number if tops else last["top_alert"],
+                max(decision.score, last["score"]),
+                decision.action if stricter else last["action"],
+                decision.amount,
+                suppressed,
+                last["number"],
+            ],
+        )
+        return int(last["number"]), suppressed
+    made = connection.execute(
+        "INSERT INTO cases (user, state, live, opened, last, last_alert, top_alert, score, action, amount, alerts, "
+        "suppressed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?)",
+        [
+            decision.user, "suppressed" if suppressed else "open", not suppressed, now, now, number, number,
+            decision.score, decision.action, decision.amount, suppressed,
+        ],
+    )  # fmt: skip
+    assert made.lastrowid is not None  # noqa: S101 - of an INSERT
+    return made.lastrowid, suppressed
+
+
+def _is_quiet(last: sqlite3.Row | None, now: float, rules: Rules) -> bool:
+    return (
+        last is not None
+        and last["state"] == "closed"
+        and last["outcome"] == "genuine"
+        and now < last["closed"] + rules.quiet_seconds
+    )
+
+
+def is_suppressed(connection: sqlite3.Connection, alert: Alert, now: float) -> bool:
+    """Whether an analyst has suppressed this user, device, merchant or address for now."""
+    decision = alert.decision
+    return (
+        connection.execute(
+            "SELECT 1 FROM suppressions WHERE until > ? AND (kind, name) IN "
+            "(VALUES ('user', ?), ('device', ?), ('merchant', ?), ('ip', ?))",
+            [now, decision.user, decision.device, decision.merchant, decision.ip or ""],
+        ).fetchone()
+        is not None
+    )
+
+
+def suppress(
+    connection: sqlite3.Connection, kind: Pivot, name: str, until: float, analyst: str, now: float, case: int
+) -> None:
+    """From now on until a time, s since 1970, alerts of this user, device, merchant or address open no case."""
+    connection.execute("INSERT OR REPLACE INTO suppressions VALUES (?, ?, ?, ?)", [kind, name, until, analyst])
+    note_down(connection, now, analyst, "suppressed", case, None, f"{kind} {name} for {(until - now) / 3600:g} h")
+
+
+def take(connection: sqlite3.Connection, case: int, analyst: str, now: float) -> None:
+    """Gives a case that nobody has to an analyst.
+
+    Raises:
+        ConflictError: somebody has it, or it is closed.
+    """
+    changed = connection.execute(
+        "UPDATE cases SET state = 'taken', analyst = ? WHERE number = ? AND state IN ('open', 'suppressed')",
+        [analyst, case],
+    )
+    if changed.rowcount != 1:
+        raise ConflictError(_how_it_is(connection, case))
+    connection.execute("UPDATE cases SET live = 1 WHERE number = ?", [case])
+    note_down(connection, now, analyst, "took", case)
+
+
+def hand_over(connection: sqlite3.Connection, case: int, analyst: str, to: str, now: float) -> None:
+    """Gives an analyst's case to another; to "" it is given back to the queue.
+
+    Raises:
+        ConflictError: the analyst does not have it.
+    """
+    changed = connection.execute(
+        "UPDATE cases SET state = ?, analyst = ? WHERE number = ? AND state = 'taken' AND analyst = ?",
+        ["taken" if to else "open", to or None, case, analyst],
+    )
+    if changed.rowcount != 1:
+        raise ConflictError(_how_it_is(connection, case))
+    note_down(connection, now, analyst, "handed over" if to else "gave back", case, None, to)
+
+
+def close(connection: sqlite3.Connection, case: int, analyst: str, now: float) -> Outcome:
+    """Closes an analyst's case; its outcome is fraud if an alert in it was, else genuine if one was, else unsure.
+
+    Raises:
+        ConflictError: the analyst does not have it.
+    """
+    labels = {row[0] for row in connection.execute("SELECT DISTINCT label FROM alerts WHERE case_number = ?", [case])}
+    outcome: Outcome = "fraud" if "fraud" in labels else "genuine" if "genuine" in labels else "unsure"
+    changed = connection.execute(
+        "UPDATE cases SET state = 'closed', live = 0, closed = ?, outcome = ? "
+        "WHERE number = ? AND state = 'taken' AND analyst = ?",
+        [now, outcome, case, analyst],
+    )
+    if changed.rowcount != 1:
+        raise ConflictError(_how_it_is(connection, case))
+    note_down(connection, now, analyst, "closed", case, None, outcome)
+    return outcome
+
+
+def must_be_workable_by(connection: sqlite3.Connection, case: int, analyst: str, now: float) -> None:
+    """Sees to it that an analyst may work on a case: one that nobody has becomes theirs.
+
+    Raises:
+        ConflictError: another analyst has it, or it is another's closed case.
+    """
+    row = connection.execute("SELECT * FROM cases WHERE number = ?", [case]).fetchone()
+    if row is not None and row["analyst"] == analyst:
+        return
+    take(connection, case, analyst, now)
+
+
+def _how_it_is(connection: sqlite3.Connection, case: int) -> str:
+    row = connection.execute("SELECT * FROM cases WHERE number = ?", [case]).fetchone()
+    if row is None:
+        return f"Case {case} is no longer kept."
+    if row["state"] == "closed":
+        return f"{row['analyst']} has closed case {case}."
+    if row["state"] == "taken":
+        return f"{row['analyst']} has case {case}."
+    return f"Nobody has case {case}: take it first."

@@ -1,0 +1,139 @@
+"""Labels: what analysts found out, and the messages that tell it.
+
+A label, its audit entry and its message for the feedback topic are written together. The message waits in the table
+`outbox` until it was read back from the topic (see `feedback_sender`).
+"""
+
+import sqlite3
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Final
+
+from console.audit import note_down
+from console.cases import Outcome, must_be_workable_by
+from console.figures import count_label
+from dataflow.events.feedback import Feedback, feedback_to_json
+
+TOPIC: Final = "feedback topic"
+"""In place of an analyst's name, of a label that came over the topic."""
+EARLY_LABELS: Final = 100_000
+"""Kept at most of transactions of which no alert has come."""
+_STEP: Final = 0.001
+"""Seconds by which a label is later than the one that it corrects, whatever the clock says."""
+
+
+def label(
+    connection: sqlite3.Connection, alerts: Iterable[int], found: Outcome, analyst: str, note: str, now: float
+) -> int:
+    """Labels alerts, and returns how many got another label by that.
+
+    Fraud and genuine go to the feedback topic; unsure is only kept here. An alert that has the label already is left
+    as it is, so that what is clicked twice is told once; a note is kept all the same.
+
+    Raises:
+        ConflictError: another analyst has the case.
+    """
+    labelled = 0
+    for number in alerts:
+        alert = connection.execute("SELECT * FROM alerts WHERE number = ?", [number]).fetchone()
+        if alert is None:
+            continue
+        case = int(alert["case_number"])
+        must_be_workable_by(connection, case, analyst, now)
+        if alert["label"] == found:
+            if note:
+                note_down(connection, now, analyst, "noted", case, number, note)
+            continue
+        # Never before the transaction, which would make it a dead letter, nor before what it corrects.
+        at = max(now, alert["at"] + _STEP, (alert["labelled_at"] or 0.0) + _STEP)
+        _set(connection, alert["transaction_id"], alert["user"], found, at, analyst)
+        note_down(connection, now, analyst, found, case, number, note)
+        if found != "unsure":
+            connection.execute(
+                "INSERT INTO outbox (key, value, written) VALUES (?, ?, ?)",
+                [alert["user"].encode(), _message(alert, found, at, analyst), now],
+            )
+        labelled += 1
+    return labelled
+
+
+def _message(alert: sqlite3.Row, found: Outcome, at: float, analyst: str) -> bytes:
+    def iso(moment: float) -> str:
+        return datetime.fromtimestamp(moment, UTC).isoformat()
+
+    return feedback_to_json(
+        alert["transaction_id"], alert["user"], alert["merchant"], iso(alert["at"]), found == "fraud", iso(at), analyst
+    )
+
+
+def _set(connection: sqlite3.Connection, transaction_id: str, user: str, found: str, at: float, analyst: str) -> bool:
+    """Gives all alerts of a transaction a label, unless they have a later one; returns whether there are any."""
+    alerts = connection.execute(
+        "SELECT number, arrived, rules, amount, label, labelled_at FROM alerts WHERE transaction_id = ? AND user = ?",
+        [transaction_id, user],
+    ).fetchall()
+    for alert in alerts:
+        if alert["labelled_at"] is not None and alert["labelled_at"] >= at:
+            continue
+        if alert["label"] != found:
+            count_label(connection, alert["arrived"], alert["rules"], alert["label"], -1, alert["amount"])
+            count_label(connection, alert["arrived"], alert["rules"], found, 1, alert["amount"])
+        connection.execute(
+            "UPDATE alerts SET label = ?, labelled_at = ?, labelled_by = ? WHERE number = ?",
+            [found, at, analyst, alert["number"]],
+        )
+    return bool(alerts)
+
+
+def hear(connection: sqlite3.Connection, feedback: Feedback) -> bool:
+    """Takes in a label from the topic; what no alert has come for waits. Returns whether an alert's label changed."""
+    found = "fraud" if feedback.fraud else "genuine"
+    if _set(connection, feedback.transaction_id, feedback.user, found, feedback.labelled_at, TOPIC):
+        return True
+    connection.execute(
+        "INSERT INTO early_labels (transaction_id, user, label, labelled_at) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT (transaction_id) DO UPDATE SET label = excluded.label, labelled_at = excluded.labelled_at "
+        "WHERE excluded.labelled_at > labelled_at",
+        [feedback.transaction_id, feedback.user, found, feedback.labelled_at],
+    )
+    return False
+
+
+def apply_early(connection: sqlite3.Connection, transaction_id: str, user: str) -> None:
+    """Gives a new alert the label that came before it."""
+    early = connection.execute(
+        "SELECT * FROM early_labels WHERE transaction_id = ? AND user = ?", [transaction_id, user]
+    ).fetchone()
+    if early is not None:
+        _set(connection, transaction_id, user, early["label"], early["labelled_at"], TOPIC)
+        connection.execute("DELETE FROM early_labels WHERE number = ?", [early["number"]])
+    else:  # another alert of the same transaction may have one
+        known = connection.execute(
+            "SELECT label, labelled_at, labelled_by FROM alerts WHERE transaction_id = ? AND user = ? "
+            "AND label IS NOT NULL LIMIT 1",
+            [transaction_id, user],
+        ).fetchone()
+        if known is not None:
+            _set(connection, transaction_id, user, known["label"], known["labelled_at"], known["labelled_by"])
+
+
+def forget_early(connection: sqlite3.Connection) -> None:
+    """Drops the oldest early labels beyond `EARLY_LABELS`."""
+    connection.execute(
+        "DELETE FROM early_labels WHERE number <= (SELECT max(number) FROM early_labels) - ?", [EARLY_LABELS]
+    )
+
+
+def confirm(connection: sqlite3.Connection, numbers: Iterable[int], now: float) -> None:
+    """Marks messages of the outbox that were read back from the topic."""
+    connection.executemany(
+        "UPDATE outbox SET confirmed = ? WHERE number = ? AND confirmed IS NULL", [(now, each) for each in numbers]
+    )
+
+
+def unconfirmed(connection: sqlite3.Connection, after: int, most: int) -> list[sqlite3.Row]:
+    """Messages of the outbox beyond a number that were not read back yet, in order."""
+    return connection.execute(
+        "SELECT number, key, value FROM outbox WHERE confirmed IS NULL AND number > ? ORDER BY number LIMIT ?",
+        [after, most],
+    ).fetchall()

@@ -1,0 +1,254 @@
+"""A case: everything that helps to decide it, and the buttons that do."""
+
+import sqlite3
+from typing import Any, Final
+
+from nicegui import ui
+
+from console.cases import Outcome, Pivot
+from console.pages.frame import Desk, act, frame, heading, part, text
+from console.records import Decided, Payment, decode_decision, payment_of
+from console.shown_text import moment, money, record, shown, value
+
+SECONDS: Final = 0.5
+LISTED: Final = 50
+"""Alerts of a case that are listed."""
+_SHARED: Final[dict[Pivot, str]] = {"device": "device", "merchant": "merchant", "ip": "address"}
+
+
+class CasePage:
+    """One browser's view of a case."""
+
+    def __init__(self, desk: Desk, number: int):
+        self._desk = desk
+        self._number = number
+        self._chosen: int | None = None  # the alert that is shown; None: the one of the highest score
+        self._state: Any = None
+        with frame(desk, f"Case {number}") as session:
+            self._session = session
+            self._head = ui.element("div")
+            self._buttons()
+            self._body = ui.element("div").classes("parts")
+            self._look()
+        ui.timer(SECONDS, self._look)
+
+    # ------------------------------------------------------------------------------------------------------- actions
+
+    def _buttons(self) -> None:
+        with ui.element("div").classes("bar-of-tools"):
+            self._note = ui.input("Note").props("dense outlined").style("flex: 1")
+            self._all = ui.checkbox("all alerts of the case", value=True)
+            for found, color in (("fraud", "negative"), ("genuine", "positive"), ("unsure", "grey-8")):
+                ui.button(found.capitalize(), on_click=lambda f=found: self._label(f)).props(f"color={color}")
+        with ui.element("div").classes("bar-of-tools"):
+            ui.button("Take", on_click=lambda: self._act(self._desk.store.take)).props("outline")
+            self._to = ui.input("Hand over to").props("dense outlined")
+            ui.button("Hand over", on_click=self._hand_over).props("outline")
+            ui.button("Close", on_click=lambda: self._act(self._desk.store.close_case)).props("outline")
+            self._kind = ui.select({"user": "user", **dict(_SHARED)}, value="user", label="Suppress").props(
+                "dense outlined"
+            )
+            self._hours = ui.select({1: "an hour", 24: "a day", 168: "a week"}, value=1, label="for").props(
+                "dense outlined"
+            )
+            ui.button("Suppress", on_click=self._suppress).props("outline")
+
+    async def _label(self, found: Outcome) -> None:
+        store, note = self._desk.store, (self._note.value or "").strip()[:2000]
+        if self._all.value:
+            done = await act(store.label_case, self._number, found, self._session.analyst, note)
+        else:
+            done = await act(store.label, [self._alert["number"]], found, self._session.analyst, note)
+        if done:
+            self._note.set_value("")
+            self._look()
+
+    async def _act(self, change: Any, *values: Any) -> None:
+        if await act(change, self._number, self._session.analyst, *values):
+            self._look()
+
+    async def _hand_over(self) -> None:
+        to = " ".join((self._to.value or "").split())[:64]
+        if to and self._desk.analysts is not None and to not in self._desk.analysts:
+            ui.notify(f"There is no user {shown(to)}.", color="warning")
+            return
+        await self._act(self._desk.store.hand_over, to)
+
+    async def _suppress(self) -> None:
+        kind, name = self._kind.value, self._alert[self._kind.value]
+        if not name:
+            ui.notify(f"This alert has no {_SHARED[kind]}.", color="warning")
+        elif await act(
+            self._desk.store.suppress, kind, name, self._hours.value * 3600.0, self._session.analyst, self._number
+        ):
+            self._look()
+
+    # --------------------------------------------------------------------------------------------------- what is shown
+
+    def _look(self) -> None:
+        """Builds it anew where something of the case has changed."""
+        if not self._session.may("look"):
+            return
+        store = self._desk.store
+        case, alerts = store.case(self._number), store.alerts_of(self._number, LISTED)
+        if case is None or not alerts:
+            self._head.clear()
+            with self._head:
+                heading(1, f"Case {self._number} is not kept (any more)")
+            return
+        audit = store.audit_of(self._number)
+        self._alert = store.alert(self._chosen or case["top_alert"]) or alerts[0]
+        labels = [each["label"] for each in alerts]
+        state = (*case, len(audit), self._alert["number"], self._alert["label"], *labels)
+        if state == self._state:
+            return
+        self._state = state
+        self._show(case, alerts, audit)
+
+    def _show(self, case: sqlite3.Row, alerts: list[sqlite3.Row], audit: list[sqlite3.Row]) -> None:
+        alert, decision = self._alert, decode_decision(self._alert["raw"])
+        self._head.clear()
+        with self._head:
+            heading(1, f"Case {case['number']}: {case['user']}")
+            said = {
+                "open": "nobody has it", "taken": f"{case['analyst']} has it",
+                "closed": f"closed by {case['analyst']}: {case['outcome']}", "suppressed": "suppressed",
+            }[case["state"]]  # fmt: skip
+            text(f"{said}; {case['alerts']} alerts, {money(case['amount'])} in all", "soft case-state")
+        self._body.clear()
+        with self._body:
+            self._decision(alert, decision)
+            self._why(decision)
+            self._usual(decision)
+            self._payments(alerts)
+            self._alerts(alerts)
+            self._shared(alert)
+            self._audit(audit)
+            with part("Record"):
+                ui.label(record(alert["raw"])).classes("record plain")
+
+    def _decision(self, alert: sqlite3.Row, decision: Decided) -> None:
+        with part("This alert"), ui.element("div").classes("facts"):
+            label = alert["label"] and f"{alert['label']}, by {alert['labelled_by']}"
+            for name, found in (
+                ("asks for", decision.action), ("score", f"{decision.score:.3f}"),
+                ("model's own", decision.model_score is not None and f"{decision.model_score:.3f}"),
+                ("alerts from", decision.alert_threshold is not None and f"{decision.alert_threshold:.3f}"),
+                ("amount", money(decision.amount)), ("merchant", decision.merchant), ("kind", decision.txn_type),
+                ("category", decision.category), ("location", decision.location), ("device", decision.device),
+                ("address", decision.ip), ("scenario", decision.scenario), ("time (UTC)", moment(alert["at"])),
+                ("decided (UTC)", moment(alert["decided"])), ("label", label or "none"),
+                ("rules", ", ".join(decision.rules)), ("rules in shadow", ", ".join(decision.shadow_rules)),
+                ("rules' version", decision.ruleset_version), ("model's version", decision.model_version),
+                ("transaction", decision.transaction_id),
+            ):  # fmt: skip
+                if found:
+                    ui.label(name).classes("soft")
+                    text(found, str(alert["label"]) if name == "label" else "")
+
+    def _why(self, decision: Decided) -> None:
+        with part("Why, and what drove the score"):
+            for reason in decision.reason:
+                text(reason)
+            strongest = max((each.effect for each in decision.explanation), default=0.0)
+            for each in decision.explanation:
+                with ui.element("div").style("margin-top: .5rem"):
+                    factor = (
+                        ""
+                        if each.fraud_factor is None
+                        else f"; such values: {each.fraud_factor:g} times as often fraud"
+                    )
+                    text(each.text)
+                    text(f"without it the score would be {each.effect:.3f} lower{factor}", "soft")
+                    share = each.effect / strongest if strongest > 0 else 0.0
+                    with ui.element("div").classes("track").props('aria-hidden="true"'):
+                        ui.element("div").style(f"width: {max(share, 0.0):.0%}")
+
+    def _usual(self, decision: Decided) -> None:
+        compared = [each for each in decision.explanation if each.usual is not None]
+        if not compared:
+            return
+        with part("This payment beside the usual"), ui.element("div").classes("facts three"):
+            for title in ("", "this payment", "usual"):
+                ui.label(title).classes("soft")
+            for each in compared:
+                text(each.feature.replace("_", " "), "soft")
+                text(value(each.value))
+                text(value(each.usual))
+
+    def _payments(self, alerts: list[sqlite3.Row]) -> None:
+        """The user's last payments and alerts on a time line, and as a table."""
+        user = self._alert["user"]
+        past = self._desk.payments.of_user(user)
+        raised = [payment_of(decode_decision(each["raw"]), each["at"]) for each in alerts]
+        both = sorted([*past, *raised], key=lambda each: each.at)[-30:]
+
+        def points(fraudulent: bool) -> list[list[float]]:
+            return [[each.at * 1000, each.amount] for each in both if each.fraudulent is fraudulent]
+
+        def drawn(name: str, fraudulent: bool, color: str) -> dict[str, Any]:
+            return {
+                "type": "scatter", "name": name, "data": points(fraudulent), "symbolSize": 10,
+                "itemStyle": {"color": color},
+            }  # fmt: skip
+
+        with part("Their last transactions"):
+            ui.echart(
+                {
+                    "animation": False,
+                    "legend": {"top": 0},
+                    "grid": {"left": 60, "right": 15, "bottom": 30},
+                    "xAxis": {"type": "time"},
+                    "yAxis": {"type": "value"},
+                    "tooltip": {"renderMode": "richText"},
+                    "series": [drawn("others", False, "#7a8699"), drawn("alerts", True, "#d0342c")],
+                }
+            ).classes("chart").props('role="img" aria-label="amounts over time; the table below says the same"')
+            with ui.element("div").classes("scroll"), ui.element("table").classes("table"):
+                for each in reversed(both):
+                    _payment_row(each)
+
+    def _alerts(self, alerts: list[sqlite3.Row]) -> None:
+        with part("Alerts of this case"):
+            for each in alerts:
+
+                def choose(_: Any, number: int = each["number"]) -> None:
+                    self._chosen = number
+                    self._look()
+
+                marked = "> " if each["number"] == self._alert["number"] else ""
+                label = f", {each['label']}" if each["label"] else ""
+                said = f"{marked}{moment(each['at'])}  {money(each['amount'])}  score {each['score']:.3f}{label}"
+                ui.button(said, on_click=choose).props("flat dense no-caps align=left").classes("w-full")
+
+    def _shared(self, alert: sqlite3.Row) -> None:
+        with part("Other users' alerts that share something"):
+            siblings = self._desk.store.siblings(alert)
+            if not siblings:
+                ui.label("None.").classes("soft")
+            for kind, rows in siblings.items():
+                text(f"the {_SHARED[kind]} {alert[kind]}", "soft")
+                for row in rows:
+                    with ui.element("div"):
+                        ui.link(f"Case {row['case_number']}", f"/case/{row['case_number']}")
+                        label = f", {row['label']}" if row["label"] else ""
+                        text(f"{row['user']}: {money(row['amount'])}, score {row['score']:.3f}{label}")
+
+    def _audit(self, audit: list[sqlite3.Row]) -> None:
+        with part("What was done"):
+            if not audit:
+                ui.label("Nothing yet.").classes("soft")
+            for each in audit[:LISTED]:
+                detail = f": {each['detail']}" if each["detail"] else ""
+                about = f" (alert {each['alert']})" if each["alert"] is not None else ""
+                text(f"{moment(each['at'])} {each['who']}: {each['what']}{about}{detail}", "audit")
+
+
+def _payment_row(payment: Payment) -> None:
+    with ui.element("tr"):
+        for cell in (
+            moment(payment.at), money(payment.amount), payment.merchant, payment.location, payment.device,
+            "alert" if payment.fraudulent else "",
+        ):  # fmt: skip
+            with ui.element("td"):
+                text(cell, "fraud" if cell == "alert" else "")

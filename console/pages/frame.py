@@ -1,0 +1,121 @@
+"""What all pages have: who is there, the way from page to page, light and dark."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from nicegui import app, ui
+
+from console.access.guard import session_of
+from console.access.sessions import Session
+from console.cases import ConflictError
+from console.recent_payments import RecentPayments
+from console.shown_text import shown
+from console.store import Store
+
+STATIC: Final = "/console-static"
+LOOK_SECONDS: Final = 0.1
+"""Between two looks for changes, of each open page."""
+
+
+class Desk:
+    """What pages need: what is kept, and who there is."""
+
+    def __init__(self, store: Store, payments: RecentPayments, analysts: frozenset[str] | None):
+        """`analysts`: who may work cases; None where there are no passwords, and everybody names themselves."""
+        self.store = store
+        self.payments = payments
+        self.analysts = analysts
+
+
+def serve_static() -> None:
+    """Serves the style sheet and the script of our own."""
+    app.add_static_files(STATIC, Path(__file__).parent / "static")
+
+
+def session_here() -> Session:
+    """The session of the page that is being built, or that was clicked on."""
+    request = ui.context.client.request
+    found = session_of(request.scope) if request is not None else None
+    if found is None:  # the guard lets nobody through without one
+        msg = "a page without a session"
+        raise RuntimeError(msg)
+    return found
+
+
+def may(role: str) -> bool:
+    """Whether whoever clicked has a role; else it tells them."""
+    session = session_here()
+    if session.may(role):
+        return True
+    ui.notify(
+        "Your session is over: log in again." if not session.roles else f"You lack the role {role!r}.", color="negative"
+    )
+    return False
+
+
+async def act(change: Callable[..., Any], *values: Any) -> bool:
+    """Does what an analyst asked for, away from the pages' thread; tells them where somebody else was first."""
+    if not may("label"):
+        return False
+    try:
+        await asyncio.to_thread(change, *values)
+    except ConflictError as error:
+        ui.notify(shown(error), color="warning")
+        return False
+    return True
+
+
+@contextmanager
+def frame(desk: Desk, title: str) -> Iterator[Session]:
+    """A page's head; its body is built within."""
+    session = session_here()
+    ui.page_title(f"{title} - Redflag")
+    ui.add_head_html(
+        f'<link rel="stylesheet" href="{STATIC}/style.css"><script defer src="{STATIC}/keyboard.js"></script>'
+    )
+    ui.colors(primary="#1d4f91", negative="#b3261e", positive="#1b6e3a")  # white on them has a contrast above 4.5
+    dark = ui.dark_mode(session.dark)
+
+    def turn() -> None:
+        session.dark = dark.value = not dark.value
+
+    with ui.header().classes("items-center"):
+        with ui.element("nav").props('aria-label="pages"'):
+            ui.link("Queue", "/")
+            ui.link("Overview", "/overview")
+        ui.space()
+        if desk.analysts is not None:
+            ui.label(shown(session.analyst))
+            with ui.element("form").props('method="post" action="/logout"'):
+                ui.button("Log out").props("flat dense color=white type=submit")
+        else:
+
+            def rename(event: Any) -> None:
+                session.analyst = " ".join(str(event.value or "").split())[:64] or session.analyst
+
+            ui.input("You are", value=session.analyst, on_change=rename).props("dense dark").classes("analyst")
+        ui.button("Light or dark", on_click=turn).props("flat dense color=white")
+    with ui.element("main").style("display: grid; gap: .75rem; min-width: 0; width: 100%"):
+        yield session
+
+
+def text(value: object, classes: str = "") -> ui.label:
+    """A text of a transaction: only ever text."""
+    return ui.label(shown(value)).classes(f"plain {classes}")
+
+
+@contextmanager
+def part(title: str) -> Iterator[None]:
+    """A titled part of a page."""
+    with ui.element("section").classes("part"):
+        heading(2, title)
+        yield
+
+
+def heading(level: int, title: str) -> None:
+    """A heading."""
+    with ui.element(f"h{level}"):
+        text(title)

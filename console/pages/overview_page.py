@@ -1,0 +1,165 @@
+"""The overview: how much comes, which rules raise it, and how right they are, by the labels so far."""
+
+import asyncio
+import sqlite3
+import time
+from typing import Any, Final
+
+from nicegui import ui
+
+from console import figures
+from console.figures import SCORE_BINS, Precision
+from console.pages.frame import Desk, frame, part, text
+from console.shown_text import money, shown
+
+SECONDS: Final = 1.0
+SHOWN_MINUTES: Final = 60
+RULES: Final = 8
+"""With lines of their own in the chart: those with most alerts."""
+PACE_SECONDS: Final = 10.0
+"""Over which alerts and transactions a second are counted."""
+
+
+class Pace:
+    """How many come a second, from counts that only grow."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[float, int]] = []
+
+    def of(self, count: int) -> float:
+        """The pace over the last seconds, now that so many have come."""
+        now = time.monotonic()
+        self._seen = [each for each in self._seen if each[0] > now - PACE_SECONDS] + [(now, count)]
+        (begin, first), (end, last) = self._seen[0], self._seen[-1]
+        return (last - first) / (end - begin) if end > begin else 0.0
+
+
+class Overview:
+    """One browser's overview."""
+
+    def __init__(self, desk: Desk):
+        self._desk = desk
+        self._alerts, self._transactions = Pace(), Pace()
+        self._big: dict[str, ui.label] = {}
+        with frame(desk, "Overview") as session:
+            self._session = session
+            with ui.element("div").classes("tiles").props('aria-live="off"'):
+                for name in (
+                    "transactions/s", "alerts/s", "alerts", "labelled", "precision", "fraud found", "false alarms",
+                    "feedback waiting",
+                ):  # fmt: skip
+                    with ui.element("div").classes("tile"):
+                        self._big[name] = ui.label("").classes("big")
+                        ui.label(name).classes("soft")
+            with ui.element("div").classes("parts"):
+                with part(f"Alerts a minute by rule, the last {SHOWN_MINUTES} minutes"):
+                    self._by_rule = _chart(_lines())
+                with part("Alerts by score"):
+                    self._scores = _chart(_bars())
+                with part("Precision by rule, of the labels so far"), ui.element("div").classes("scroll"):
+                    self._table = ui.element("table").classes("table")
+        ui.timer(SECONDS, self._look, immediate=True)
+
+    async def _look(self) -> None:
+        if not self._session.may("look"):
+            return
+        totals, precisions, minutes, waiting = await asyncio.to_thread(_read, self._desk)
+        everything = precisions[0]
+        transactions = totals.get("transactions", {}).get("", (0, 0.0))[0] + everything.alerts
+        shown_now = {
+            "transactions/s": f"{self._transactions.of(transactions):,.1f}",
+            "alerts/s": f"{self._alerts.of(everything.alerts):,.1f}",
+            "alerts": f"{everything.alerts:,}",
+            "labelled": f"{everything.fraud + everything.genuine:,}",
+            "precision": _share(everything),
+            "fraud found": money(everything.fraud_money),
+            "false alarms": money(everything.genuine_money),
+            "feedback waiting": f"{waiting:,}",
+        }
+        for name, value in shown_now.items():
+            self._big[name].set_text(value)
+        _show_rules(self._by_rule, minutes, self._desk.store.clock(), precisions)
+        bins = totals.get("score", {})
+        heights = [bins.get(f"{number:02}", (0, 0.0))[0] for number in range(SCORE_BINS)]
+        _update(self._scores, self._scores.options["series"][0], heights)
+        self._show_table(precisions)
+
+    def _show_table(self, precisions: list[Precision]) -> None:
+        rows = [
+            ("all" if not each.rule else each.rule, f"{each.alerts:,}", f"{each.fraud:,}", f"{each.genuine:,}",
+             _share(each), money(each.fraud_money), money(each.genuine_money))
+            for each in precisions
+        ]  # fmt: skip
+        if rows == getattr(self, "_rows", None):
+            return
+        self._rows = rows
+        self._table.clear()
+        with self._table:
+            for number, row in enumerate(
+                [("rule", "alerts", "fraud", "genuine", "precision", "money found", "false"), *rows]
+            ):
+                with ui.element("tr"):
+                    for place, cell in enumerate(row):
+                        with ui.element("td" if number else "th").classes("number" if place else ""):
+                            text(cell)
+
+
+def _read(
+    desk: Desk,
+) -> tuple[dict[str, dict[str, tuple[int, float]]], list[Precision], dict[str, dict[int, int]], int]:
+    connection: sqlite3.Connection = desk.store.database.read()
+    since = desk.store.clock() - SHOWN_MINUTES * 60
+    (waiting,) = connection.execute("SELECT count(*) FROM outbox WHERE confirmed IS NULL").fetchone()
+    return (
+        figures.totals(connection), figures.precisions(connection), figures.by_minute(connection, since, "rule"),
+        waiting,
+    )  # fmt: skip
+
+
+def _share(of: Precision) -> str:
+    return "no label" if of.share is None else f"{of.share:.1%}"
+
+
+def _chart(options: dict[str, Any]) -> ui.echart:
+    # Texts in a tooltip are drawn, never markup.
+    return ui.echart({**options, "animation": False, "tooltip": {"trigger": "axis", "renderMode": "richText"}}).classes(
+        "chart"
+    )
+
+
+def _lines() -> dict[str, Any]:
+    return {
+        "legend": {"type": "scroll", "top": 0}, "grid": {"left": 40, "right": 10, "bottom": 30},
+        "xAxis": {"type": "time"}, "yAxis": {"type": "value", "minInterval": 1}, "series": [],
+    }  # fmt: skip
+
+
+def _bars() -> dict[str, Any]:
+    edges = [f"{number / SCORE_BINS:.2f}" for number in range(SCORE_BINS)]
+    return {
+        "grid": {"left": 50, "right": 10, "bottom": 30},
+        "xAxis": {"type": "category", "data": edges}, "yAxis": {"type": "value", "minInterval": 1},
+        "series": [{"type": "bar", "name": "alerts", "data": [0] * SCORE_BINS}],
+    }  # fmt: skip
+
+
+def _show_rules(chart: ui.echart, minutes: dict[str, dict[int, int]], now: float, precisions: list[Precision]) -> None:
+    last = int(now // 60)
+    shown_minutes = range(last - SHOWN_MINUTES + 1, last + 1)
+    chosen = [each.rule for each in precisions[1:] if each.rule in minutes][:RULES]
+    series = [
+        {
+            "type": "line", "name": shown(rule), "showSymbol": False,
+            "data": [[minute * 60_000, minutes[rule].get(minute, 0)] for minute in shown_minutes],
+        }
+        for rule in chosen
+    ]  # fmt: skip
+    if chart.options["series"] != series:
+        chart.options["series"] = series
+        chart.update()
+
+
+def _update(chart: ui.echart, series: dict[str, Any], data: list[int]) -> None:
+    if series["data"] != data:
+        series["data"] = data
+        chart.update()

@@ -1,0 +1,187 @@
+"""Reads alerts and feedback from Kafka into the store, each record once, whenever the process was killed.
+
+Records and the offsets that they come from are stored together; the broker keeps no offsets of ours.
+"""
+
+import contextlib
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from console.feedback_messages import own_number
+from console.records import parse_alert
+from console.store import Batch, Place, Store
+from dataflow.connectors import kafka_clients
+from dataflow.errors import UserError
+from dataflow.events.feedback import Feedback, parse_feedback
+from dataflow.process import lifecycle
+from dataflow.settings import Settings
+
+AT_ONCE: Final = 500
+"""Records that one transaction of the database takes in: others wait no longer than that takes (0.1 s)."""
+POLL_SECONDS: Final = 0.1
+CONSUMER: Final = {
+    "enable.partition.eof": True,
+    # What is fetched ahead is in memory: librdkafka's own 64 MiB a partition is what the console may have in all.
+    "queued.max.messages.kbytes": 4096,
+}
+
+_log = logging.getLogger("redflag.console")
+
+
+class Reader:
+    """Reads both topics on a thread of its own."""
+
+    def __init__(self, settings: Settings, store: Store):
+        """Looks where to go on.
+
+        Raises:
+            UserError: a topic is missing, or no broker answers.
+        """
+        self._settings = settings
+        self._store = store
+        self._id = store.database.id
+        self._topics = (settings.alerts_topic, settings.feedback_topic)
+        self._identities: dict[str, str] = {}
+        self._at_end: dict[Place, int] = {}  # up to where all is stored
+        self._progress = threading.Condition()
+        self._stop = threading.Event()
+        self._consumer = kafka_clients.make_consumer(settings, CONSUMER)
+        self._consumer.assign(self._starts())
+        self._thread = threading.Thread(target=self._run, name="console-reader", daemon=True)
+
+    def start(self) -> None:
+        """Begins to read."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends reading, once what was read is stored."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._consumer.close()
+
+    def wait_until_stored(self, ends: dict[Place, int], seconds: float) -> bool:
+        """Waits until all below these offsets is stored; returns whether that is so."""
+        with self._progress:
+            return self._progress.wait_for(
+                lambda: self._stop.is_set() or all(self._at_end.get(p, 0) >= end for p, end in ends.items()), seconds
+            )
+
+    def _starts(self) -> list[TopicPartition]:
+        stored = self._store.offsets()
+        for topic in self._topics:
+            kafka_clients.count_partitions(self._settings, topic)
+        identities = kafka_clients.identify_topics(self._settings, self._topics)
+        starts = []
+        for topic in self._topics:
+            where = {}
+            for partition in range(kafka_clients.count_partitions(self._settings, topic)):
+                where[partition] = kafka_clients.watermarks(
+                    self._consumer, topic, partition, self._settings.delivery_timeout_seconds
+                )
+            found = identities[topic]
+            self._identities[topic] = self._identity(topic, found.topic_id, found.cluster_id, stored, where)
+            for partition, (low, high) in where.items():
+                identity, after = stored.get((topic, partition), ("", 0))
+                if identity != self._identities[topic]:
+                    after = low
+                elif after < low:
+                    _log.warning("%s[%d]: offsets %d to %d are no longer there", topic, partition, after, low - 1)
+                    after = low
+                starts.append(TopicPartition(topic, partition, after))
+                if after >= high:
+                    self._at_end[topic, partition] = high
+        return starts
+
+    @staticmethod
+    def _identity(
+        topic: str,
+        topic_id: str,
+        cluster_id: str,
+        stored: dict[Place, tuple[str, int]],
+        where: dict[int, tuple[int, int]],
+    ) -> str:
+        """What tells this topic from another of its name, so that its offsets are taken for its own.
+
+        Where the broker has no topic ids, one that ends before where we were was made anew.
+        """
+        if topic_id:
+            return topic_id
+        known = {partition: stored[topic, partition] for partition in where if (topic, partition) in stored}
+        same = all(identity.startswith(cluster_id) for identity, _ in known.values())
+        if known and same and all(after <= where[partition][1] for partition, (_, after) in known.items()):
+            return next(iter(known.values()))[0]
+        return f"{cluster_id}/{os.urandom(4).hex()}"
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                first = self._consumer.poll(POLL_SECONDS)
+                if first is not None:
+                    self._take_in([first, *self._consumer.consume(AT_ONCE - 1, 0)])
+        except sqlite3.Error as error:
+            if not self._stop.is_set():
+                lifecycle.fail(UserError(f"CONSOLE_DATABASE={self._store.database.path} cannot be written ({error})"))
+        except (KafkaException, UserError) as error:
+            lifecycle.fail(UserError(f"the console cannot read on: {error}"))
+
+    def _take_in(self, messages: Sequence[Message]) -> None:
+        alerts, feedback, confirmed = [], [], []
+        after: dict[Place, tuple[str, int]] = {}
+        ends: dict[Place, int] = {}
+        for message in messages:
+            place = (message.topic() or "", message.partition() or 0)
+            error = message.error()
+            offset = message.offset() or 0
+            if error is not None:
+                if error.code() == KafkaError._PARTITION_EOF:
+                    ends[place] = offset
+                elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+                    msg = f"{place[0]}[{place[1]}] has lost or changed its records ({error.str()}): start it anew"
+                    raise UserError(msg)
+                continue  # the client tries again by itself
+            after[place] = (self._identities[place[0]], offset + 1)
+            at = max(message.timestamp()[1], 0)
+            if place[0] == self._settings.alerts_topic:
+                alert = parse_alert(message.value(), self._identities[place[0]], place[1], offset, at)
+                if alert is None:
+                    _log.warning("%s[%d]@%d is no alert, and left out", *place, offset)
+                else:
+                    alerts.append(alert)
+                continue
+            if (number := own_number(message.headers(), self._id)) is not None:
+                confirmed.append(number)
+                continue
+            label = parse_feedback(message.value(), message.key(), place[1], offset, at)
+            if isinstance(label, Feedback):
+                feedback.append(label)
+        if after:
+            self._store.ingest(Batch(alerts, feedback, confirmed, after))
+        if ends or after:
+            with self._progress:
+                self._at_end |= ends
+                self._progress.notify_all()
+
+
+def ends_of(settings: Settings, topic: str) -> dict[Place, int]:
+    """Where the partitions of a topic end now.
+
+    Raises:
+        UserError: no broker answers.
+    """
+    partitions = kafka_clients.count_partitions(settings, topic)
+    with contextlib.closing(kafka_clients.make_consumer(settings)) as consumer:
+        return {
+            (topic, number): _end(consumer, topic, number, settings.delivery_timeout_seconds)
+            for number in range(partitions)
+        }
+
+
+def _end(consumer: Consumer, topic: str, partition: int, seconds: float) -> int:
+    return kafka_clients.watermarks(consumer, topic, partition, seconds)[1]

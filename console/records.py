@@ -1,0 +1,82 @@
+"""What the console reads: an alert as it stands on its topic."""
+
+import msgspec
+
+from dataflow.events.decision import Action, Explanation
+from dataflow.events.parsing import event_time
+
+
+class Decided(msgspec.Struct, gc=False):
+    """A decision, as far as the console speaks of it; whatever else stands in the message is in its bytes."""
+
+    transaction_id: str
+    user: str
+    merchant: str
+    amount: float
+    timestamp: str
+    score: float
+    fraudulent: bool
+    location: str = ""
+    device: str = ""
+    txn_type: str = ""
+    ip: str | None = None
+    category: str | None = None
+    scenario: str | None = None
+    action: Action = "review"
+    reason: list[str] = []
+    rules: list[str] = []
+    shadow_rules: list[str] = []
+    model_score: float | None = None
+    alert_threshold: float | None = None
+    ruleset_version: str = ""
+    model_version: str = ""
+    explanation: list[Explanation] = []
+    suppressed: bool = False
+
+
+class Alert(msgspec.Struct, frozen=True, gc=False):
+    """An alert, and where it stands."""
+
+    identity: str  # of the topic
+    partition: int
+    offset: int
+    decided_at: float  # the record's Kafka timestamp, s since 1970
+    at: float  # event time, s since 1970
+    decision: Decided
+    raw: bytes
+
+
+decode_decision = msgspec.json.Decoder(Decided).decode
+
+
+def parse_alert(value: bytes | None, identity: str, partition: int, offset: int, record_ms: int) -> Alert | None:
+    """An alert from a record of the alerts topic; None where it is none (somebody else wrote it)."""
+    if value is None:
+        return None
+    try:
+        decision = decode_decision(value)
+        at = event_time(decision.timestamp)
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, OverflowError, RecursionError):
+        return None
+    return Alert(identity, partition, offset, record_ms / 1000, at, decision, value)
+
+
+class Payment(msgspec.Struct, frozen=True, gc=False):
+    """A decided transaction, as a user's recent past shows it."""
+
+    at: float  # event time, s since 1970
+    amount: float
+    merchant: str
+    location: str
+    device: str
+    score: float
+    fraudulent: bool
+    transaction_id: str
+
+
+def payment_of(decision: Decided, at: float) -> Payment:
+    """A decision as a payment of its user."""
+    return Payment(
+        at, decision.amount, decision.merchant, decision.location, decision.device, decision.score,
+        decision.fraudulent, decision.transaction_id,
+    )  # fmt: skip

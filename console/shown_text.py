@@ -1,0 +1,63 @@
+"""Texts of transactions as they are shown: always as text, with nothing in them that acts unseen."""
+
+import re
+from datetime import UTC, datetime
+
+import msgspec
+
+_CARD = re.compile(r"(?<!\d)\d(?:[ -]?\d){12,18}(?!\d)")
+
+
+def shown(text: object) -> str:
+    """A text with card numbers masked, and each character that is not seen (controls, marks of direction) named."""
+    return "".join(_visible(character) for character in _CARD.sub(_masked, str(text)))
+
+
+def _visible(character: str) -> str:
+    return character if character.isprintable() else f"[U+{ord(character):04X}]"
+
+
+def _masked(found: re.Match[str]) -> str:
+    """All but the first six and the last four digits of what may be a card number."""
+    digits = [character for character in found[0] if character.isdigit()]
+    if not _passes_luhn(digits):
+        return found[0]
+    return "".join(digits[:6]) + "*" * (len(digits) - 10) + "".join(digits[-4:])
+
+
+def _passes_luhn(digits: list[str]) -> bool:
+    total = 0
+    for place, digit in enumerate(reversed(digits)):
+        value = int(digit) * (2 if place % 2 else 1)
+        total += value - 9 if value > 9 else value
+    return total % 10 == 0
+
+
+def money(amount: float) -> str:
+    """An amount as people write it."""
+    return f"{amount:,.2f}" if abs(amount) < 1e15 else f"{amount:g}"
+
+
+def moment(at: float) -> str:
+    """A time, s since 1970, as people write it; UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def value(found: object) -> str:
+    """What stands in an explanation, for people."""
+    if found is None:
+        return "not known"
+    if isinstance(found, bool):
+        return "yes" if found else "no"
+    if isinstance(found, float | int):
+        return f"{found:,.2f}".rstrip("0").rstrip(".")
+    return shown(found)
+
+
+def record(raw: bytes) -> str:
+    """A record's JSON over several lines."""
+    try:
+        text = msgspec.json.format(raw, indent=2).decode()
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        text = raw.decode(errors="replace")
+    return "\n".join(shown(line) for line in text.split("\n"))
