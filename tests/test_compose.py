@@ -233,7 +233,7 @@ def test_a_detector_that_ends_with_any_status_but_0_is_started_again() -> None:
 
 def test_everything_that_is_published_is_on_loopback() -> None:
     ports = [port for service in COMPOSE["services"].values() for port in service.get("ports", [])]
-    assert len(ports) == 5
+    assert len(ports) == 6
     assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
     assert len({port.split(":")[1] for port in ports}) == len(ports)
 
