@@ -6,37 +6,61 @@ of the process (the model is asked on several threads), the mean over all of the
 
 import argparse
 import time
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table as Shown
 
-from benchmarks.stage import transactions
-from dataflow.events.transaction import Transaction
 from dataflow.explanations.explainer import Explainer
+from dataflow.features.batch import FeatureBatch
 from dataflow.process.lifecycle import tune_gc
-from dataflow.rules import LiveRules
+from dataflow.rules import LiveRules, RuleResult, RuleSet
 from dataflow.scoring.loading import load_model
+from dataflow.scoring.metadata import Scorer
 from dataflow.scoring.operating_point import OperatingPoint
 from dataflow.settings import Settings
-from dataflow.steps import Profiled, Steps, key_by_merchant
-from tests.support.builders import message
+from training.histories.history import read_history
+from training.histories.replay import replay
 
-SIZES = (1, 5, 50, 500)
+SIZES = (1, 5, 50)
 ROUNDS = 5
+USERS = 5000
 
 
-def profiled(steps: Steps, count: int) -> list[Profiled]:
-    """Simulated transactions with what the profiles knew before each."""
-    users, merchants, found = {}, {}, []
-    for number, (_, value) in enumerate(transactions(count)):
-        (txn,) = [each for each in steps.parse([message(value, offset=number)]) if isinstance(each, Transaction)]
-        users[txn.user], payment = steps.update_user_profile(users.get(txn.user), txn)
-        for key, item in key_by_merchant([(txn.user, payment)]):
-            merchants[key], known = steps.update_merchant_profile(merchants.get(key), item)
-            if isinstance(known, tuple):
-                found.append(known)
+class Alerts(NamedTuple):
+    """Alerts of one batch, and what the rules said of them."""
+
+    batch: FeatureBatch
+    results: list[RuleResult]
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def parts(self, size: int) -> list["Alerts"]:
+        """The same, so many at a time."""
+        found = []
+        for begin in range(0, len(self), size):
+            places = list(range(begin, min(begin + size, len(self))))
+            found.append(Alerts(self.batch.part(places), [self.results[place] for place in places]))
+        return found
+
+
+def simulated(count: int, model: Scorer, rules: RuleSet) -> list[Alerts]:
+    """The alerts of so many simulated transactions, if the riskiest hundredth are."""
+    history = list(islice(read_history(None, users=USERS, days=count / USERS), count))
+    scored = [(batch, *model.score(batch.floats(model.features))) for _, batch in replay(history)]
+    riskiest = float(np.quantile(np.concatenate([risks for _, risks, _ in scored]), 0.99))
+    point = OperatingPoint(alert=riskiest)
+    found = []
+    for batch, risks, anomalies in scored:
+        batch.put(point.columns(risks, anomalies))
+        results = rules.evaluate(batch)
+        places = [place for place, result in enumerate(results) if result.fraudulent]
+        if places:
+            found.append(Alerts(batch.part(places), [results[place] for place in places]))
     return found
 
 
@@ -45,30 +69,23 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=50_000, help="transactions; one in a hundred is explained")
     parser.add_argument("--model", type=Path, default=Path("fraud_model.pkl"))
     arguments = parser.parse_args()
-    settings = Settings()
     model = load_model(arguments.model)
-    live = LiveRules(settings.rules_file, check_every=1.0)
-    steps = Steps(model, live, settings)
-    known = profiled(steps, arguments.count)
-    table = steps.score(known)
-    model.operating_point = OperatingPoint(alert=float(np.quantile(table.column("model_score"), 0.99)))
-    rules, explainer = live.current(), Explainer(model)
-    results = rules.evaluate(steps.score(known))
-    places = [place for place, result in enumerate(results) if result.fraudulent]
+    rules, explainer = LiveRules(Settings().rules_file, check_every=1.0).current(), Explainer(model)
+    alerts = simulated(arguments.count, model, rules)
+    count = sum(map(len, alerts))
     tune_gc()
     shown = Shown("alerts in a batch", "µs an alert")
-    table = steps.score(known)
     for size in SIZES:
-        batches = [places[begin : begin + size] for begin in range(0, len(places), size)]
+        parts = [part for each in alerts for part in each.parts(size)]
         taken = []
         for _ in range(ROUNDS):
             before = time.process_time()
-            for batch in batches:
-                explainer.explain(table.part(batch), [results[place] for place in batch], rules)
-            taken.append((time.process_time() - before) / len(places) * 1e6)
+            for part in parts:
+                explainer.explain(part.batch, part.results, rules)
+            taken.append((time.process_time() - before) / count * 1e6)
         shown.add_row(str(size), f"{min(taken):.0f}")
     Console().print(shown)
-    print(f"{len(places)} alerts, {len(model.features)} features, tiers {', '.join(model.metadata.tiers)}")
+    print(f"{count} alerts, {len(model.features)} features, tiers {', '.join(model.metadata.tiers)}")
 
 
 if __name__ == "__main__":

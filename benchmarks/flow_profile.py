@@ -1,8 +1,9 @@
 """`make profile`: where a transaction's microseconds go, step by step, in one process without Kafka.
 
-Each step of `dataflow.detect` is timed over whole batches of 500, CPU time of its thread (half of the rows are scored
-on another), the median over all batches. Then the whole graph runs in Bytewax, from memory to nowhere: CPU time of the
-process, the median of several runs. What the client and the recovery store take is the rest of that of `make bench`.
+Each step of `dataflow.detect` is timed over whole batches of `MAX_BATCH`, CPU time of its thread (half of the rows are
+scored on another), the median over all batches. Then the whole graph runs in Bytewax, from memory to nowhere: CPU time
+of the process, the median of several runs. What the client and the recovery store take is the rest of that of `make
+bench`.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from dataflow.steps import Steps, dead_letter, is_fraudulent
 from dataflow.tables.table import Layout, Tables, new_tables
 from tests.support.builders import message
 
-BATCH = 500  # the default of MAX_BATCH
+BATCH = Settings().max_batch
 RUNS = 5  # of the whole graph, after a warm-up
 
 

@@ -56,7 +56,7 @@ def main() -> None:
     random, profiles, before = np.random.default_rng(0), UserProfiles(), resident()
     for begin in range(0, options.users, 10_000):
         keys = [f"user-{number}" for number in range(begin, min(begin + 10_000, options.users))]
-        profiles.observe(transactions(profiles.table.rows_of(keys), NOON, random))
+        profiles.observe(transactions(profiles.table.rows_of(keys).astype(np.int32), NOON, random))
     said = {"users": options.users, "start_s": round(float(started.stdout), 2),
             "bytes_a_user": round((resident() - before) / options.users)}  # fmt: skip
     for among in (10_000, options.users):

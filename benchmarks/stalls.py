@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,7 +24,7 @@ from rich.table import Table
 
 from benchmarks.latency import child as latency_child
 from benchmarks.stage import PARTITIONS, RESULTS, ROOT, Job, machine, train, transactions
-from tests.support.kafka_server import KafkaServer, _free_ports
+from tests.support.kafka_server import KafkaServer, free_ports
 
 BUSY_SHARE = 0.9  # of the transactions go to the partition of one process, where there are two
 
@@ -47,11 +48,11 @@ def send(bootstrap: str, topic: str, rate: float, seconds: float, uneven: bool) 
     producer.flush(60)
 
 
-def measure(minutes: float, processes: int, rate: float, interval: int, scratch: Path) -> list[dict[str, float]]:
+def measure(minutes: float, processes: int, rate: float, interval: int, scratch: Path) -> list[dict[str, Any]]:
     model = train(scratch / "default.pkl")
     with KafkaServer() as kafka:
         job = Job(kafka.bootstrap, "stalls", scratch, {"MODEL_FILE": str(model), "RECOVERY_INTERVAL": str(interval)})
-        addresses = ";".join(f"127.0.0.1:{port}" for port in _free_ports(processes))
+        addresses = ";".join(f"127.0.0.1:{port}" for port in free_ports(processes))
         for number in range(processes):
             options = ["-i", str(number), "-a", addresses] if processes > 1 else []
             job.start(sys.executable, "-m", "dataflow.detect", *options)

@@ -6,7 +6,6 @@ warm-up.
 
 import argparse
 import json
-import socket
 import statistics
 import sys
 import tempfile
@@ -32,7 +31,7 @@ from benchmarks.stage import (
     transactions,
 )
 from dataflow.settings import TUTORIAL_RULES, Settings
-from tests.support.kafka_server import KafkaServer, KafkaUnavailableError
+from tests.support.kafka_server import KafkaServer, KafkaUnavailableError, free_ports
 
 TUTORIAL_SHARE = 200  # the tutorial's loop gets one transaction in so many
 SLOW_SHARE = 10  # of peers that score a row at a time
@@ -61,19 +60,9 @@ def _detect(job: Job) -> None:
 
 
 def _detect_twice(job: Job) -> None:
-    addresses = ";".join(f"127.0.0.1:{port}" for port in _ports(2))
+    addresses = ";".join(f"127.0.0.1:{port}" for port in free_ports(2))
     for number in "01":
         job.start(sys.executable, "-m", "dataflow.detect", "-i", number, "-a", addresses)
-
-
-def _ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def _stock(job: Job) -> None:

@@ -69,7 +69,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     output_settle_seconds: Annotated[float, Meta(ge=0)] = 0.5
     delivery_timeout_seconds: Annotated[float, Meta(ge=1)] = 120.0
     stop_timeout_seconds: Annotated[float, Meta(ge=1)] = 8.0
-    max_batch: Annotated[int, Meta(ge=1)] = 500
+    # Batches are so large under a backlog only. A transaction in one of 2,000 takes .8 of the CPU of one in a batch of
+    # 500, and the whole batch 50 to 80 ms.
+    max_batch: Annotated[int, Meta(ge=1)] = 2000
     max_event_lead_seconds: Annotated[float, Meta(ge=0)] = 300.0
     metrics_address: Address | None = "127.0.0.1:3030"
     console_address: HostAndPort = "127.0.0.1:3080"

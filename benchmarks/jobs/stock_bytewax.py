@@ -31,7 +31,7 @@ def flow() -> Dataflow:
 
     graph = Dataflow("stock")
     messages = op.input("read", graph, KafkaSource([BROKERS], [SOURCE]))
-    parsed = op.map("parse", messages, lambda message: json.loads(message.value))
+    parsed = op.map("parse", messages, lambda message: json.loads(message.value))  # type: ignore[union-attr, arg-type]
     keyed = op.key_on("key", parsed, lambda txn: txn["user"])
     checked = op.stateful_map("check", keyed, update)
     decisions = op.flat_map_batch("score", checked, score)
