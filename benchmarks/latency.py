@@ -25,10 +25,11 @@ from benchmarks.stage import (
     RESULTS,
     ROOT,
     Job,
+    add_model_option,
     cpu_seconds,
+    default_model,
     machine,
     run_through,
-    train,
     transactions,
 )
 from tests.support.kafka_server import KafkaServer
@@ -106,9 +107,9 @@ def at_rate(job: Job, rate: float, seconds: float, scratch: Path) -> dict[str, A
     }  # fmt: skip
 
 
-def measure(seconds: float, scratch: Path) -> list[dict[str, Any]]:
+def measure(seconds: float, given: Path | None, scratch: Path) -> list[dict[str, Any]]:
     console = Console(stderr=True)
-    model = train(scratch / "default.pkl")
+    model = default_model(given, scratch)
     messages = transactions(200_000)
     with KafkaServer() as kafka:
         job = Job(kafka.bootstrap, "fastest", scratch, {"MODEL_FILE": str(model)})
@@ -157,6 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="of each rate (default 60: one snapshot at least)")
     parser.add_argument("--out", type=Path, default=RESULTS / "latency.jsonl")
+    add_model_option(parser)
     parser.add_argument("--send", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--read", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -170,7 +172,7 @@ def main() -> None:
         return
     where = machine()
     with tempfile.TemporaryDirectory(prefix="redflag-bench-") as scratch:
-        rows = measure(arguments.seconds, Path(scratch))
+        rows = measure(arguments.seconds, arguments.model, Path(scratch))
     show(rows)
     arguments.out.parent.mkdir(exist_ok=True)
     arguments.out.write_text("".join(json.dumps(line) + "\n" for line in [{"machine": where}, *rows]))

@@ -1,5 +1,6 @@
 """What every benchmark needs: models, transactions on a topic, jobs as processes, and how much CPU they take."""
 
+import argparse
 import contextlib
 import os
 import platform
@@ -52,6 +53,18 @@ def train(path: Path, *options: str) -> Path:
         cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     return path
+
+
+def add_model_option(parser: argparse.ArgumentParser) -> None:
+    """`--model`, for `default_model`."""
+    parser.add_argument(
+        "--model", type=Path, help="the default model, where it was trained already (3 min); else it is trained anew"
+    )
+
+
+def default_model(given: Path | None, scratch: Path) -> Path:
+    """The model given, or the default one trained anew."""
+    return given.absolute() if given else train(scratch / "default.pkl")
 
 
 def transactions(count: int, users: int = 5000) -> list[tuple[bytes, bytes]]:

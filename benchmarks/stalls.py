@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.latency import child as latency_child
-from benchmarks.stage import PARTITIONS, RESULTS, ROOT, Job, machine, train, transactions
+from benchmarks.stage import PARTITIONS, RESULTS, ROOT, Job, add_model_option, default_model, machine, transactions
 from tests.support.kafka_server import KafkaServer, free_ports
 
 BUSY_SHARE = 0.9  # of the transactions go to the partition of one process, where there are two
@@ -48,8 +48,10 @@ def send(bootstrap: str, topic: str, rate: float, seconds: float, uneven: bool) 
     producer.flush(60)
 
 
-def measure(minutes: float, processes: int, rate: float, interval: int, scratch: Path) -> list[dict[str, Any]]:
-    model = train(scratch / "default.pkl")
+def measure(
+    minutes: float, processes: int, rate: float, interval: int, given: Path | None, scratch: Path
+) -> list[dict[str, Any]]:
+    model = default_model(given, scratch)
     with KafkaServer() as kafka:
         job = Job(kafka.bootstrap, "stalls", scratch, {"MODEL_FILE": str(model), "RECOVERY_INTERVAL": str(interval)})
         addresses = ";".join(f"127.0.0.1:{port}" for port in free_ports(processes))
@@ -94,6 +96,7 @@ def main() -> int:
     parser.add_argument("--interval", type=int, default=1, help="seconds between snapshots (default 1)")
     parser.add_argument("--factor", type=float, default=2.0, help="last minute's longest to that of the second")
     parser.add_argument("--out", type=Path, help="(default benchmarks/results/stalls-N.jsonl)")
+    add_model_option(parser)
     parser.add_argument("--send", nargs=5, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.send:
@@ -102,7 +105,7 @@ def main() -> int:
         return 0
     where = machine()
     with tempfile.TemporaryDirectory(prefix="redflag-bench-") as scratch:
-        rows = measure(given.minutes, given.processes, given.rate, given.interval, Path(scratch))
+        rows = measure(given.minutes, given.processes, given.rate, given.interval, given.model, Path(scratch))
     table = Table("minute", "p50 ms", "p99 ms", "longest ms")
     for row in rows:
         table.add_row(*(f"{row[name]:,.0f}" for name in ("minute", "p50_ms", "p99_ms", "longest_ms")))

@@ -27,7 +27,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.stage import RESULTS, Job, cpu_seconds, machine, produce, train
+from benchmarks.stage import RESULTS, Job, add_model_option, cpu_seconds, default_model, machine, produce
 from dataflow.events.transaction import DAY
 from tests.support.kafka_server import KafkaServer
 
@@ -202,12 +202,13 @@ def main() -> None:
     parser.add_argument("--users", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--count", type=int, default=600_000, help="transactions of step 5 (default 600,000)")
     parser.add_argument("--out", type=Path, default=RESULTS / "state.jsonl")
+    add_model_option(parser)
     arguments = parser.parse_args()
     where = machine()
     rows = []
     for users in arguments.users:
         with tempfile.TemporaryDirectory(prefix="redflag-bench-") as scratch:
-            model = train(Path(scratch) / "default.pkl")
+            model = default_model(arguments.model, Path(scratch))
             rows.append(measure(users, arguments.count, model, Path(scratch), Console(stderr=True)))
     for row in rows:
         for often in ("", "_long"):

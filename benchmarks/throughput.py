@@ -25,6 +25,8 @@ from benchmarks.stage import (
     RESULTS,
     TWO_FEATURES,
     Job,
+    add_model_option,
+    default_model,
     machine,
     run_through,
     train,
@@ -98,11 +100,11 @@ ROWS = (
 )
 
 
-def measure(count: int, rounds: int, rows: list[Row], scratch: Path) -> list[dict[str, Any]]:
+def measure(count: int, rounds: int, rows: list[Row], given: Path | None, scratch: Path) -> list[dict[str, Any]]:
     console = Console(stderr=True)
     models = {"two": train(scratch / "two.pkl", *TWO_FEATURES)}
     if any(row.model == "default" for row in rows):
-        models["default"] = train(scratch / "default.pkl")
+        models["default"] = default_model(given, scratch)
     write_forest(models["two"], scratch / "forest.onnx")
     forest.write(models["two"], scratch / "forest.json")
     found: dict[str, list[tuple[float, float]]] = {row.name: [] for row in rows}
@@ -207,11 +209,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="after a warm-up (default 5)")
     parser.add_argument("--rows", default="", help="names with commas between; default all")
     parser.add_argument("--out", type=Path, default=RESULTS / "throughput.jsonl")
+    add_model_option(parser)
     arguments = parser.parse_args()
     rows = [row for row in ROWS if not arguments.rows or row.name in arguments.rows.split(",")]
     where = machine()
     with tempfile.TemporaryDirectory(prefix="redflag-bench-") as scratch:
-        results = measure(arguments.count, arguments.rounds, rows, Path(scratch))
+        results = measure(arguments.count, arguments.rounds, rows, arguments.model, Path(scratch))
     add_ratios(results)
     show(results)
     arguments.out.parent.mkdir(exist_ok=True)
