@@ -1,0 +1,46 @@
+"""A user's last payments over time, as a chart and as a table."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from nicegui import ui
+
+from console.pages.frame import text
+from console.records import Payment
+from console.shown_text import moment, money
+
+
+def show_time_line(payments: Sequence[Payment]) -> None:
+    """Payments, the newest last."""
+
+    def drawn(name: str, fraudulent: bool, color: str) -> dict[str, Any]:
+        points = [[each.at * 1000, each.amount] for each in payments if each.fraudulent is fraudulent]
+        return {
+            "type": "scatter", "name": name, "data": points, "symbolSize": 10, "itemStyle": {"color": color},
+        }  # fmt: skip
+
+    ui.echart(
+        {
+            "animation": False,
+            "legend": {"top": 0},
+            "grid": {"left": 60, "right": 15, "bottom": 30},
+            "xAxis": {"type": "time"},
+            "yAxis": {"type": "value"},
+            "tooltip": {"renderMode": "richText"},
+            "series": [drawn("others", False, "#7a8699"), drawn("alerts", True, "#d0342c")],
+        },
+        renderer="svg",
+    ).classes("chart").props('role="img" aria-label="amounts over time; the table below says the same"')
+    with ui.element("div").classes("scroll"), ui.element("table").classes("table"):
+        for each in reversed(payments):
+            _row(each)
+
+
+def _row(payment: Payment) -> None:
+    with ui.element("tr"):
+        for cell in (
+            moment(payment.at), money(payment.amount), payment.merchant, payment.location, payment.device,
+            "alert" if payment.fraudulent else "",
+        ):  # fmt: skip
+            with ui.element("td"):
+                text(cell, "fraud" if cell == "alert" else "")
