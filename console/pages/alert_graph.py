@@ -61,7 +61,8 @@ def _node(key: str, name: str, x: float, y: float, category: int) -> dict[str, A
     whole = shown(name)
     label = whole if len(whole) <= LONGEST else f"{whole[: LONGEST - 1]}…"
     return {
-        "id": key, "name": label, "x": x * UNIT, "y": y * UNIT, "category": category, "symbolSize": 14 if category != 1 else 9,
+        "id": key, "name": label, "x": x * UNIT, "y": y * UNIT, "category": category,
+        "symbolSize": 9 if category == 1 else 14,
         "label": {"position": "right" if category > 1 else "top" if category == 1 else "bottom"},
     }  # fmt: skip
 
@@ -79,8 +80,8 @@ def show_graph(alert: sqlite3.Row, siblings: Mapping[Pivot, Sequence[sqlite3.Row
 
     def opened(event: Any) -> None:
         key = str((event.args.get("data") or {}).get("id", ""))
-        if key.startswith("case "):
-            ui.navigate.to(f"/case/{int(key.removeprefix('case '))}")
+        if key.startswith("case ") and key.removeprefix("case ").isdecimal():
+            ui.navigate.to(f"/case/{key.removeprefix('case ')}")
 
     chart = ui.echart(
         {

@@ -26,6 +26,7 @@ class CasePage:
         self._number = number
         self._chosen: int | None = None  # the alert that is shown; None: the one of the highest score
         self._state: Any = None
+        self._cards_seen: set[int] = set()  # alerts of which the audit trail says so
         with frame(desk, f"Case {number}") as session:
             self._session = session
             self._head = ui.element("div")
@@ -130,9 +131,20 @@ class CasePage:
             self._shared(alert)
             self._audit(audit)
             with part("Record"):
-                ui.label(record(alert["raw"])).classes("record plain")
+                ui.label(record(alert["raw"], self._may_see_cards(alert))).classes("record plain")
+
+    def _may_see_cards(self, alert: sqlite3.Row) -> bool:
+        """Whether card numbers stay whole; where there are some, the audit trail says first that they were seen."""
+        if not self._session.may("cards"):
+            return False
+        number = alert["number"]
+        if number not in self._cards_seen and record(alert["raw"]) != record(alert["raw"], cards=True):
+            self._cards_seen.add(number)
+            self._desk.store.note_cards_seen(self._number, number, self._session.analyst)
+        return True
 
     def _decision(self, alert: sqlite3.Row, decision: Decided) -> None:
+        cards = self._may_see_cards(alert)
         with part("This alert"), ui.element("div").classes("facts"):
             label = alert["label"] and f"{alert['label']}, by {alert['labelled_by']}"
             for name, found in (
@@ -149,7 +161,7 @@ class CasePage:
             ):  # fmt: skip
                 if found:
                     ui.label(name).classes("soft")
-                    text(found, str(alert["label"]) if name == "label" else "")
+                    text(found, str(alert["label"]) if name == "label" else "", cards)
 
     def _why(self, decision: Decided) -> None:
         with part("Why, and what drove the score"):

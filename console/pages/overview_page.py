@@ -9,7 +9,9 @@ from nicegui import ui
 
 from console import figures
 from console.figures import SCORE_BINS, Precision
+from console.labels import count_unconfirmed
 from console.pages.frame import Desk, frame, part, text
+from console.pages.service_part import ServicePart
 from console.shown_text import money, shown
 
 SECONDS: Final = 1.0
@@ -54,6 +56,7 @@ class Overview:
             with ui.element("div").classes("parts"):
                 with part(f"Alerts a minute by rule, the last {SHOWN_MINUTES} minutes"):
                     self._by_rule = _chart(_lines())
+                ServicePart(desk, session)
                 with part("Alerts by score"):
                     self._scores = _chart(_bars())
                 with part("Precision by rule, of the labels so far"), ui.element("div").classes("scroll"):
@@ -109,7 +112,7 @@ def _read(
 ) -> tuple[dict[str, dict[str, tuple[int, float]]], list[Precision], dict[str, dict[int, int]], int]:
     connection: sqlite3.Connection = desk.store.database.read()
     since = desk.store.clock() - SHOWN_MINUTES * 60
-    (waiting,) = connection.execute("SELECT count(*) FROM outbox WHERE confirmed IS NULL").fetchone()
+    waiting = count_unconfirmed(connection)
     return (
         figures.totals(connection), figures.precisions(connection), figures.by_minute(connection, since, "rule"),
         waiting,
