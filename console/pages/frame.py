@@ -129,6 +129,15 @@ def part(title: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def table(title: str) -> Iterator[ui.element]:
+    """A table that scrolls by itself where the page is narrow, also by keyboard; its rows are built within."""
+    scrolling = ui.element("div").classes("scroll")
+    scrolling.props.update({"tabindex": "0", "role": "region", "aria-label": title})
+    with scrolling, ui.element("table").classes("table") as made:
+        yield made
+
+
 def heading(level: int, title: str) -> None:
     """A heading."""
     with ui.element(f"h{level}"):

@@ -10,7 +10,7 @@ from nicegui import ui
 from console import figures
 from console.figures import SCORE_BINS, Precision
 from console.labels import count_unconfirmed
-from console.pages.frame import Desk, frame, part, text
+from console.pages.frame import Desk, frame, part, table, text
 from console.pages.service_part import ServicePart
 from console.shown_text import money, shown
 
@@ -59,8 +59,8 @@ class Overview:
                 ServicePart(desk, session)
                 with part("Alerts by score"):
                     self._scores = _chart(_bars())
-                with part("Precision by rule, of the labels so far"), ui.element("div").classes("scroll"):
-                    self._table = ui.element("table").classes("table")
+                with part("Precision by rule, of the labels so far"), table("precision by rule") as made:
+                    self._table = made
         ui.timer(SECONDS, self._look, immediate=True)
 
     async def _look(self) -> None:
@@ -125,9 +125,9 @@ def _share(of: Precision) -> str:
 
 def _chart(options: dict[str, Any]) -> ui.echart:
     # Texts in a tooltip are drawn, never markup.
-    return ui.echart({**options, "animation": False, "tooltip": {"trigger": "axis", "renderMode": "richText"}}).classes(
-        "chart"
-    )
+    return ui.echart(
+        {**options, "animation": False, "tooltip": {"trigger": "axis", "renderMode": "richText"}}, renderer="svg"
+    ).classes("chart")
 
 
 def _lines() -> dict[str, Any]:

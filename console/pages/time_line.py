@@ -5,7 +5,7 @@ from typing import Any
 
 from nicegui import ui
 
-from console.pages.frame import text
+from console.pages.frame import table, text
 from console.records import Payment
 from console.shown_text import moment, money
 
@@ -31,16 +31,15 @@ def show_time_line(payments: Sequence[Payment]) -> None:
         },
         renderer="svg",
     ).classes("chart").props('role="img" aria-label="amounts over time; the table below says the same"')
-    with ui.element("div").classes("scroll"), ui.element("table").classes("table"):
+    with table("the last transactions"):
+        _row("th", ["time (UTC)", "amount", "merchant", "location", "device", "decision"])
         for each in reversed(payments):
-            _row(each)
+            decision = "alert" if each.fraudulent else ""
+            _row("td", [moment(each.at), money(each.amount), each.merchant, each.location, each.device, decision])
 
 
-def _row(payment: Payment) -> None:
+def _row(tag: str, cells: Sequence[str]) -> None:
     with ui.element("tr"):
-        for cell in (
-            moment(payment.at), money(payment.amount), payment.merchant, payment.location, payment.device,
-            "alert" if payment.fraudulent else "",
-        ):  # fmt: skip
-            with ui.element("td"):
-                text(cell, "fraud" if cell == "alert" else "")
+        for place, cell in enumerate(cells):
+            with ui.element(tag).classes("number" if place == 1 else ""):
+                text(cell, "fraud" if place == 5 and tag == "td" else "")
