@@ -68,7 +68,7 @@ def show_map(places: Sequence[Place]) -> None:
     """Draws the map, with a number for each place, and says below which is which."""
     frame = frame_around(places)
     unit = frame.width / 100  # a hundredth of the map's width, whatever part of the world it shows
-    with _svg("svg", "map", viewBox=" ".join(f"{each:.3f}" for each in frame), role="img", **{"aria-hidden": "true"}):
+    with _svg("svg", "map", viewBox=" ".join(f"{each:.3f}" for each in frame), **{"aria-hidden": "true"}):
         _svg("use", "land", href=f"{STATIC}/land.svg#land", transform="scale(.1)")
         for degree in range(-180, 181, 30):
             _svg("line", "grid", x1=degree, x2=degree, y1=-90, y2=90, **{"stroke-width": unit / 8})

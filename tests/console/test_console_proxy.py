@@ -151,6 +151,21 @@ def test_behind_a_proxy_its_users_get_in_without_logging_in_and_nobody_else(cons
     assert open_socket(console, Origin="http://evil.example", **{"X-Remote-User": "eve"}) == 403
 
 
+def test_how_long_a_refusal_takes_does_not_tell_who_has_no_password(
+    users_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, asked = Users.load(users_file), []
+
+    class Hasher:
+        def verify(self, hashed: str, _password: str) -> None:
+            asked.append(hashed)
+
+    monkeypatch.setattr(users, "_hasher", Hasher())
+    assert known.check("eve", "-") is None
+    assert known.check("nobody", "-") is None
+    assert all(each.startswith("$argon2id$") for each in asked)
+
+
 def test_a_proxy_without_a_users_file_is_a_mistake_and_users_without_password_cannot_log_in(
     users_file: Path, tmp_path: Path
 ) -> None:

@@ -77,6 +77,9 @@ def test_a_flow_that_was_started_anew_is_counted_anew() -> None:
     found = read.figures()
     assert found.since_start
     assert found.p99 < 0.01
+    second.latency.add([0.005] * 2000)  # more than the first had when it ended
+    clock.now += READ_EVERY_SECONDS
+    assert read.figures().since_start
 
 
 @pytest.mark.parametrize(("addresses", "said"), [
