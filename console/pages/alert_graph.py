@@ -7,6 +7,7 @@ from typing import Any, Final
 from nicegui import ui
 
 from console.cases import Pivot
+from console.pages.charts import chart
 from console.shown_text import shown
 
 NAMES: Final[dict[Pivot, str]] = {"device": "device", "merchant": "merchant", "ip": "address"}
@@ -19,7 +20,7 @@ WIDTH: Final = 0.85
 UNIT: Final = 180.0
 """About the graph's height in pixels: ECharts rounds a level line's ends to whole numbers before it scales them."""
 _KINDS: Final = ("this case", "shared", "other case", "labelled fraud")
-_COLORS: Final = ("#3563c9", "#7a8699", "#9a6b00", "#d0342c")
+COLORS: Final = ("#3563c9", "#7a8699", "#9a6b00", "#d0342c")
 
 
 def nodes_and_links(
@@ -83,9 +84,8 @@ def show_graph(alert: sqlite3.Row, siblings: Mapping[Pivot, Sequence[sqlite3.Row
         if key.startswith("case ") and key.removeprefix("case ").isdecimal():
             ui.navigate.to(f"/case/{key.removeprefix('case ')}")
 
-    chart = ui.echart(
+    made = chart(
         {
-            "animation": False,
             "legend": {"bottom": 0, "data": list(_KINDS)},
             "tooltip": {"show": False},
             "series": [
@@ -100,15 +100,14 @@ def show_graph(alert: sqlite3.Row, siblings: Mapping[Pivot, Sequence[sqlite3.Row
                     "roam": False,
                     "categories": [
                         {"name": name, "itemStyle": {"color": color}}
-                        for name, color in zip(_KINDS, _COLORS, strict=True)
+                        for name, color in zip(_KINDS, COLORS, strict=True)
                     ],
                     "label": {"show": True, "fontSize": 10},
                     "lineStyle": {"color": "#7a8699", "width": 1.5},
                 }
             ],
         },
-        renderer="svg",
-    )
-    chart.classes("chart graph").props('role="img" aria-label="what is shared with which case; the list says the same"')
+        "what is shared with which case; the list says the same",
+    ).classes("graph")
     # NiceGUI's own event of a point fails for nodes, which have no value.
-    chart.on("componentClick", opened, ["data"])
+    made.on("componentClick", opened, ["data"])

@@ -122,11 +122,11 @@ class CasePage:
         with self._body:
             self._decision(alert, decision)
             self._why(decision)
-            self._usual(decision)
-            payments = self._last_payments(alerts)
+            with ui.element("div").classes("stack"):
+                self._usual(decision)
+                self._places(self._last_payments(alerts))
             with part("Their last transactions"):
-                show_time_line(payments)
-            self._places(payments)
+                show_time_line(self._last_payments(alerts))
             self._alerts(alerts)
             self._shared(alert)
             self._audit(audit)

@@ -1,6 +1,7 @@
 """Places of payments on a map: an SVG whose land comes with the console, so no tiles and nothing from elsewhere."""
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -11,11 +12,12 @@ from console.pages.frame import STATIC, text
 from console.records import Payment
 from console.shown_text import moment, money
 
-NARROWEST: Final = 60.0
+NARROWEST: Final = 40.0
 """Degrees of longitude that the map shows at least: the land is no finer. It is half as high as it is wide."""
 MARGIN: Final = 1.3
-SAME: Final = 1
-"""Decimals of a degree (11 km) to which places are told apart."""
+APART: Final = 0.045
+"""Parts of the map's width: payments that are nearer than that to each other are of one place, as their marks would be
+over each other."""
 
 
 class Place(NamedTuple):
@@ -25,6 +27,10 @@ class Place(NamedTuple):
     longitude: float
     payments: tuple[Payment, ...]  # the newest last
     chosen: bool  # the payment that the page is about was made here
+
+
+Spot = tuple[float, float]
+"""Latitude and longitude, in degrees."""
 
 
 class Frame(NamedTuple):
@@ -37,21 +43,40 @@ class Frame(NamedTuple):
 
 
 def places_of(payments: Iterable[Payment], chosen: str) -> list[Place]:
-    """The places of payments that say theirs, in the order in which they were first paid at."""
-    at: dict[tuple[float, float], list[Payment]] = {}
-    for each in sorted(payments, key=lambda payment: payment.at):
-        if each.latitude is not None and each.longitude is not None:
-            at.setdefault((round(each.latitude, SAME), round(each.longitude, SAME)), []).append(each)
-    return [
-        Place(*where, tuple(found), any(each.transaction_id == chosen for each in found))
-        for where, found in at.items()
-    ]  # fmt: skip
+    """The places of payments that say theirs, in the order in which they were first paid at.
+
+    A place lies where its first payment was made, and where the chosen one was, if that is one of its.
+    """
+    located = [each for each in payments if each.latitude is not None and each.longitude is not None]
+    located.sort(key=lambda each: (each.transaction_id != chosen, each.at))  # the chosen one is the first of its place
+    frame = frame_around([_spot(each) for each in located])
+    gathered: list[tuple[Spot, list[Payment]]] = []
+    for each in located:
+        here = _spot(each)
+        for spot, found in gathered:
+            if math.dist(spot, here) < APART * frame.width:
+                found.append(each)
+                break
+        else:
+            gathered.append((here, [each]))
+    places = [
+        Place(
+            *spot,
+            tuple(sorted(found, key=lambda each: each.at)),
+            any(each.transaction_id == chosen for each in found),
+        )
+        for spot, found in gathered
+    ]
+    return sorted(places, key=lambda place: place.payments[0].at)
 
 
-def frame_around(places: Sequence[Place]) -> Frame:
-    """What of the world to show: all places with a margin, twice as wide as high, never beyond the poles."""
-    longitudes = [place.longitude for place in places]
-    latitudes = [place.latitude for place in places]
+def _spot(payment: Payment) -> Spot:
+    return payment.latitude or 0.0, payment.longitude or 0.0
+
+
+def frame_around(spots: Sequence[Spot]) -> Frame:
+    """What of the world to show: all of these with a margin, twice as wide as high, never beyond the poles."""
+    latitudes, longitudes = [each[0] for each in spots] or [0.0], [each[1] for each in spots] or [0.0]
     width = max(
         NARROWEST,
         (max(longitudes) - min(longitudes)) * MARGIN,
@@ -66,7 +91,7 @@ def frame_around(places: Sequence[Place]) -> Frame:
 
 def show_map(places: Sequence[Place]) -> None:
     """Draws the map, with a number for each place, and says below which is which."""
-    frame = frame_around(places)
+    frame = frame_around([_spot(each) for place in places for each in place.payments])
     unit = frame.width / 100  # a hundredth of the map's width, whatever part of the world it shows
     with _svg("svg", "map", viewBox=" ".join(f"{each:.3f}" for each in frame), **{"aria-hidden": "true"}):
         _svg("use", "land", href=f"{STATIC}/land.svg#land", transform="scale(.1)")
@@ -87,12 +112,10 @@ def show_map(places: Sequence[Place]) -> None:
             last = place.payments[-1]
             count = f"{len(place.payments)} payments" if len(place.payments) > 1 else "1 payment"
             here = ", with the one of this alert" if place.chosen else ""
+            where = f"{_degrees(place.latitude, 'N', 'S')}, {_degrees(place.longitude, 'E', 'W')}"
+            said = f"{last.location} (about {where}): {count}{here}; last {moment(last.at)}, {money(last.amount)}"
             with ui.element("li"):
-                text(
-                    f"{last.location} ({_degrees(place.latitude, 'N', 'S')}, {_degrees(place.longitude, 'E', 'W')}): "
-                    f"{count}{here}; last {moment(last.at)}, {money(last.amount)}",
-                    "fraud" if place.chosen else "",
-                )
+                text(said, "fraud" if place.chosen else "")
 
 
 def _ways(places: Sequence[Place]) -> set[tuple[Place, Place]]:
@@ -102,7 +125,7 @@ def _ways(places: Sequence[Place]) -> set[tuple[Place, Place]]:
 
 
 def _degrees(value: float, positive: str, negative: str) -> str:
-    return f"{abs(value):.{SAME}f}° {positive if value >= 0 else negative}"
+    return f"{abs(value):.1f}° {positive if value >= 0 else negative}"
 
 
 def _svg(tag: str, classes: str, **attributes: object) -> ui.element:

@@ -52,7 +52,7 @@ def rows_of(figures: Figures) -> list[tuple[str, str]]:
     if flow.missing:
         rows.append(("flow", f"lag and latency are not known: CONSOLE_FLOW_METRICS does not answer ({flow.missing})"))
     else:
-        lag = "no broker answers it" if math.isnan(flow.lag) else f"{flow.lag:,.0f} messages behind"
+        lag = "no broker answers it" if math.isnan(flow.lag) else _behind(int(flow.lag))
         rows.append(("flow", lag))
         rows.append(
             (
@@ -60,7 +60,7 @@ def rows_of(figures: Figures) -> list[tuple[str, str]]:
                 f"{_both((flow.p50, flow.p99))}, {'since its start' if flow.since_start else 'the last minute'}",
             )
         )
-    rows.append(("console", f"{figures.behind:,} messages behind"))
+    rows.append(("console", _behind(figures.behind)))
     if newest.alerts:
         rows.append(("event to alert", _event_to_alert(newest.decided_after)))
         rows.append(("alert to console", _both(newest.stored_after)))
@@ -69,6 +69,10 @@ def rows_of(figures: Figures) -> list[tuple[str, str]]:
     rows.append(("alerts a day", _a_day(newest.a_day)))
     rows.append(("promised", _promised(promise, newest.model_versions, newest.threshold)))
     return rows
+
+
+def _behind(messages: int) -> str:
+    return f"{messages:,} message{'' if messages == 1 else 's'} behind"
 
 
 def _both(pair: tuple[float, float]) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from nicegui import ui
 
+from console.pages.charts import chart
 from console.pages.frame import table, text
 from console.records import Payment
 from console.shown_text import moment, money
@@ -19,18 +20,16 @@ def show_time_line(payments: Sequence[Payment]) -> None:
             "type": "scatter", "name": name, "data": points, "symbolSize": 10, "itemStyle": {"color": color},
         }  # fmt: skip
 
-    ui.echart(
+    chart(
         {
-            "animation": False,
             "legend": {"top": 0},
             "grid": {"left": 60, "right": 15, "bottom": 30},
-            "xAxis": {"type": "time"},
-            "yAxis": {"type": "value"},
-            "tooltip": {"renderMode": "richText"},
             "series": [drawn("others", False, "#7a8699"), drawn("alerts", True, "#d0342c")],
         },
-        renderer="svg",
-    ).classes("chart").props('role="img" aria-label="amounts over time; the table below says the same"')
+        "amounts over time; the table below says the same",
+        xAxis={"type": "time", "splitLine": {"show": False}},
+        yAxis={"type": "value"},
+    )
     with table("the last transactions"):
         _row("th", ["time (UTC)", "amount", "merchant", "location", "device", "decision"])
         for each in reversed(payments):

@@ -9,6 +9,8 @@ from axe_core_python.selenium import Axe
 from confluent_kafka import Producer
 
 from console import users
+from console.pages.alert_graph import COLORS as GRAPH_COLORS
+from console.pages.charts import COLORS
 from dataflow.connectors.embedded_broker import EmbeddedBroker
 from dataflow.settings import Settings
 from tests.console.builders import alert_json
@@ -101,6 +103,20 @@ def test_a_page_has_no_fault_that_axe_core_finds(
         await_that(lambda: len(browser.find_elements("css selector", ".chart svg")) == charts)
     found = violations(browser)
     assert not found, "\n".join(found)
+
+
+def luminance(color: str) -> float:
+    """As WCAG 2.1 defines it."""
+    parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("background", ["#ffffff", "#121212"])
+def test_what_is_drawn_in_charts_has_a_contrast_of_three(background: str) -> None:
+    for color in (*COLORS, *GRAPH_COLORS):
+        darker, lighter = sorted((luminance(color), luminance(background)))
+        assert (lighter + 0.05) / (darker + 0.05) >= 3, color
 
 
 def test_axe_core_finds_a_fault_that_is_there(browser: Any, console: RunningConsole) -> None:
