@@ -21,7 +21,7 @@ from tests.conftest import Broker, MakeTopic
 from tests.process.test_lifecycle import wait_for
 from tests.support.builders import raw
 from tests.support.kafka_server import KafkaServer
-from tests.support.kafka_server import _free_ports as free_ports
+from tests.support.kafka_server import free_ports
 from tests.support.reading import read_all
 
 pytestmark = pytest.mark.slow
