@@ -16,10 +16,10 @@ KEEP_BYTECODE := env -u PYTHONDONTWRITEBYTECODE
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help run console test test-fast chaos bench profile check train generate detect up down logs clean
+.PHONY: help run console test test-fast chaos bench profile check train generate detect screenshots up down logs clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/.python:
 	@test -n "$(PYTHON)" || { echo "redflag: Python 3.11 or 3.12 is needed (Bytewax 0.21.1 has wheels up to 3.12): install one, or name it with make PYTHON=..." >&2; exit 2; }
@@ -85,6 +85,9 @@ detect: $(VENV)/.kernels $(MODEL) ## decide what is on KAFKA_BROKERS, with recov
 
 console: $(VENV)/.run ## the analysts' console of what is on KAFKA_BROKERS, at CONSOLE_ADDRESS (http://127.0.0.1:3080)
 	@$(BIN)/python -m console
+
+screenshots: $(VENV)/.dev $(VENV)/.kernels $(MODEL) ## take the pictures of docs/images anew, of a console that runs beside `make run`
+	@$(BIN)/python -m tests.console.screenshots
 
 up: ## the stack of docker-compose.yml: Redpanda, its console on :8080, generator, detector, Prometheus, Grafana on :3000
 	$(COMPOSE) up --build --detach --wait

@@ -190,14 +190,17 @@ class Database:
         connection: sqlite3.Connection = self._local.connection
         return connection
 
-    def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+    def write(self, change: Callable[[sqlite3.Connection], T], seconds: float | None = None) -> T:
         """Makes a change in one transaction, and returns what it returns, once that is committed.
 
         If it raises, nothing of it stays, and the exception comes out here.
+
+        Raises:
+            TimeoutError: that was not so within `seconds`; it may yet be made.
         """
         done: Future[T] = Future()
         self._work.put((change, done))
-        return done.result()
+        return done.result(seconds)
 
     def _write_all(self) -> None:
         while (work := self._work.get()) is not None:

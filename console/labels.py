@@ -131,6 +131,18 @@ def confirm(connection: sqlite3.Connection, numbers: Iterable[int], now: float) 
     )
 
 
+def count_unconfirmed(connection: sqlite3.Connection) -> int:
+    """How many messages of the outbox were not read back yet."""
+    (count,) = connection.execute("SELECT count(*) FROM outbox WHERE confirmed IS NULL").fetchone()
+    return int(count)
+
+
+def oldest_unconfirmed(connection: sqlite3.Connection) -> float | None:
+    """When the first of them was written, s since 1970; None without one."""
+    (written,) = connection.execute("SELECT min(written) FROM outbox WHERE confirmed IS NULL").fetchone()
+    return None if written is None else float(written)
+
+
 def unconfirmed(connection: sqlite3.Connection, after: int, most: int) -> list[sqlite3.Row]:
     """Messages of the outbox beyond a number that were not read back yet, in order."""
     return connection.execute(

@@ -8,23 +8,26 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Sequence
 from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from console import metrics
 from console.feedback_messages import own_number
 from console.records import parse_alert
 from console.store import Batch, Place, Store
 from dataflow.connectors import kafka_clients
 from dataflow.errors import UserError
 from dataflow.events.feedback import Feedback, parse_feedback
-from dataflow.process import lifecycle
+from dataflow.process import health, lifecycle
 from dataflow.settings import Settings
 
 AT_ONCE: Final = 500
 """Records that one transaction of the database takes in: others wait no longer than that takes (0.1 s)."""
 POLL_SECONDS: Final = 0.1
+LAG_SECONDS: Final = 1.0
 CONSUMER: Final = {
     "enable.partition.eof": True,
     # What is fetched ahead is in memory: librdkafka's own 64 MiB a partition is what the console may have in all.
@@ -48,6 +51,10 @@ class Reader:
         self._id = store.database.id
         self._topics = (settings.alerts_topic, settings.feedback_topic)
         self._identities: dict[str, str] = {}
+        self._next: dict[Place, int] = {}  # the offset after what is stored
+        self._lag_due = 0.0
+        self.behind = 0
+        """Messages that stand on the topics and are not stored yet, a second ago at most."""
         self._at_end: dict[Place, int] = {}  # up to where all is stored
         self._progress = threading.Condition()
         self._stop = threading.Event()
@@ -94,6 +101,7 @@ class Reader:
                 elif after < low:
                     _log.warning("%s[%d]: offsets %d to %d are no longer there", topic, partition, after, low - 1)
                     after = low
+                self._next[topic, partition] = after
                 starts.append(TopicPartition(topic, partition, after))
                 if after >= high:
                     self._at_end[topic, partition] = high
@@ -122,14 +130,32 @@ class Reader:
     def _run(self) -> None:
         try:
             while not self._stop.is_set():
+                health.goes_round()
                 first = self._consumer.poll(POLL_SECONDS)
                 if first is not None:
                     self._take_in([first, *self._consumer.consume(AT_ONCE - 1, 0)])
+                self._measure_lag()
         except sqlite3.Error as error:
             if not self._stop.is_set():
                 lifecycle.fail(UserError(f"CONSOLE_DATABASE={self._store.database.path} cannot be written ({error})"))
         except (KafkaException, UserError) as error:
             lifecycle.fail(UserError(f"the console cannot read on: {error}"))
+        finally:
+            health.stops_going_round()
+
+    def _measure_lag(self) -> None:
+        """Once a second: how far each partition's end, as the broker last told it, is from what is stored."""
+        if time.monotonic() < self._lag_due:
+            return
+        self._lag_due = time.monotonic() + LAG_SECONDS
+        behind = 0
+        for where in self._consumer.assignment():
+            _, end = self._consumer.get_watermark_offsets(where, cached=True)
+            next_offset = self._next.get((where.topic, where.partition), 0)
+            lag = max(end - next_offset, 0)  # the end is negative until the broker has told it
+            metrics.LAG.labels(where.topic, str(where.partition)).set(lag)
+            behind += lag
+        self.behind = behind
 
     def _take_in(self, messages: Sequence[Message]) -> None:
         alerts, feedback, confirmed = [], [], []
@@ -162,7 +188,15 @@ class Reader:
             if isinstance(label, Feedback):
                 feedback.append(label)
         if after:
-            self._store.ingest(Batch(alerts, feedback, confirmed, after))
+            new = self._store.ingest(Batch(alerts, feedback, confirmed, after))
+            self._next |= {place: offset for place, (_, offset) in after.items()}
+            metrics.ALERTS_READ.inc(new)
+            metrics.LABELS_READ.inc(len(feedback))
+            metrics.FEEDBACK_SENT.inc(len(confirmed))
+            stored = self._store.clock()
+            metrics.STORED_AFTER.add([max(stored - each.decided_at, 0.0) for each in alerts])
+        # The end lies beyond the last record by the marks of transactions, which nobody is given.
+        self._next |= {place: max(end, self._next.get(place, 0)) for place, end in ends.items()}
         if ends or after:
             with self._progress:
                 self._at_end |= ends

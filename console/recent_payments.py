@@ -19,6 +19,7 @@ from console.records import Payment, decode_decision, payment_of
 from console.store import Batch, Store
 from dataflow.connectors import kafka_clients
 from dataflow.events.parsing import event_time
+from dataflow.process import health
 from dataflow.settings import Settings
 
 OF_A_USER: Final = 12
@@ -82,8 +83,15 @@ class RecentPayments:
             return list(self._by_user.get(user, ()))
 
     def _run(self) -> None:
+        try:
+            self._read()
+        finally:
+            health.stops_going_round()
+
+    def _read(self) -> None:
         second, decoded, counted = time.monotonic(), 0, 0
         while not self._stop.is_set():
+            health.goes_round()
             try:
                 first = self._consumer.poll(POLL_SECONDS)
                 messages = [] if first is None else [first, *self._consumer.consume(A_SECOND, 0)]

@@ -17,6 +17,8 @@ class Decided(msgspec.Struct, gc=False):
     score: float
     fraudulent: bool
     location: str = ""
+    latitude: float | None = None
+    longitude: float | None = None
     device: str = ""
     txn_type: str = ""
     ip: str | None = None
@@ -72,11 +74,16 @@ class Payment(msgspec.Struct, frozen=True, gc=False):
     score: float
     fraudulent: bool
     transaction_id: str
+    latitude: float | None = None  # both, or none
+    longitude: float | None = None
 
 
 def payment_of(decision: Decided, at: float) -> Payment:
-    """A decision as a payment of its user."""
+    """A decision as a payment of its user; a place that is none on Earth is left out."""
+    latitude, longitude = decision.latitude, decision.longitude
+    if latitude is None or longitude is None or abs(latitude) > 90 or abs(longitude) > 180:
+        latitude = longitude = None
     return Payment(
         at, decision.amount, decision.merchant, decision.location, decision.device, decision.score,
-        decision.fraudulent, decision.transaction_id,
+        decision.fraudulent, decision.transaction_id, latitude, longitude,
     )  # fmt: skip

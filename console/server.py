@@ -13,6 +13,7 @@ from nicegui import ui
 from console.access import login
 from console.access.attempts import Attempts
 from console.access.guard import THIS_MACHINE, Guard
+from console.access.proxy import Proxy
 from console.access.sessions import Sessions
 from console.pages.case_page import CasePage
 from console.pages.frame import Desk, serve_static
@@ -20,6 +21,7 @@ from console.pages.overview_page import Overview
 from console.pages.queue_page import QueuePage
 from console.users import Users
 from dataflow.errors import UserError
+from dataflow.process import health
 from dataflow.settings import host_and_port
 
 ICON: Final = (
@@ -53,11 +55,11 @@ def listen(address: str, users: Users | None) -> socket.socket:
     return taken
 
 
-def application(desk: Desk, users: Users | None) -> Guard:
-    """The whole of it, as an ASGI application."""
+def application(desk: Desk, users: Users | None, proxy: Proxy | None = None) -> Guard:
+    """The whole of it, as an ASGI application; with a proxy nobody logs in here."""
     sessions = Sessions()
     outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    if users is not None:
+    if users is not None and proxy is None:
         login.add_to(outer, users, sessions, Attempts())
     serve_static()
 
@@ -85,7 +87,8 @@ def application(desk: Desk, users: Users | None) -> Guard:
         show_welcome_message=False,
         reconnect_timeout=10.0,
     )
-    return Guard(outer, sessions, users is not None)
+    nicegui_app.timer(1.0, health.goes_round)
+    return Guard(outer, sessions, users is not None, proxy)
 
 
 def serve(app: Guard, taken: socket.socket) -> None:

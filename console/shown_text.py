@@ -5,12 +5,18 @@ from datetime import UTC, datetime
 
 import msgspec
 
-_CARD = re.compile(r"(?<!\d)\d(?:[ -]?\d){12,18}(?!\d)")
+# Between two digits of a card number may stand up to three blanks, dashes or characters that are not seen.
+_BETWEEN = r"[\s\-\u00ad\u200b-\u200f\u2010-\u2015\u2060\u2212\ufeff]{0,3}"
+_CARD = re.compile(rf"(?<!\d)\d(?:{_BETWEEN}\d){{12,18}}(?!\d)")
 
 
-def shown(text: object) -> str:
-    """A text with card numbers masked, and each character that is not seen (controls, marks of direction) named."""
-    return "".join(_visible(character) for character in _CARD.sub(_masked, str(text)))
+def shown(text: object, cards: bool = False) -> str:
+    """A text in which each character that is not seen (controls, marks of direction) is named.
+
+    Card numbers are masked, unless `cards` says that they may be seen.
+    """
+    whole = str(text)
+    return "".join(_visible(character) for character in (whole if cards else _CARD.sub(_masked, whole)))
 
 
 def _visible(character: str) -> str:
@@ -54,10 +60,10 @@ def value(found: object) -> str:
     return shown(found)
 
 
-def record(raw: bytes) -> str:
-    """A record's JSON over several lines."""
+def record(raw: bytes, cards: bool = False) -> str:
+    """A record's JSON over several lines; `cards` as for `shown`."""
     try:
         text = msgspec.json.format(raw, indent=2).decode()
     except (msgspec.DecodeError, UnicodeDecodeError):
         text = raw.decode(errors="replace")
-    return "\n".join(shown(line) for line in text.split("\n"))
+    return "\n".join(shown(line, cards) for line in text.split("\n"))

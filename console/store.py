@@ -240,6 +240,12 @@ class Store:
 
         self._act(change)
 
+    def note_cards_seen(self, case: int, alert: int, analyst: str) -> None:
+        """Puts into the audit trail that somebody was shown whole card numbers."""
+        self._act(
+            lambda connection: audit.note_down(connection, self.clock(), analyst, "saw card numbers", case, alert)
+        )
+
     # ------------------------------------------------------------------------------------------- what is looked at
 
     def page(self, view: queue_view.View) -> queue_view.Page:
@@ -282,6 +288,23 @@ class Store:
             if same := rows.fetchall():
                 found[pivot] = same
         return found
+
+    def count_live_cases(self) -> int:
+        """How many cases are open or taken."""
+        (count,) = self.database.read().execute("SELECT count(*) FROM cases WHERE live").fetchone()
+        return int(count)
+
+    def check_that_it_writes(self, seconds: float) -> None:
+        """Writes when this was, to see that the database takes it.
+
+        Raises:
+            sqlite3.Error: it does not.
+            TimeoutError: it takes longer than `seconds`.
+        """
+        now = str(self.clock())
+        self.database.write(
+            lambda connection: connection.execute("INSERT OR REPLACE INTO about VALUES ('checked', ?)", [now]), seconds
+        )
 
     def audit_of(self, case: int) -> list[sqlite3.Row]:
         """What was done in a case, the newest first."""

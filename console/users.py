@@ -20,8 +20,12 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from dataflow.errors import UserError
 from dataflow.process import event_log, lifecycle
 
-ROLES: Final = ("look", "label", "rules")
-"""What a user may do: see the console; label and work cases; change rules."""
+ROLES: Final = ("look", "label", "rules", "cards")
+"""What a user may do: see the console; label and work cases; change rules; see whole card numbers in a case."""
+WITHOUT_PASSWORDS: Final = frozenset(("look", "label", "rules"))
+"""What everybody may where there are no users: who sees the numbers of cards must be known by name."""
+NO_PASSWORD: Final = "-"  # noqa: S105
+"""In place of a hash, of a user whom only a proxy lets in."""
 SHORTEST: Final = 12
 """Characters of a password, at least."""
 _NAME = re.compile(r"[\w.@-]{1,64}")
@@ -77,19 +81,25 @@ class Users:
         """Who may work cases."""
         return frozenset(user.name for user in self._by_name.values() if "label" in user.roles)
 
+    def named(self, name: str) -> User | None:
+        """The user of a name, whom somebody else has let in."""
+        return self._by_name.get(name)
+
     def check(self, name: str, password: str) -> User | None:
         """The user, if that is the password; takes 50 ms and 64 MiB, whoever it is."""
         user = self._by_name.get(name)
         try:
-            _hasher.verify(user.password_hash if user else self._nobody, password)
+            known = user is not None and user.password_hash != NO_PASSWORD
+            _hasher.verify(user.password_hash if user and known else self._nobody, password)
         except (VerificationError, InvalidHashError):
             return None
-        return user
+        return user if known else None
 
 
 def _user(line: str, where: str) -> User:
     parts = line.split()
-    if len(parts) != 3 or not parts[2].startswith("$argon2id$") or not _NAME.fullmatch(parts[0]):
+    hashed = len(parts) == 3 and (parts[2].startswith("$argon2id$") or parts[2] == NO_PASSWORD)
+    if not hashed or not _NAME.fullmatch(parts[0]):
         msg = f"{where}: it takes name, roles and argon2id hash; write it with `python -m console.users`"
         raise UserError(msg)
     return User(parts[0], roles_of(parts[1], where), parts[2])
@@ -108,8 +118,8 @@ def roles_of(text: str, where: str) -> frozenset[str]:
     return roles | {"look"}
 
 
-def write(path: Path, name: str, roles: frozenset[str], password: str) -> None:
-    """Adds a user to the file, or replaces the one of that name.
+def write(path: Path, name: str, roles: frozenset[str], password: str | None) -> None:
+    """Adds a user to the file, or replaces the one of that name; without a password only a proxy lets them in.
 
     Raises:
         UserError: the name or the password cannot be one, or the file cannot be written.
@@ -117,13 +127,14 @@ def write(path: Path, name: str, roles: frozenset[str], password: str) -> None:
     if not _NAME.fullmatch(name):
         msg = f"{name!r} cannot be a name: it takes letters, digits, '.', '_', '@', '-', at most 64"
         raise UserError(msg)
-    if len(password) < SHORTEST:
+    if password is not None and len(password) < SHORTEST:
         msg = f"the password is too short: it takes at least {SHORTEST} characters"
         raise UserError(msg)
     try:
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if line.split()[:1] != [name]]
-        written = f"{name} {','.join(role for role in ROLES if role in roles)} {_hasher.hash(password)}"
+        hashed = NO_PASSWORD if password is None else _hasher.hash(password)
+        written = f"{name} {','.join(role for role in ROLES if role in roles)} {hashed}"
         part = path.with_name(path.name + ".part")
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write("\n".join([*kept, written]) + "\n")
@@ -133,24 +144,29 @@ def write(path: Path, name: str, roles: frozenset[str], password: str) -> None:
         raise UserError(msg) from error
 
 
+def _asked_password() -> str:
+    """What is typed, twice, or the first line of what is piped in."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\n")
+    password = getpass.getpass("Password: ")
+    if getpass.getpass("Again: ") != password:
+        msg = "the two passwords differ: nothing was written"
+        raise UserError(msg)
+    return password
+
+
 def main() -> None:
     """Asks for a password, and adds the user; exits with 2 on a user's mistake."""
     parser = argparse.ArgumentParser(prog="python -m console.users", description="Adds a user of the console.")
     parser.add_argument("file", type=Path, help="the users file, see CONSOLE_USERS_FILE")
     parser.add_argument("name")
-    parser.add_argument("--roles", default="look,label", help="with commas between: look, label, rules")
+    parser.add_argument("--roles", default="look,label", help=f"with commas between: {', '.join(ROLES)}")
+    parser.add_argument("--no-password", action="store_true", help="only the proxy of CONSOLE_PROXY_ADDRESSES lets in")
     arguments = parser.parse_args()
     event_log.set_up()
     try:
         roles = roles_of(arguments.roles, "--roles")
-        if sys.stdin.isatty():
-            password = getpass.getpass("Password: ")
-            if getpass.getpass("Again: ") != password:
-                msg = "the two passwords differ: nothing was written"
-                raise UserError(msg)
-        else:
-            password = sys.stdin.readline().rstrip("\n")
-        write(arguments.file, arguments.name, roles, password)
+        write(arguments.file, arguments.name, roles, None if arguments.no_password else _asked_password())
     except UserError as error:
         lifecycle.complain(error)
         sys.exit(2)

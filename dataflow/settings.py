@@ -22,6 +22,7 @@ _KAFKA_PREFIX = "KAFKA_CONFIG_"
 _WITH_UNDERSCORES = frozenset({"log_level"})  # the one text property of librdkafka whose name has no dots
 _PORT = r"(?:[0-9]{1,4}|[0-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"  # 0 to 65535
 _HOST_AND_PORT = rf"(?:\[[0-9a-fA-F:.]+\]|[^\s:,\[\]]+):{_PORT}"
+_NETWORK = r"[0-9a-fA-F:.]+(?:/[0-9]{1,3})?"
 _TOPIC_NAME = r"(?!\.{1,2}\Z)[a-zA-Z0-9._-]{1,249}"
 
 Brokers = Annotated[
@@ -30,6 +31,14 @@ Brokers = Annotated[
 ]
 HostAndPort = Annotated[str, Meta(pattern=rf"\A{_HOST_AND_PORT}\Z", description="host:port")]
 Address = Annotated[str, Meta(pattern=rf"\A{_HOST_AND_PORT}\Z", description="host:port, or off")]
+Networks = Annotated[
+    str,
+    Meta(
+        pattern=rf"\A{_NETWORK}(?:,{_NETWORK})*\Z",
+        description="addresses or networks, as 10.0.0.7 or 10.0.0.0/24, several with commas between",
+    ),
+]
+HeaderName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9-]{1,64}\Z", description="a header's name, as X-Forwarded-User")]
 Topic = Annotated[
     str,
     Meta(pattern=rf"\A{_TOPIC_NAME}\Z", description="a topic name: letters, digits, '.', '_', '-', at most 249"),
@@ -77,6 +86,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     console_address: HostAndPort = "127.0.0.1:3080"
     console_database: File = Path("console.db")
     console_users_file: File | None = None
+    console_proxy_addresses: Networks | None = None
+    console_proxy_header: HeaderName = "X-Forwarded-User"
+    console_metrics_address: Address | None = "127.0.0.1:3081"
+    console_flow_metrics: Brokers = "127.0.0.1:3030"
     console_max_alerts: Annotated[int, Meta(ge=1000)] = 1_000_000
     console_age_days: Annotated[float, Meta(ge=0.01)] = 90.0
     console_quiet_minutes: Annotated[float, Meta(ge=0)] = 60.0
@@ -155,7 +168,7 @@ def _read(field: str, text: str) -> Any:
     value: Any = text
     if kind == Address and text.lower() == "off":
         return None
-    if kind == Brokers:
+    if kind in (Brokers, Networks):
         value = ",".join(part.strip() for part in text.split(","))
     elif plain is int or plain is float:
         value = plain(text)  # not msgspec's own reading of numbers in texts, which takes no `.5`
@@ -240,6 +253,19 @@ TABLE: Sequence[Setting] = (
     Setting(
         "CONSOLE_USERS_FILE", "console_users_file",
         "who may use the console, with hashed passwords (`python -m console.users`); without it all who can reach it",
+    ),
+    Setting(
+        "CONSOLE_PROXY_ADDRESSES", "console_proxy_addresses",
+        "from where a reverse proxy comes that says who users are, in place of passwords; CONSOLE_USERS_FILE has roles",
+    ),
+    Setting("CONSOLE_PROXY_HEADER", "console_proxy_header", "the header in which that proxy names the user"),
+    Setting(
+        "CONSOLE_METRICS_ADDRESS", "console_metrics_address",
+        "where the console serves its metrics, `/ready` and `/live`, `off` for nowhere",
+    ),
+    Setting(
+        "CONSOLE_FLOW_METRICS", "console_flow_metrics",
+        "where the console's overview reads the flow's metrics: the METRICS_ADDRESS of each process",
     ),
     Setting("CONSOLE_MAX_ALERTS", "console_max_alerts", "the newest alerts that the console keeps"),
     Setting("CONSOLE_AGE_DAYS", "console_age_days", "how long it keeps an alert", "d"),

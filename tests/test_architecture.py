@@ -22,7 +22,7 @@ LEVELS = [
     ("console",),
 ]
 """Parts of `dataflow`, `training` and `console`: each may import those of its level and of those before."""
-FOR_THE_CONSOLE = {"errors", "settings", "events", "process", "connectors"}
+FOR_THE_CONSOLE = {"errors", "metrics", "settings", "events", "process", "connectors"}
 """The parts of `dataflow` that the console may import: it reads what the flow writes, and knows nothing of how."""
 LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}
 

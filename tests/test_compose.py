@@ -242,13 +242,24 @@ def test_the_detector_is_healthy_when_it_is_ready() -> None:
     assert f"http://127.0.0.1:3030{metrics_server.READY}'" in DETECTOR["healthcheck"]["test"][-1]
 
 
-def test_prometheus_scrapes_the_detector_where_it_serves() -> None:
+def test_prometheus_scrapes_detector_and_console_where_they_serve() -> None:
     config = yaml.safe_load((OBSERVABILITY / "prometheus.yml").read_text())
-    (job,) = config["scrape_configs"]
-    (static,) = job["static_configs"]
+    jobs = config["scrape_configs"]
+    serving = (("detector", "METRICS_ADDRESS"), ("analysts-console", "CONSOLE_METRICS_ADDRESS"))
+    for job, (service, setting) in zip(jobs, serving, strict=True):
+        (static,) = job["static_configs"]
+        port = COMPOSE["services"][service]["environment"][setting].rpartition(":")[2]
+        assert static["targets"] == [f"{service}:{port}"]
+        assert job.get("metrics_path", "/metrics") == metrics_server.METRICS
+
+
+def test_the_console_is_healthy_when_it_is_ready_and_reads_the_flows_metrics() -> None:
+    console = COMPOSE["services"]["analysts-console"]
+    assert f"http://127.0.0.1:3081{metrics_server.READY}'" in console["healthcheck"]["test"][-1]
+    assert console["environment"]["CONSOLE_METRICS_ADDRESS"] == "0.0.0.0:3081"
     port = DETECTOR["environment"]["METRICS_ADDRESS"].rpartition(":")[2]
-    assert static["targets"] == [f"detector:{port}"]
-    assert job.get("metrics_path", "/metrics") == metrics_server.METRICS
+    assert console["environment"]["CONSOLE_FLOW_METRICS"] == f"detector:{port}"
+    assert not any("3081" in published for published in console["ports"])  # Prometheus is in the same network
 
 
 def test_grafana_finds_data_source_and_dashboard_where_they_are_mounted_and_nobody_can_log_in() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from console import metrics as console_metrics
 from dataflow import metrics
 from dataflow.events.decision import Explanation, Verdict
 from dataflow.events.parsing import parse
@@ -50,8 +51,9 @@ def block(document: str, language: str) -> list[str]:
 
 def metric_names() -> set[str]:
     """All names by which Prometheus knows them: a histogram is three series."""
-    found = {metric.name for metric in metrics.METRICS}
-    histograms = [metric.name for metric in metrics.METRICS if metric.kind == "histogram"]
+    listed = [*metrics.METRICS, *console_metrics.METRICS]
+    found = {metric.name for metric in listed}
+    histograms = [metric.name for metric in listed if metric.kind == "histogram"]
     return found | {f"{name}_{part}" for name in histograms for part in ("bucket", "sum", "count")}
 
 
@@ -110,6 +112,8 @@ def test_each_metric_is_in_the_documents() -> None:
     told = (ROOT / "docs" / "metrics.md").read_text()
     assert len(metrics.METRICS) > 30
     assert metrics.markdown() in told, "put in what python -m dataflow.metrics prints"
+    assert len(console_metrics.METRICS) > 8
+    assert metrics.markdown(console_metrics.METRICS) in told, "put in what python -m console.metrics prints"
 
 
 def test_the_table_of_settings_is_what_the_command_prints() -> None:

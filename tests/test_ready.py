@@ -20,8 +20,7 @@ from dataflow.start_report import METRICS_ON
 from tests.conftest import Broker, MakeTopic
 from tests.process.test_lifecycle import wait_for
 from tests.support.builders import raw
-from tests.support.kafka_server import KafkaServer
-from tests.support.kafka_server import _free_ports as free_ports
+from tests.support.kafka_server import KafkaServer, free_ports
 from tests.support.reading import read_all
 
 pytestmark = pytest.mark.slow

@@ -1,8 +1,9 @@
 """Stands before everything that the console serves, pages and sockets alike.
 
-It lets in who has a session. What changes something (posts, and the socket over which all clicks come) must come from
-a page of this console: its `Origin` is the address that is asked. Where there are no passwords, only names of this
-machine are answered to, so that no page elsewhere can pretend to be this console (DNS rebinding).
+It lets in who has a session, or whom a reverse proxy names (`console.access.proxy`). What changes something (posts, and
+the socket over which all clicks come) must come from a page of this console: its `Origin` is the address that is asked.
+Where there are no passwords, only names of this machine are answered to, so that no page elsewhere can pretend to be
+this console (DNS rebinding).
 """
 
 import secrets
@@ -11,6 +12,8 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from console import metrics
+from console.access.proxy import Proxy, RefusedError
 from console.access.sessions import COOKIE, SECONDS, Session, Sessions
 
 Scope = MutableMapping[str, Any]
@@ -45,10 +48,12 @@ _HEADERS = (
 class Guard:
     """An ASGI application before the console's."""
 
-    def __init__(self, app: App, sessions: Sessions, passwords: bool):
+    def __init__(self, app: App, sessions: Sessions, passwords: bool, proxy: Proxy | None = None):
+        """`passwords`: there are users, who log in, or whom the proxy lets in where there is one."""
         self._app = app
         self._sessions = sessions
         self._passwords = passwords
+        self._proxy = proxy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers by itself what is not let through."""
@@ -57,10 +62,19 @@ class Guard:
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         refused = self._refusal(scope, headers)
+        session: Session | None = None
+        if not refused and self._proxy is not None:
+            try:
+                user = self._proxy.user(scope)
+                session = self._sessions.of_proxy(user.name, user.roles)
+            except RefusedError as error:
+                refused = str(error)
         if refused:
+            metrics.REFUSED.inc()
             await _refuse(scope, send, 403, refused)
             return
-        session = self._sessions.find(_cookie(headers))
+        if self._proxy is None:
+            session = self._sessions.find(_cookie(headers))
         begun = ""
         if session is None and not self._passwords and scope["type"] == "http":
             begun = self._sessions.begin(NOBODY)

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from console import metrics
 from console.access.attempts import Attempts
 from console.access.guard import LOGIN, cookie, token_of
 from console.access.sessions import Sessions
@@ -57,6 +58,7 @@ def add_to(app: FastAPI, users: Users, sessions: Sessions, attempts: Attempts) -
         async with checking:
             user = await asyncio.to_thread(users.check, name, password)
         if user is None:
+            metrics.LOGINS_FAILED.inc()
             return _page("Name or password is wrong.", 403)
         attempts.succeeded(*keys)
         token = sessions.begin(user.name, user.roles)

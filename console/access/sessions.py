@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from console.users import ROLES
+from console.users import WITHOUT_PASSWORDS
 
 SECONDS: Final = 12 * 3600.0
 MOST: Final = 10_000
@@ -34,9 +34,10 @@ class Sessions:
     def __init__(self, clock: Callable[[], float] = time.time):
         self._clock = clock
         self._by_hash: dict[str, Session] = {}
+        self._by_name: dict[str, Session] = {}  # of users whom a proxy lets in: as many as the users file has
         self._lock = threading.Lock()
 
-    def begin(self, analyst: str, roles: frozenset[str] = frozenset(ROLES)) -> str:
+    def begin(self, analyst: str, roles: frozenset[str] = WITHOUT_PASSWORDS) -> str:
         """Begins a session, and returns its cookie's value."""
         token = secrets.token_urlsafe(32)
         with self._lock:
@@ -47,6 +48,13 @@ class Sessions:
                 del self._by_hash[next(iter(self._by_hash))]
             self._by_hash[_hash(token)] = Session(analyst, roles, now + SECONDS)
         return token
+
+    def of_proxy(self, name: str, roles: frozenset[str]) -> Session:
+        """The session of a user whom the proxy names with each request; each prolongs it."""
+        with self._lock:
+            session = self._by_name.setdefault(name, Session(name, roles, 0.0))
+            session.until = self._clock() + SECONDS
+            return session
 
     def find(self, token: str) -> Session | None:
         """The session of a cookie's value; None where there is none, or it is over."""

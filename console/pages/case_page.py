@@ -5,15 +5,17 @@ from typing import Any, Final
 
 from nicegui import ui
 
-from console.cases import Outcome, Pivot
+from console.cases import Outcome
+from console.pages.alert_graph import NAMES, show_graph
 from console.pages.frame import Desk, act, frame, heading, part, text
+from console.pages.places_map import places_of, show_map
+from console.pages.time_line import show_time_line
 from console.records import Decided, Payment, decode_decision, payment_of
 from console.shown_text import moment, money, record, shown, value
 
 SECONDS: Final = 0.5
 LISTED: Final = 50
 """Alerts of a case that are listed."""
-_SHARED: Final[dict[Pivot, str]] = {"device": "device", "merchant": "merchant", "ip": "address"}
 
 
 class CasePage:
@@ -24,6 +26,7 @@ class CasePage:
         self._number = number
         self._chosen: int | None = None  # the alert that is shown; None: the one of the highest score
         self._state: Any = None
+        self._cards_seen: set[int] = set()  # alerts of which the audit trail says so
         with frame(desk, f"Case {number}") as session:
             self._session = session
             self._head = ui.element("div")
@@ -45,7 +48,7 @@ class CasePage:
             self._to = ui.input("Hand over to").props("dense outlined")
             ui.button("Hand over", on_click=self._hand_over).props("outline")
             ui.button("Close", on_click=lambda: self._act(self._desk.store.close_case)).props("outline")
-            self._kind = ui.select({"user": "user", **dict(_SHARED)}, value="user", label="Suppress").props(
+            self._kind = ui.select({"user": "user", **dict(NAMES)}, value="user", label="Suppress").props(
                 "dense outlined"
             )
             self._hours = ui.select({1: "an hour", 24: "a day", 168: "a week"}, value=1, label="for").props(
@@ -77,7 +80,7 @@ class CasePage:
     async def _suppress(self) -> None:
         kind, name = self._kind.value, self._alert[self._kind.value]
         if not name:
-            ui.notify(f"This alert has no {_SHARED[kind]}.", color="warning")
+            ui.notify(f"This alert has no {NAMES[kind]}.", color="warning")
         elif await act(
             self._desk.store.suppress, kind, name, self._hours.value * 3600.0, self._session.analyst, self._number
         ):
@@ -119,15 +122,29 @@ class CasePage:
         with self._body:
             self._decision(alert, decision)
             self._why(decision)
-            self._usual(decision)
-            self._payments(alerts)
+            with ui.element("div").classes("stack"):
+                self._usual(decision)
+                self._places(self._last_payments(alerts))
+            with part("Their last transactions"):
+                show_time_line(self._last_payments(alerts))
             self._alerts(alerts)
             self._shared(alert)
             self._audit(audit)
             with part("Record"):
-                ui.label(record(alert["raw"])).classes("record plain")
+                ui.label(record(alert["raw"], self._may_see_cards(alert))).classes("record plain")
+
+    def _may_see_cards(self, alert: sqlite3.Row) -> bool:
+        """Whether card numbers stay whole; where there are some, the audit trail says first that they were seen."""
+        if not self._session.may("cards"):
+            return False
+        number = alert["number"]
+        if number not in self._cards_seen and record(alert["raw"]) != record(alert["raw"], cards=True):
+            self._cards_seen.add(number)
+            self._desk.store.note_cards_seen(self._number, number, self._session.analyst)
+        return True
 
     def _decision(self, alert: sqlite3.Row, decision: Decided) -> None:
+        cards = self._may_see_cards(alert)
         with part("This alert"), ui.element("div").classes("facts"):
             label = alert["label"] and f"{alert['label']}, by {alert['labelled_by']}"
             for name, found in (
@@ -144,7 +161,7 @@ class CasePage:
             ):  # fmt: skip
                 if found:
                     ui.label(name).classes("soft")
-                    text(found, str(alert["label"]) if name == "label" else "")
+                    text(found, str(alert["label"]) if name == "label" else "", cards)
 
     def _why(self, decision: Decided) -> None:
         with part("Why, and what drove the score"):
@@ -176,37 +193,22 @@ class CasePage:
                 text(value(each.value))
                 text(value(each.usual))
 
-    def _payments(self, alerts: list[sqlite3.Row]) -> None:
-        """The user's last payments and alerts on a time line, and as a table."""
-        user = self._alert["user"]
-        past = self._desk.payments.of_user(user)
+    def _last_payments(self, alerts: list[sqlite3.Row]) -> list[Payment]:
+        """The user's last payments, those that raised alerts among them, the newest last."""
+        past = self._desk.payments.of_user(self._alert["user"])
         raised = [payment_of(decode_decision(each["raw"]), each["at"]) for each in alerts]
-        both = sorted([*past, *raised], key=lambda each: each.at)[-30:]
+        return sorted([*past, *raised], key=lambda each: each.at)[-30:]
 
-        def points(fraudulent: bool) -> list[list[float]]:
-            return [[each.at * 1000, each.amount] for each in both if each.fraudulent is fraudulent]
-
-        def drawn(name: str, fraudulent: bool, color: str) -> dict[str, Any]:
-            return {
-                "type": "scatter", "name": name, "data": points(fraudulent), "symbolSize": 10,
-                "itemStyle": {"color": color},
-            }  # fmt: skip
-
-        with part("Their last transactions"):
-            ui.echart(
-                {
-                    "animation": False,
-                    "legend": {"top": 0},
-                    "grid": {"left": 60, "right": 15, "bottom": 30},
-                    "xAxis": {"type": "time"},
-                    "yAxis": {"type": "value"},
-                    "tooltip": {"renderMode": "richText"},
-                    "series": [drawn("others", False, "#7a8699"), drawn("alerts", True, "#d0342c")],
-                }
-            ).classes("chart").props('role="img" aria-label="amounts over time; the table below says the same"')
-            with ui.element("div").classes("scroll"), ui.element("table").classes("table"):
-                for each in reversed(both):
-                    _payment_row(each)
+    def _places(self, payments: list[Payment]) -> None:
+        """Where they paid: on a map, and in words."""
+        shown_one = payment_of(decode_decision(self._alert["raw"]), self._alert["at"])
+        others = [each for each in payments if each.transaction_id != shown_one.transaction_id]
+        places = places_of([*others, shown_one], shown_one.transaction_id)
+        with part("Where they paid"):
+            if places:
+                show_map(places)
+            else:
+                ui.label("No payment says where.").classes("soft")
 
     def _alerts(self, alerts: list[sqlite3.Row]) -> None:
         with part("Alerts of this case"):
@@ -226,8 +228,10 @@ class CasePage:
             siblings = self._desk.store.siblings(alert)
             if not siblings:
                 ui.label("None.").classes("soft")
+            else:
+                show_graph(alert, siblings)
             for kind, rows in siblings.items():
-                text(f"the {_SHARED[kind]} {alert[kind]}", "soft")
+                text(f"the {NAMES[kind]} {alert[kind]}", "soft")
                 for row in rows:
                     with ui.element("div"):
                         ui.link(f"Case {row['case_number']}", f"/case/{row['case_number']}")
@@ -242,13 +246,3 @@ class CasePage:
                 detail = f": {each['detail']}" if each["detail"] else ""
                 about = f" (alert {each['alert']})" if each["alert"] is not None else ""
                 text(f"{moment(each['at'])} {each['who']}: {each['what']}{about}{detail}", "audit")
-
-
-def _payment_row(payment: Payment) -> None:
-    with ui.element("tr"):
-        for cell in (
-            moment(payment.at), money(payment.amount), payment.merchant, payment.location, payment.device,
-            "alert" if payment.fraudulent else "",
-        ):  # fmt: skip
-            with ui.element("td"):
-                text(cell, "fraud" if cell == "alert" else "")

@@ -12,6 +12,7 @@ from console.access.guard import session_of
 from console.access.sessions import Session
 from console.cases import ConflictError
 from console.recent_payments import RecentPayments
+from console.service import Service
 from console.shown_text import shown
 from console.store import Store
 
@@ -23,11 +24,23 @@ LOOK_SECONDS: Final = 0.1
 class Desk:
     """What pages need: what is kept, and who there is."""
 
-    def __init__(self, store: Store, payments: RecentPayments, analysts: frozenset[str] | None):
-        """`analysts`: who may work cases; None where there are no passwords, and everybody names themselves."""
+    def __init__(
+        self,
+        store: Store,
+        payments: RecentPayments,
+        service: Service,
+        analysts: frozenset[str] | None,
+        logs_out: bool = True,
+    ):
+        """`analysts`: who may work cases; None where there are no passwords, and everybody names themselves.
+
+        `logs_out`: whether to log out is the console's matter, and not a proxy's.
+        """
         self.store = store
         self.payments = payments
+        self.service = service
         self.analysts = analysts
+        self.logs_out = logs_out
 
 
 def serve_static() -> None:
@@ -89,9 +102,10 @@ def frame(desk: Desk, title: str) -> Iterator[Session]:
         ui.space()
         if desk.analysts is not None:
             ui.label(shown(session.analyst))
+        if desk.analysts is not None and desk.logs_out:
             with ui.element("form").props('method="post" action="/logout"'):
                 ui.button("Log out").props("flat dense color=white type=submit")
-        else:
+        if desk.analysts is None:
 
             def rename(event: Any) -> None:
                 session.analyst = " ".join(str(event.value or "").split())[:64] or session.analyst
@@ -102,9 +116,9 @@ def frame(desk: Desk, title: str) -> Iterator[Session]:
         yield session
 
 
-def text(value: object, classes: str = "") -> ui.label:
-    """A text of a transaction: only ever text."""
-    return ui.label(shown(value)).classes(f"plain {classes}")
+def text(value: object, classes: str = "", cards: bool = False) -> ui.label:
+    """A text of a transaction: only ever text; with `cards` the numbers of cards stay whole."""
+    return ui.label(shown(value, cards)).classes(f"plain {classes}")
 
 
 @contextmanager
@@ -113,6 +127,15 @@ def part(title: str) -> Iterator[None]:
     with ui.element("section").classes("part"):
         heading(2, title)
         yield
+
+
+@contextmanager
+def table(title: str) -> Iterator[ui.element]:
+    """A table that scrolls by itself where the page is narrow, also by keyboard; its rows are built within."""
+    scrolling = ui.element("div").classes("scroll")
+    scrolling.props.update({"tabindex": "0", "role": "region", "aria-label": title})
+    with scrolling, ui.element("table").classes("table") as made:
+        yield made
 
 
 def heading(level: int, title: str) -> None:

@@ -9,7 +9,10 @@ from nicegui import ui
 
 from console import figures
 from console.figures import SCORE_BINS, Precision
-from console.pages.frame import Desk, frame, part, text
+from console.labels import count_unconfirmed
+from console.pages.charts import chart
+from console.pages.frame import Desk, frame, part, table, text
+from console.pages.service_part import ServicePart
 from console.shown_text import money, shown
 
 SECONDS: Final = 1.0
@@ -53,11 +56,12 @@ class Overview:
                         ui.label(name).classes("soft")
             with ui.element("div").classes("parts"):
                 with part(f"Alerts a minute by rule, the last {SHOWN_MINUTES} minutes"):
-                    self._by_rule = _chart(_lines())
+                    self._by_rule = _lines()
+                ServicePart(desk, session)
                 with part("Alerts by score"):
-                    self._scores = _chart(_bars())
-                with part("Precision by rule, of the labels so far"), ui.element("div").classes("scroll"):
-                    self._table = ui.element("table").classes("table")
+                    self._scores = _bars()
+                with part("Precision by rule, of the labels so far"), table("precision by rule") as made:
+                    self._table = made
         ui.timer(SECONDS, self._look, immediate=True)
 
     async def _look(self) -> None:
@@ -109,7 +113,7 @@ def _read(
 ) -> tuple[dict[str, dict[str, tuple[int, float]]], list[Precision], dict[str, dict[int, int]], int]:
     connection: sqlite3.Connection = desk.store.database.read()
     since = desk.store.clock() - SHOWN_MINUTES * 60
-    (waiting,) = connection.execute("SELECT count(*) FROM outbox WHERE confirmed IS NULL").fetchone()
+    waiting = count_unconfirmed(connection)
     return (
         figures.totals(connection), figures.precisions(connection), figures.by_minute(connection, since, "rule"),
         waiting,
@@ -120,30 +124,35 @@ def _share(of: Precision) -> str:
     return "no label" if of.share is None else f"{of.share:.1%}"
 
 
-def _chart(options: dict[str, Any]) -> ui.echart:
-    # Texts in a tooltip are drawn, never markup.
-    return ui.echart({**options, "animation": False, "tooltip": {"trigger": "axis", "renderMode": "richText"}}).classes(
-        "chart"
+def _lines() -> ui.echart:
+    return chart(
+        {
+            "tooltip": {"trigger": "axis", "renderMode": "richText"},
+            "legend": {"type": "scroll", "top": 0},
+            "grid": {"left": 45, "right": 10, "bottom": 30},
+            "series": [],
+        },
+        "alerts a minute by rule",
+        xAxis={"type": "time", "splitLine": {"show": False}},
+        yAxis={"type": "value", "minInterval": 1},
     )
 
 
-def _lines() -> dict[str, Any]:
-    return {
-        "legend": {"type": "scroll", "top": 0}, "grid": {"left": 40, "right": 10, "bottom": 30},
-        "xAxis": {"type": "time"}, "yAxis": {"type": "value", "minInterval": 1}, "series": [],
-    }  # fmt: skip
-
-
-def _bars() -> dict[str, Any]:
+def _bars() -> ui.echart:
     edges = [f"{number / SCORE_BINS:.2f}" for number in range(SCORE_BINS)]
-    return {
-        "grid": {"left": 50, "right": 10, "bottom": 30},
-        "xAxis": {"type": "category", "data": edges}, "yAxis": {"type": "value", "minInterval": 1},
-        "series": [{"type": "bar", "name": "alerts", "data": [0] * SCORE_BINS}],
-    }  # fmt: skip
+    return chart(
+        {
+            "tooltip": {"trigger": "axis", "renderMode": "richText"},
+            "grid": {"left": 50, "right": 10, "top": 20, "bottom": 30},
+            "series": [{"type": "bar", "name": "alerts", "data": [0] * SCORE_BINS}],
+        },
+        "how many alerts have which score",
+        xAxis={"type": "category", "data": edges},
+        yAxis={"type": "value", "minInterval": 1},
+    )
 
 
-def _show_rules(chart: ui.echart, minutes: dict[str, dict[int, int]], now: float, precisions: list[Precision]) -> None:
+def _show_rules(lines: ui.echart, minutes: dict[str, dict[int, int]], now: float, precisions: list[Precision]) -> None:
     last = int(now // 60)
     shown_minutes = range(last - SHOWN_MINUTES + 1, last + 1)
     chosen = [each.rule for each in precisions[1:] if each.rule in minutes][:RULES]
@@ -154,12 +163,12 @@ def _show_rules(chart: ui.echart, minutes: dict[str, dict[int, int]], now: float
         }
         for rule in chosen
     ]  # fmt: skip
-    if chart.options["series"] != series:
-        chart.options["series"] = series
-        chart.update()
+    if lines.options["series"] != series:
+        lines.options["series"] = series
+        lines.update()
 
 
-def _update(chart: ui.echart, series: dict[str, Any], data: list[int]) -> None:
+def _update(bars: ui.echart, series: dict[str, Any], data: list[int]) -> None:
     if series["data"] != data:
         series["data"] = data
-        chart.update()
+        bars.update()

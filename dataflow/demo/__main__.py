@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 from rich.console import Console
@@ -148,11 +149,13 @@ def run(settings: Settings, duration: float | None, console: Console, environ: M
                 settings = msgspec.structs.replace(settings, brokers=brokers, kafka_config=config)
             tally = Tally(settings)
             _start_detector(stack, settings, own_kafka, scratch)
-            _start_console(stack, settings, own_kafka, scratch)
+            served = stack.find("detector", METRICS_ON)
+            metrics_at = served.partition(METRICS_ON)[2].strip() if served else None
+            _start_console(stack, settings, own_kafka, scratch, urlsplit(metrics_at).netloc if metrics_at else None)
             where = settings.brokers if own_kafka else f"the embedded broker at {settings.brokers}"
             console.print(f"Kafka: {where}. Ctrl-C ends it.", markup=False, highlight=False)
-            if served := stack.find("detector", METRICS_ON):
-                console.print(f"Metrics: {served.partition(METRICS_ON)[2]}", markup=False, highlight=False)
+            if metrics_at:
+                console.print(f"Metrics: {metrics_at}", markup=False, highlight=False)
             past = past_of(settings)
             if past is not None:
                 _warm_up(past, stack, tally, settings, console, lambda: stop.asked)
@@ -198,13 +201,23 @@ def _start_detector(stack: ChildProcesses, settings: Settings, own_kafka: bool, 
     stack.wait_for("detector", f"{kafka_source.READY} {settings.transactions_topic}[")
 
 
-def _start_console(stack: ChildProcesses, settings: Settings, own_kafka: bool, scratch: str) -> None:
-    """Starts the analysts' console, which is ready by the time that the profiles are filled."""
+def _start_console(
+    stack: ChildProcesses, settings: Settings, own_kafka: bool, scratch: str, flow_metrics: str | None
+) -> None:
+    """Starts the analysts' console, which is ready by the time that the profiles are filled.
+
+    `flow_metrics`: host:port where the detector serves its metrics, if it does.
+    """
     environ = _common(settings, own_kafka) | {"LOG_LEVEL": "info"}
     if "CONSOLE_ADDRESS" not in settings.given:
         environ["CONSOLE_ADDRESS"] = "127.0.0.1:0"  # one that a `make console` beside us cannot have; it says which
     if "CONSOLE_DATABASE" not in settings.given:
         environ["CONSOLE_DATABASE"] = f"{scratch}/console.db"
+    if "CONSOLE_METRICS_ADDRESS" not in settings.given:
+        environ["CONSOLE_METRICS_ADDRESS"] = "127.0.0.1:0"
+    if "CONSOLE_FLOW_METRICS" not in settings.given and flow_metrics is not None:
+        environ["CONSOLE_FLOW_METRICS"] = flow_metrics
+    environ["MODEL_FILE"] = str(settings.model_file)
     stack.start("console", "console", **environ)
 
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from prometheus_client import make_wsgi_app, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app, start_http_server
 
 from dataflow.errors import UserError
 from dataflow.process.health import Health
@@ -25,12 +25,18 @@ OK, UNAVAILABLE = "200 OK", "503 Service Unavailable"
 _log = logging.getLogger("redflag.metrics")
 
 
-def serve(address: str | None, process: int, health: Health | None = None) -> str | None:
+def serve(
+    address: str | None,
+    process: int,
+    health: Health | None = None,
+    registry: CollectorRegistry = REGISTRY,
+    setting: str = "METRICS_ADDRESS",
+) -> str | None:
     """Serves the metrics of process number `process` of the flow on `host:port`; returns where they are, as a URL.
 
     Each process counts for itself, so each serves: on the port plus its number, that several may share a machine. Port
     0 is one that the system chooses. Without an address nothing is served. Beside `/metrics` there are `/ready` and
-    `/live`, of `health`: 200, or 503 with one line that says what is wrong.
+    `/live`, of `health`: 200, or 503 with one line that says what is wrong. `setting` named the address.
 
     Raises:
         UserError: the port is taken, or the address is not this machine's.
@@ -46,16 +52,18 @@ def serve(address: str | None, process: int, health: Health | None = None) -> st
         taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         reason = "another process has that port" if taken else getattr(error, "strerror", None) or str(error)
         whose = f" (process {process} takes port {port})" if process else ""
-        msg = f"METRICS_ADDRESS={address}{whose}: {reason}; name another address, or METRICS_ADDRESS=off"
+        msg = f"{setting}={address}{whose}: {reason}; name another address, or {setting}=off"
         raise UserError(msg) from error
-    server.set_app(_application(health or Health()))
+    server.set_app(_application(health or Health(), registry))
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{server.server_port}{METRICS}"
 
 
-def _application(health: Health) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
+def _application(
+    health: Health, registry: CollectorRegistry
+) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
     """What answers requests, each on a thread of its own."""
-    metrics = make_wsgi_app()
+    metrics = make_wsgi_app(registry)
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"]

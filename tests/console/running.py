@@ -28,6 +28,8 @@ class RunningConsole:
             "FEEDBACK_TOPIC": settings.feedback_topic,
             "CLASSIFIED_TOPIC": settings.classified_topic,
             "CONSOLE_ADDRESS": "127.0.0.1:0",
+            "CONSOLE_METRICS_ADDRESS": "127.0.0.1:0",
+            "CONSOLE_FLOW_METRICS": "127.0.0.1:1",  # nobody listens there
             "CONSOLE_DATABASE": str(folder / "console.db"),
             **extra,
         }

@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import Message, Producer
 
 from console.feedback_sender import FeedbackSender
-from console.reader import Reader
+from console.reader import LAG_SECONDS, Reader, ends_of
 from console.recent_payments import OF_A_USER, RecentPayments
 from console.store import Batch, Store
 from dataflow.connectors.embedded_broker import EmbeddedBroker
@@ -194,6 +194,28 @@ def test_on_the_embedded_broker_feedback_is_told_once_too(tmp_path: Path) -> Non
             await_that(lambda s=store: count(s, CONFIRMED) == 1)  # type: ignore[misc]
     assert told(settings) == [("t1", True)]
     broker.close()
+
+
+@pytest.mark.real_kafka  # the embedded broker leaves no marks of transactions
+def test_marks_of_transactions_are_not_messages_that_the_console_is_behind(settings: Settings, tmp_path: Path) -> None:
+    store = Store(tmp_path / "console.db")
+    reader = Reader(settings, store)
+    sender = FeedbackSender(settings, store, reader)
+    reader.start()
+    sender.start()
+    try:
+        store.ingest(Batch([alert("ann", transaction_id="t1", offset=1)]))
+        store.label([1], "fraud", "eve")
+        await_that(lambda: count(store, CONFIRMED) == 1)
+        assert sum(ends_of(settings, settings.feedback_topic).values()) == 2  # the message and the mark
+        time.sleep(2 * LAG_SECONDS)  # by then it was looked at
+        assert reader.behind == 0
+        produce(settings, settings.alerts_topic, ("ann", alert_json("ann")))
+        await_that(lambda: count(store, "SELECT count(*) FROM alerts") == 2)
+    finally:
+        sender.close()
+        reader.close()
+        store.close()
 
 
 def test_labels_of_others_come_over_the_topic(settings: Settings, tmp_path: Path) -> None:

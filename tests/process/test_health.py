@@ -13,7 +13,7 @@ from dataflow.errors import UserError
 from dataflow.process import health, metrics_server
 from dataflow.process.health import Health, goes_round, stops_going_round, waits_for_broker
 from dataflow.settings import Settings
-from tests.support.kafka_server import _free_ports as free_ports
+from tests.support.kafka_server import free_ports
 
 
 class Clock:

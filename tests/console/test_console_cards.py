@@ -1,0 +1,81 @@
+"""Who sees card numbers: only users with the role, only in a case, and the audit trail says so."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka import Producer
+
+from console import users
+from console.shown_text import record, shown
+from dataflow.connectors.embedded_broker import EmbeddedBroker
+from dataflow.settings import Settings
+from tests.console.builders import alert_json
+from tests.console.running import RunningConsole, await_that, run_console
+from tests.console.test_console_access import ask, log_in
+
+CARD = "4111 1111 1111 1111"
+MASKED = "411111******1111"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CARD, "4111\u00a01111\u20111111\u20131111", "4111\u200b1111\u200c1111\ufeff1111", "4111 - 1111 - 1111 - 1111",
+        "4\u00ad111111111111111", "41111111 \u200e11111111",
+    ],
+)  # fmt: skip
+def test_card_numbers_are_masked_whatever_stands_between_their_digits(text: str) -> None:
+    assert shown(f"paid with {text}.") == f"paid with {MASKED}."
+    assert MASKED not in shown(text, cards=True)
+
+
+@pytest.mark.parametrize("text", ["1" + "\u200b" * 100_000, "1 " * 50_000, "1" * 100_000, "1 - " * 30_000])
+def test_no_text_takes_long_to_mask(text: str) -> None:
+    began = time.process_time()
+    shown(text)
+    record(text.encode())
+    assert time.process_time() - began < 5
+
+
+@pytest.fixture(scope="module")
+def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningConsole]:
+    broker, folder = EmbeddedBroker(), tmp_path_factory.mktemp("console")
+    for name, roles in (("ida", {"look", "cards"}), ("eve", {"look", "label", "rules"})):
+        users.write(folder / "users.txt", name, frozenset(roles), "correct horse battery")
+    settings = Settings(brokers=broker.address)
+    with run_console(settings, folder, CONSOLE_USERS_FILE=str(folder / "users.txt")) as running:
+        producer = Producer({"bootstrap.servers": broker.address, "log_level": 0})
+        producer.produce(settings.alerts_topic, key=b"ann", value=alert_json("ann", device=CARD))
+        producer.produce(settings.alerts_topic, key=b"bob", value=alert_json("bob"))
+        assert producer.flush(30) == 0
+        yield running
+    broker.close()
+
+
+def page(console: RunningConsole, name: str, path: str) -> str:
+    cookie = log_in(console, name)[1]["Set-Cookie"].split(";")[0]
+    found = ""
+
+    def is_there() -> bool:
+        nonlocal found
+        found = ask(console, path, Cookie=cookie)[2]
+        return "This alert" in found
+
+    await_that(is_there)
+    return found
+
+
+@pytest.mark.slow
+def test_only_the_role_sees_card_numbers_and_the_audit_trail_says_who_did(console: RunningConsole) -> None:
+    masked = page(console, "eve", "/case/1")
+    assert MASKED in masked
+    assert CARD not in masked
+    assert "saw card numbers" not in masked
+    whole = page(console, "ida", "/case/1")
+    assert CARD in whole
+    told = page(console, "eve", "/case/1")
+    assert "ida: saw card numbers (alert 1)" in told
+    assert CARD not in told
+    page(console, "ida", "/case/2")
+    assert "saw card numbers" not in page(console, "eve", "/case/2")  # there was none to see
