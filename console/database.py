@@ -67,7 +67,8 @@ CREATE TABLE alerts (
     ip TEXT NOT NULL, location TEXT NOT NULL, txn_type TEXT NOT NULL, scenario TEXT NOT NULL,
     amount REAL NOT NULL, score REAL NOT NULL, action TEXT NOT NULL,
     rules TEXT NOT NULL,             -- ids, each between two blanks: " high_amount ml_anomaly "
-    reasons TEXT NOT NULL,           -- one a line
+    reasons TEXT NOT NULL,           -- of the rules, one a line
+    why TEXT NOT NULL,               -- the strongest of the explanation, one a line
     suppressed INTEGER NOT NULL,
     label TEXT, labelled_at REAL, labelled_by TEXT,
     raw BLOB NOT NULL,               -- the record's value
@@ -81,19 +82,20 @@ CREATE INDEX alerts_by_merchant ON alerts (merchant, number);
 CREATE INDEX alerts_by_ip ON alerts (ip, number) WHERE ip <> '';
 
 CREATE VIRTUAL TABLE alert_text USING fts5 (
-    transaction_id, user, merchant, device, ip, location, txn_type, scenario, reasons,
+    transaction_id, user, merchant, device, ip, location, txn_type, scenario, reasons, why,
     content='alerts', content_rowid='number'
 );
 CREATE TRIGGER alert_text_insert AFTER INSERT ON alerts BEGIN
-    INSERT INTO alert_text (rowid, transaction_id, user, merchant, device, ip, location, txn_type, scenario, reasons)
+    INSERT INTO alert_text
+        (rowid, transaction_id, user, merchant, device, ip, location, txn_type, scenario, reasons, why)
     VALUES (new.number, new.transaction_id, new.user, new.merchant, new.device, new.ip, new.location, new.txn_type,
-            new.scenario, new.reasons);
+            new.scenario, new.reasons, new.why);
 END;
 CREATE TRIGGER alert_text_delete AFTER DELETE ON alerts BEGIN
     INSERT INTO alert_text
-        (alert_text, rowid, transaction_id, user, merchant, device, ip, location, txn_type, scenario, reasons)
+        (alert_text, rowid, transaction_id, user, merchant, device, ip, location, txn_type, scenario, reasons, why)
     VALUES ('delete', old.number, old.transaction_id, old.user, old.merchant, old.device, old.ip, old.location,
-            old.txn_type, old.scenario, old.reasons);
+            old.txn_type, old.scenario, old.reasons, old.why);
 END;
 
 -- Labels of transactions of which no alert has come (yet).

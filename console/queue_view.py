@@ -55,7 +55,7 @@ def page(connection: sqlite3.Connection, view: View) -> Page:
         return _groups(connection, view)
     where, values = _condition(view)
     rows = connection.execute(
-        "SELECT c.*, a.transaction_id, a.merchant, a.device, a.ip, a.location, a.reasons, a.scenario, a.label "
+        "SELECT c.*, a.transaction_id, a.merchant, a.device, a.ip, a.location, a.why, a.scenario, a.label "
         f"FROM cases c JOIN alerts a ON a.number = c.top_alert WHERE {where} "
         f"ORDER BY {_ORDERS[view.order]} LIMIT {SHOWN}",
         values,
@@ -72,7 +72,7 @@ def _row(case: sqlite3.Row) -> dict[str, Any]:
         "number", "user", "state", "analyst", "last", "last_alert", "score", "action", "amount", "alerts", "merchant",
         "location", "device", "ip", "scenario", "label", "outcome",
     )  # fmt: skip
-    return {**{name: case[name] for name in shown}, "reasons": case["reasons"].split("\n")}
+    return {**{name: case[name] for name in shown}, "why": case["why"].split("\n")}
 
 
 def _condition(view: View) -> tuple[str, list[Any]]:

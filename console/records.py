@@ -1,9 +1,14 @@
 """What the console reads: an alert as it stands on its topic."""
 
+from typing import Final
+
 import msgspec
 
 from dataflow.events.decision import Action, Explanation
 from dataflow.events.parsing import event_time
+
+TOLD: Final = 2
+"""Entries of the explanation that the queue tells."""
 
 
 class Decided(msgspec.Struct, gc=False):
@@ -46,6 +51,11 @@ class Alert(msgspec.Struct, frozen=True, gc=False):
     at: float  # event time, s since 1970
     decision: Decided
     raw: bytes
+
+    @property
+    def why(self) -> list[str]:
+        """What an analyst reads first: the strongest of the explanation; the rules' reasons where there is none."""
+        return [each.text for each in self.decision.explanation[:TOLD]] or self.decision.reason
 
 
 decode_decision = msgspec.json.Decoder(Decided).decode

@@ -133,17 +133,19 @@ class Store:
             return False
         number = _next_number(connection)
         case, suppressed = cases.case_of(connection, alert, number, now, self.rules)
+        row = {
+            "number": number, "case_number": case, "identity": alert.identity, "partition": alert.partition,
+            "offset": alert.offset, "arrived": now, "decided": alert.decided_at, "at": alert.at,
+            "transaction_id": decision.transaction_id, "user": decision.user, "merchant": decision.merchant,
+            "device": decision.device, "ip": decision.ip or "", "location": decision.location,
+            "txn_type": decision.txn_type, "scenario": decision.scenario or "", "amount": decision.amount,
+            "score": decision.score, "action": decision.action, "rules": f" {' '.join(decision.rules)} ",
+            "reasons": "\n".join(decision.reason), "why": "\n".join(alert.why), "suppressed": suppressed,
+            "raw": alert.raw,
+        }  # fmt: skip
         connection.execute(
-            "INSERT INTO alerts (number, case_number, identity, partition, offset, arrived, decided, at, "
-            "transaction_id, user, merchant, device, ip, location, txn_type, scenario, amount, score, action, rules, "
-            "reasons, suppressed, raw) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                number, case, alert.identity, alert.partition, alert.offset, now, alert.decided_at, alert.at,
-                decision.transaction_id, decision.user, decision.merchant, decision.device, decision.ip or "",
-                decision.location, decision.txn_type, decision.scenario or "", decision.amount, decision.score,
-                decision.action, f" {' '.join(decision.rules)} ", "\n".join(decision.reason), suppressed, alert.raw,
-            ],
-        )  # fmt: skip
+            f"INSERT INTO alerts ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", list(row.values())
+        )
         counts.add_alert(now, decision.rules, decision.scenario or "", decision.score, decision.amount)
         labels.apply_early(connection, decision.transaction_id, decision.user)
         return True

@@ -62,7 +62,7 @@ def row_of(case: dict[str, Any], view: View) -> dict[str, Any]:
         "id": str(case["number"]),
         "action": case["action"],
         "user": shown(case["user"]),
-        "why": shown(" · ".join(case["reasons"])),
+        "why": shown(" · ".join(case["why"])),
         "merchant": shown(case["merchant"]),
         "state": shown(state.get(case["state"], case["state"])),
     }

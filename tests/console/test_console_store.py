@@ -319,3 +319,13 @@ def test_other_users_alerts_that_share_something_are_found(console: Console) -> 
     assert {pivot: [each["user"] for each in rows] for pivot, rows in console.store.siblings(row).items()} == {
         "device": ["bob"]
     }
+
+
+def test_the_queue_says_why_in_the_words_of_the_explanation(console: Console) -> None:
+    console.come(alert("ann"), alert("bob", explanation=[], reason="New device"))
+    page = console.store.page(View())
+    assert {row["user"]: row["why"] for row in page.rows} == {
+        "ann": ["amount 412.50 is 6.1 times this user's usual 67.80"],
+        "bob": ["New device"],
+    }
+    assert [row["user"] for row in console.store.page(View(search="times usual")).rows] == ["ann"]
