@@ -12,6 +12,7 @@ from console.feedback_sender import FeedbackSender
 from console.pages.frame import Desk
 from console.reader import Reader
 from console.recent_payments import RecentPayments
+from console.rules.rules_file import RulesFile
 from console.server import application, listen, serve, shown_address
 from console.store import Limits, Store
 from console.users import Users
@@ -45,11 +46,15 @@ def main() -> None:
         closing.callback(payments.close)
         sender = FeedbackSender(settings, store, reader)
         closing.callback(sender.close)
+        rules = RulesFile(settings.rules_file, store.database, settings.rules_check_seconds, store.clock)
+        closing.callback(rules.stop)
+        rules.begin()
         for each in (reader, payments, sender):
             each.start()
         closing.enter_context(_forgetting(store))
         _log.info("%s %s", SERVED, shown_address(taken))
-        serve(application(Desk(store, payments, users.analysts() if users is not None else None), users), taken)
+        desk = Desk(store, payments, users.analysts() if users is not None else None, settings, rules)
+        serve(application(desk, users), taken)
 
 
 @contextlib.contextmanager

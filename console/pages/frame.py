@@ -11,9 +11,12 @@ from nicegui import app, ui
 from console.access.guard import session_of
 from console.access.sessions import Session
 from console.cases import ConflictError
+from console.programs import Programs
 from console.recent_payments import RecentPayments
+from console.rules.rules_file import RulesFile
 from console.shown_text import shown
 from console.store import Store
+from dataflow.settings import Settings
 
 STATIC: Final = "/console-static"
 LOOK_SECONDS: Final = 0.1
@@ -23,11 +26,21 @@ LOOK_SECONDS: Final = 0.1
 class Desk:
     """What pages need: what is kept, and who there is."""
 
-    def __init__(self, store: Store, payments: RecentPayments, analysts: frozenset[str] | None):
+    def __init__(
+        self,
+        store: Store,
+        payments: RecentPayments,
+        analysts: frozenset[str] | None,
+        settings: Settings,
+        rules: RulesFile,
+    ):
         """`analysts`: who may work cases; None where there are no passwords, and everybody names themselves."""
         self.store = store
         self.payments = payments
         self.analysts = analysts
+        self.settings = settings
+        self.rules = rules
+        self.programs = Programs()
 
 
 def serve_static() -> None:
@@ -86,6 +99,7 @@ def frame(desk: Desk, title: str) -> Iterator[Session]:
         with ui.element("nav").props('aria-label="pages"'):
             ui.link("Queue", "/")
             ui.link("Overview", "/overview")
+            ui.link("Rules", "/rules")
         ui.space()
         if desk.analysts is not None:
             ui.label(shown(session.analyst))

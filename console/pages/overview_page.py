@@ -10,6 +10,7 @@ from nicegui import ui
 from console import figures
 from console.figures import SCORE_BINS, Precision
 from console.pages.frame import Desk, frame, part, text
+from console.pages.what_if import WhatIf
 from console.shown_text import money, shown
 
 SECONDS: Final = 1.0
@@ -58,6 +59,7 @@ class Overview:
                     self._scores = _chart(_bars())
                 with part("Precision by rule, of the labels so far"), ui.element("div").classes("scroll"):
                     self._table = ui.element("table").classes("table")
+                WhatIf(desk)
         ui.timer(SECONDS, self._look, immediate=True)
 
     async def _look(self) -> None:

@@ -1,0 +1,227 @@
+"""The rules in a real browser, beside a running flow: what is edited there changes what is decided next."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from dataflow.connectors import kafka_source
+from dataflow.settings import Settings
+from tests.conftest import Broker, MakeTopic
+from tests.console.running import ROOT, RunningConsole, await_that, open_browser, run_console
+from tests.console.test_console_pages import click, severe, text
+from tests.rules.builders import rule
+from tests.support.builders import raw
+from tests.support.reading import read_all
+
+pytestmark = pytest.mark.slow
+
+PASTE = """
+const [text] = arguments, data = new DataTransfer();
+data.setData('text/plain', text);
+document.activeElement.dispatchEvent(
+    new ClipboardEvent('paste', {clipboardData: data, bubbles: true, cancelable: true}));
+"""
+RULES = "# ours\n" + rule("big", "amount > 400", "Big {amount}") + rule("model", "model_alert", mode="off")
+
+
+class Flow:
+    """A detector in a process of its own, and what it decides."""
+
+    def __init__(self, settings: Settings, environ: dict[str, str], log: Path):
+        self.settings = settings
+        self._producer = Producer({"bootstrap.servers": settings.brokers, "log_level": 0, "linger.ms": 1})
+        self._log = log
+        with log.open("w") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "dataflow.detect"], env=environ, cwd=ROOT, stderr=file, stdout=file
+            )
+        await_that(lambda: kafka_source.READY in log.read_text() or self._process.poll() is not None, 120)
+        assert self._process.poll() is None, log.read_text()
+
+    def decide(self, name: str, amount: float) -> dict[str, Any]:
+        """What it decides of a transaction of this amount."""
+        self._producer.produce(
+            self.settings.transactions_topic, key=b"ann", value=raw("ann", amount=amount, transaction_id=name)
+        )
+        assert self._producer.flush(30) == 0
+        found: list[dict[str, Any]] = []
+
+        def decided() -> bool:
+            messages = read_all(self.settings, [self.settings.alerts_topic, self.settings.classified_topic])
+            found[:] = [each for each in (json.loads(m.value()) for m in messages) if each["transaction_id"] == name]
+            return bool(found)
+
+        await_that(decided, 60)
+        return found[0]
+
+    def has_taken(self, version: str) -> bool:
+        """Whether it has told that it took up rules of this version."""
+        return f"rules {version} from" in self._log.read_text()
+
+    def stop(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        assert self._process.wait(60) == 0, self._log.read_text()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with open_browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def rules_file(tmp_path: Path) -> Path:
+    path = tmp_path / "rules" / "rules.toml"
+    path.parent.mkdir()
+    path.write_text(RULES)
+    path.chmod(0o640)
+    return path
+
+
+@pytest.fixture
+def environ(broker: Broker, topics: MakeTopic, tmp_path: Path, rules_file: Path, model_file: Path) -> dict[str, str]:
+    return {
+        "KAFKA_BROKERS": broker.bootstrap,
+        **{f"{name}_TOPIC": topics(name.lower()) for name in
+           ("TRANSACTIONS", "ALERTS", "CLASSIFIED", "INVALID", "LABELS", "FEEDBACK")},
+        "RULES_FILE": str(rules_file), "RULES_CHECK_SECONDS": "0.2", "MODEL_FILE": str(model_file),
+        "RECOVERY_DIR": str(tmp_path / "recovery"), "RECOVERY_INTERVAL": "1", "METRICS_ADDRESS": "off",
+    }  # fmt: skip
+
+
+@pytest.fixture
+def console(environ: dict[str, str], tmp_path: Path) -> Iterator[RunningConsole]:
+    settings = Settings.load(environ, None)
+    with run_console(settings, tmp_path, **environ) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def a_flow(environ: dict[str, str], tmp_path: Path) -> Iterator[Flow]:
+    flow = Flow(Settings.load(environ, None), os.environ | environ, tmp_path / "flow.log")
+    try:
+        yield flow
+    finally:
+        flow.stop()
+
+
+def open_rules(browser: Any, console: RunningConsole) -> None:
+    browser.get(f"{console.url}rules")
+    await_that(lambda: browser.find_elements("css selector", ".cm-content"))
+    await_that(lambda: "The copy is right" in text(browser))
+
+
+def edit(browser: Any, content: str) -> None:
+    """Selects all of the copy, and pastes."""
+    from selenium.webdriver.common.keys import Keys
+
+    area = browser.find_element("css selector", ".cm-content")
+    area.click()
+    area.send_keys(Keys.CONTROL, "a")
+    browser.execute_script(PASTE, content)
+
+
+def say_why(browser: Any, why: str) -> None:
+    browser.find_element("css selector", "[aria-label='Why']").send_keys(why)
+    time.sleep(0.3)
+
+
+def in_service(browser: Any) -> str:
+    return str(browser.find_element("css selector", ".rules-state").text)
+
+
+def test_a_rule_edited_backtested_put_into_shadow_and_promoted_changes_the_next_decision(
+    browser: Any, console: RunningConsole, environ: dict[str, str], rules_file: Path, tmp_path: Path
+) -> None:
+    with a_flow(environ, tmp_path) as flow:
+        before = flow.decide("before", 350.0)
+        assert (before["fraudulent"], before["shadow_rules"]) == (False, [])
+        open_rules(browser, console)
+        assert "In service: version 1 of" in in_service(browser)
+
+        edit(browser, RULES.replace("amount > 400", "amuont > 300"))
+        await_that(lambda: "line 4: rule 'big', when, column 1" in text(browser))
+        assert "did you mean 'amount'?" in text(browser)
+        assert browser.find_elements("css selector", ".cm-line.mistake-line")
+        edit(browser, RULES.replace("amount > 400", "amount > 300"))
+        await_that(lambda: "The copy is right: 2 rules" in text(browser))
+
+        click(browser, "backtest")
+        await_that(lambda: "Alerts that the new ruleset" in text(browser), 180)
+        assert "it adds 1 0 0 1" in " ".join(text(browser).split())  # alerts, frauds, genuine, not known
+
+        click(browser, "put into shadow")  # without a reason nothing is written
+        await_that(lambda: "say why" in text(browser))
+        assert rules_file.read_text() == RULES
+        say_why(browser, "smaller ones, too")
+        click(browser, "put into shadow")
+        await_that(lambda: "version 2 of" in in_service(browser))
+        assert rules_file.read_text().startswith(RULES)
+        await_that(lambda: flow.has_taken(flow.decide(f"s{time.monotonic()}", 350.0)["ruleset_version"]))
+        shadow = flow.decide("shadow", 350.0)
+        assert (shadow["fraudulent"], shadow["shadow_rules"]) == (False, ["big_shadow"])
+
+        say_why(browser, "it was right")
+        click(browser, "promote")
+        await_that(lambda: "version 3 of" in in_service(browser))
+        assert rules_file.read_text() == RULES.replace("amount > 400", "amount > 300")
+        assert rules_file.stat().st_mode & 0o777 == 0o640
+        await_that(lambda: flow.decide(f"p{time.monotonic()}", 350.0)["fraudulent"])
+        promoted = flow.decide("promoted", 350.0)
+        assert (promoted["rules"], promoted["reason"]) == (["big"], ["Big 350.0"])
+
+        # What the rules find, with the label that an analyst gives; then back, at a click.
+        browser.get(f"{console.url}case/1")
+        await_that(lambda: "This alert" in text(browser))
+        click(browser, "fraud")
+        open_rules(browser, console)
+        await_that(lambda: "100.0%" in text(browser))
+        click(browser, "go back to 1")
+        await_that(lambda: "version 4 of" in in_service(browser))
+        assert rules_file.read_text() == RULES
+        await_that(lambda: not flow.decide(f"b{time.monotonic()}", 350.0)["fraudulent"])
+        said = text(browser)
+        for expected in ("smaller ones, too", "it was right", "back to version 1", "put into shadow", "analyst"):
+            assert expected in said
+        assert severe(browser) == []
+
+
+def test_what_others_write_into_the_file_is_told_and_not_written_over_unasked(
+    browser: Any, console: RunningConsole, rules_file: Path
+) -> None:
+    open_rules(browser, console)
+    edit(browser, RULES.replace("amount > 400", "amount > 300"))
+    await_that(lambda: "The copy is right: 2 rules" in text(browser))
+    theirs = RULES + rule("theirs", "amount > 9")
+    rules_file.write_text(theirs)
+    await_that(lambda: "version 2 of" in in_service(browser))
+    assert "came from the file" in in_service(browser)
+    await_that(lambda: "The file has changed since this copy was begun" in text(browser))
+    say_why(browser, "mine")
+    click(browser, "promote")
+    await_that(lambda: "has changed the file meanwhile" in text(browser))
+    click(browser, "leave it")
+    time.sleep(0.5)
+    assert rules_file.read_text() == theirs
+    console.kill()  # the copy and the versions survive it
+    console.start()
+    open_rules(browser, console)
+    await_that(lambda: "The file has changed since this copy was begun" in text(browser))
+    say_why(browser, "mine")
+    click(browser, "promote")
+    await_that(lambda: "has changed the file meanwhile" in text(browser))
+    click(browser, "write over it")
+    await_that(lambda: "version 3 of" in in_service(browser))
+    assert "amount > 300" in rules_file.read_text()
+    assert "theirs" not in rules_file.read_text()
+    assert severe(browser) == []
