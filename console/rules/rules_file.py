@@ -35,7 +35,8 @@ class ChangedMeanwhileError(Exception):
 
     def __init__(self, now: Version):
         self.now = now
-        super().__init__(f"{now.who} has changed the file meanwhile (version {now.number}: {now.reason})")
+        who = "Somebody" if now.what == "file" else now.who
+        super().__init__(f"{who} has changed the file meanwhile (version {now.number}: {now.reason})")
 
 
 class Mistake(msgspec.Struct, frozen=True):

@@ -116,7 +116,7 @@ def test_nothing_is_written_over_what_was_not_seen(console: Console, file: Rules
     theirs = RULES + rule("theirs", "amount > 9")
     path.write_text(theirs)
     mine = RULES.replace("400", "300").encode()
-    with pytest.raises(ChangedMeanwhileError, match="the file has changed the file meanwhile") as told:
+    with pytest.raises(ChangedMeanwhileError, match="Somebody has changed the file meanwhile") as told:
         file.write(mine, digest(RULES), "promote", "eve", "too many")
     assert path.read_text() == theirs
     assert told.value.now.text == theirs
@@ -160,21 +160,31 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_leaves_no_version(
     assert sorted(each.name for each in path.parent.iterdir()) == ["rules.toml"]
 
 
-@pytest.mark.parametrize("replaced", [True, False])
+MINE = RULES.replace("400", "300")
+
+
+@pytest.mark.parametrize(
+    ("holds", "who"),
+    [
+        (MINE, "eve"),  # killed behind the replacement
+        (RULES, "the file"),  # before it
+        (RULES + "# theirs\n", "the file"),  # before it, and then others changed the file
+    ],
+)
 def test_a_kill_around_the_replacement_leaves_what_the_file_holds(
-    console: Console, file: RulesFile, path: Path, replaced: bool
+    console: Console, file: RulesFile, path: Path, holds: str, who: str
 ) -> None:
-    mine = RULES.replace("400", "300")
     console.store.database.write(
-        lambda connection: versions.intend(connection, mine.encode(), "promote", "eve", "too many", None, NOON)
+        lambda connection: versions.intend(connection, MINE.encode(), "promote", "eve", "too many", None, NOON)
     )
-    if replaced:
-        path.write_text(mine)
+    path.write_text(holds)
     again = opened(console, path)
     newest = kept(console)[0]
-    assert (newest.who, newest.text) == (("eve", mine) if replaced else ("the file", RULES))
-    path.write_text(mine + "\n")  # and later, whoever writes the same is not taken for eve
-    assert again.notice().who == "the file"
+    assert (newest.who, newest.text) == (who, holds)
+    if holds != MINE:  # whoever writes the same later is not taken for eve
+        path.write_text(MINE)
+        assert again.notice().who == "the file"
+    assert console.rows("SELECT count(*) FROM rule_versions WHERE NOT in_place") == [0]
 
 
 def test_an_earlier_version_comes_back(console: Console, file: RulesFile, path: Path) -> None:

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,14 +16,19 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
+from console import users
 from dataflow.connectors import kafka_source
+from dataflow.events.feedback import feedback_to_json
+from dataflow.scoring.loading import load_model
+from dataflow.scoring.metadata import read_metadata
 from dataflow.settings import Settings
 from tests.conftest import Broker, MakeTopic
 from tests.console.running import ROOT, RunningConsole, await_that, open_browser, run_console
 from tests.console.test_console_pages import click, severe, text
 from tests.rules.builders import rule
-from tests.support.builders import raw
+from tests.support.builders import DAY, NOON, iso, raw
 from tests.support.reading import read_all
+from tests.training.test_threshold import decision
 
 pytestmark = pytest.mark.slow
 
@@ -90,11 +97,13 @@ def rules_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environ(broker: Broker, topics: MakeTopic, tmp_path: Path, rules_file: Path, model_file: Path) -> dict[str, str]:
+    for file in (model_file, model_file.with_suffix(".json")):
+        shutil.copy(file, tmp_path)
     return {
         "KAFKA_BROKERS": broker.bootstrap,
         **{f"{name}_TOPIC": topics(name.lower()) for name in
            ("TRANSACTIONS", "ALERTS", "CLASSIFIED", "INVALID", "LABELS", "FEEDBACK")},
-        "RULES_FILE": str(rules_file), "RULES_CHECK_SECONDS": "0.2", "MODEL_FILE": str(model_file),
+        "RULES_FILE": str(rules_file), "RULES_CHECK_SECONDS": "0.2", "MODEL_FILE": str(tmp_path / model_file.name),
         "RECOVERY_DIR": str(tmp_path / "recovery"), "RECOVERY_INTERVAL": "1", "METRICS_ADDRESS": "off",
     }  # fmt: skip
 
@@ -178,7 +187,7 @@ def test_a_rule_edited_backtested_put_into_shadow_and_promoted_changes_the_next_
         assert rules_file.stat().st_mode & 0o777 == 0o640
         await_that(lambda: flow.decide(f"p{time.monotonic()}", 350.0)["fraudulent"])
         promoted = flow.decide("promoted", 350.0)
-        assert (promoted["rules"], promoted["reason"]) == (["big"], ["Big 350.0"])
+        assert (promoted["rules"], promoted["reason"]) == (["big"], ["Big 350"])
 
         # What the rules find, with the label that an analyst gives; then back, at a click.
         browser.get(f"{console.url}case/1")
@@ -213,6 +222,8 @@ def test_what_others_write_into_the_file_is_told_and_not_written_over_unasked(
     click(browser, "leave it")
     time.sleep(0.5)
     assert rules_file.read_text() == theirs
+    assert severe(browser) == []
+    browser.get("about:blank")
     console.kill()  # the copy and the versions survive it
     console.start()
     open_rules(browser, console)
@@ -225,3 +236,75 @@ def test_what_others_write_into_the_file_is_told_and_not_written_over_unasked(
     assert "amount > 300" in rules_file.read_text()
     assert "theirs" not in rules_file.read_text()
     assert severe(browser) == []
+
+
+def choose(browser: Any, label: str, value: str) -> None:
+    """Gives a number field a value."""
+    from selenium.webdriver.common.keys import Keys
+
+    field = browser.find_element("css selector", f"input[aria-label='{label}']")
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys(value)
+    time.sleep(0.5)
+
+
+def test_another_threshold_is_tried_on_what_the_topics_hold_and_then_put_in_service(
+    browser: Any, console: RunningConsole, environ: dict[str, str]
+) -> None:
+    settings = Settings.load(environ, None)
+    version = load_model(settings.model_file).version
+    producer = Producer({"bootstrap.servers": settings.brokers, "log_level": 0})
+    # 600 decisions in 6.24 days; from .5 on 100 of them, of which half turned out to be frauds.
+    for n in range(600):
+        producer.produce(settings.classified_topic, value=json.dumps(decision(n, version)).encode())
+    for n in range(500, 600):
+        value = feedback_to_json(f"t{n}", "ann", "Shop", iso(NOON), n >= 550, iso(NOON + DAY))
+        producer.produce(settings.feedback_topic, value=value)
+    assert producer.flush(30) == 0
+    browser.get(f"{console.url}overview")
+    await_that(lambda: "What if: another threshold" in text(browser))
+    assert f"stand on {settings.alerts_topic} and {settings.classified_topic}" in text(browser)
+    choose(browser, "Value", "0.5")
+    click(browser, "try")
+    await_that(lambda: "50 known frauds" in text(browser), 120)
+    said = " ".join(text(browser).split())
+    assert "600 decisions of this model" in said
+    assert re.search(r"alerts a day, those of other rules too \S+ \(.*?\) 16\.0 \(13\.0 to 19\.5\)", said)
+    assert re.search(r"precision .*? 50% \(40 ?% to 60 ?%\)", said)
+    assert re.search(r"became known .*? 100% \(93% to 100%\)", said)
+    assert "596.99 a day" in said
+    before = read_metadata(settings.model_file).operating_point
+    assert before is None or before.alert != 0.5  # a trial puts nothing in service
+    click(browser, "put 0.5000 in service")
+    await_that(lambda: "The move to a score from 0.5000 by analyst" in text(browser))
+    await_that(lambda: read_metadata(settings.model_file).operating_point.alert == 0.5, 120)  # type: ignore[union-attr]
+    assert severe(browser) == []
+
+
+def test_who_lacks_the_role_changes_nothing(
+    browser: Any, environ: dict[str, str], rules_file: Path, tmp_path: Path
+) -> None:
+    settings, file = Settings.load(environ, None), tmp_path / "users.txt"
+    users.write(file, "ida", frozenset({"look", "label"}), "correct horse battery")
+    with run_console(settings, tmp_path, **environ, CONSOLE_USERS_FILE=str(file)) as console:
+        browser.get("about:blank")
+        browser.delete_all_cookies()
+        browser.get(f"{console.url}rules")
+        await_that(lambda: browser.current_url.endswith("/login"))
+        browser.find_element("name", "name").send_keys("ida")
+        browser.find_element("name", "password").send_keys("correct horse battery")
+        click(browser, "log in")
+        await_that(lambda: not browser.current_url.endswith("/login"))
+        rules_file.write_text(RULES + "# more\n")
+        open_rules(browser, console)
+        await_that(lambda: "version 2 of" in in_service(browser))
+        say_why(browser, "for fun")
+        for action in ("backtest", "put into shadow", "promote", "start anew from the file", "into the copy",
+                       "go back to 1", "stop it"):  # fmt: skip
+            browser.execute_script("document.querySelectorAll('.q-notification').forEach(each => each.remove())")
+            click(browser, action)
+            await_that(lambda: "You lack the role 'rules'." in text(browser))
+        assert browser.find_element("css selector", ".cm-content").get_attribute("contenteditable") == "false"
+        assert "version 2 of" in in_service(browser)
+        assert rules_file.read_text() == RULES + "# more\n"
+        assert severe(browser) == []
