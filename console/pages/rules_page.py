@@ -320,7 +320,8 @@ class RulesPage:
 def _in_words(path: Path, version: Version | None) -> str:
     if version is None:
         return f"{path} was not read yet."
+    by = "" if version.what == "file" else f" by {version.who}"
     return (
-        f"In service: version {version.number} of {path} ({version.digest[:12]}), {IN_WORDS[version.what]} by "
-        f"{version.who}, {moment(version.at)} UTC: {version.reason}"
+        f"In service: version {version.number} of {path} ({version.digest[:12]}), {IN_WORDS[version.what]}{by}, "
+        f"{moment(version.at)} UTC: {version.reason}"
     )

@@ -42,9 +42,9 @@ def show_statistics(found: Statistics, rules: Rules) -> None:
     rows = []
     for name, mode, action in [*rules, *gone]:
         of = found.found.get(name, Found())
-        fires = found.fires_in_shadow if mode == "shadow" else found.fires
+        fires = found.fires[name] + found.fires_in_shadow[name]
         rows.append(
-            (name, mode, action, f"{fires[name]:,}", f"{of.alerts:,}", f"{of.alone:,}", f"{of.fraud:,}",
+            (name, mode, action, f"{fires:,}", f"{of.alerts:,}", f"{of.alone:,}", f"{of.fraud:,}",
              f"{of.genuine:,}", _percent(of.precision), money(of.fraud_money))
         )  # fmt: skip
     columns = ("rule", "mode", "asks for", f"fires, {HOURS} h", "alerts", "alone", "fraud", "genuine", "precision",

@@ -45,7 +45,7 @@ class WhatIf:
         ui.timer(SECONDS, self._look, immediate=True)
 
     def _try(self) -> None:
-        if not may("look"):
+        if not may("rules"):
             return
         kind: what_if.Kind = self._kind.value
         value = float(self._value.value or 0.0)

@@ -13,6 +13,15 @@ NEWEST: Final = 50_000
 HOURS: Final = 48
 """Over which fires are counted; as long as the figures by minute are kept."""
 
+# Most have no rule in shadow, and need not be parsed; what SQLite cannot parse (nested too deeply) counts as without.
+_GROUPS: Final = """
+SELECT rules,
+       CASE WHEN instr(raw, CAST('"shadow_rules":[]' AS BLOB)) THEN NULL
+            WHEN json_valid(CAST(raw AS TEXT)) THEN json_extract(CAST(raw AS TEXT), '$.shadow_rules') END AS shadow,
+       label, count(*) AS n, sum(amount) AS money
+FROM alerts WHERE number > ? GROUP BY 1, 2, 3
+"""
+
 
 class Found(msgspec.Struct):
     """What one rule's alerts are, among those that are looked at; `shadow`: alerts of others on which it fires too."""
@@ -50,11 +59,7 @@ def statistics(connection: sqlite3.Connection, now: float) -> Statistics:
     (result.alerts, result.since) = connection.execute(
         "SELECT count(*), min(arrived) FROM alerts WHERE number > ?", [first]
     ).fetchone()
-    groups = connection.execute(
-        "SELECT rules, json_extract(CAST(raw AS TEXT), '$.shadow_rules') AS shadow, label, count(*) AS n, "
-        "sum(amount) AS money FROM alerts WHERE number > ? GROUP BY 1, 2, 3",
-        [first],
-    )
+    groups = connection.execute(_GROUPS, [first])
     for group in groups:
         rules = group["rules"].split()
         shadow = [str(each) for each in json.loads(group["shadow"] or "[]")]

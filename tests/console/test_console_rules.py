@@ -368,6 +368,15 @@ def test_what_rules_find_is_counted_with_labels_and_overlap(console: Console) ->
     assert statistics(store.database.read(), console.clock.now).fires == {}
 
 
+def test_an_alert_that_sqlite_cannot_parse_counts_without_its_rules_in_shadow(console: Console) -> None:
+    console.come(alert("ann", rules=["big"], shadow_rules=["try"]), alert("bob", rules=["big"]))
+    console.store.database.write(
+        lambda connection: connection.execute("UPDATE alerts SET raw = '{' WHERE user = 'ann'")
+    )
+    found = statistics(console.store.database.read(), console.clock.now).found
+    assert {name: each.alerts for name, each in found.items()} == {"big": 2}
+
+
 def test_of_no_alerts_nothing_is_said(console: Console) -> None:
     found = statistics(console.store.database.read(), NOON)
     assert (found.alerts, found.since, found.found) == (0, None, {})

@@ -81,9 +81,18 @@ class Flow:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with open_browser() as opened:
-        yield opened
+def opened() -> Iterator[Any]:
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(opened: Any) -> Any:
+    """The browser as if new: no page, no cookie, nothing in its log."""
+    opened.get("about:blank")
+    opened.delete_all_cookies()
+    opened.get_log("browser")
+    return opened
 
 
 @pytest.fixture
@@ -226,6 +235,7 @@ def test_what_others_write_into_the_file_is_told_and_not_written_over_unasked(
     browser.get("about:blank")
     console.kill()  # the copy and the versions survive it
     console.start()
+    browser.get_log("browser")
     open_rules(browser, console)
     await_that(lambda: "The file has changed since this copy was begun" in text(browser))
     say_why(browser, "mine")
@@ -287,8 +297,6 @@ def test_who_lacks_the_role_changes_nothing(
     settings, file = Settings.load(environ, None), tmp_path / "users.txt"
     users.write(file, "ida", frozenset({"look", "label"}), "correct horse battery")
     with run_console(settings, tmp_path, **environ, CONSOLE_USERS_FILE=str(file)) as console:
-        browser.get("about:blank")
-        browser.delete_all_cookies()
         browser.get(f"{console.url}rules")
         await_that(lambda: browser.current_url.endswith("/login"))
         browser.find_element("name", "name").send_keys("ida")
@@ -299,11 +307,17 @@ def test_who_lacks_the_role_changes_nothing(
         open_rules(browser, console)
         await_that(lambda: "version 2 of" in in_service(browser))
         say_why(browser, "for fun")
-        for action in ("backtest", "put into shadow", "promote", "start anew from the file", "into the copy",
-                       "go back to 1", "stop it"):  # fmt: skip
-            browser.execute_script("document.querySelectorAll('.q-notification').forEach(each => each.remove())")
+        actions = ("backtest", "put into shadow", "promote", "start anew from the file", "into the copy",
+                   "go back to 1", "stop it")  # fmt: skip
+        for number, action in enumerate(actions, 1):  # Quasar counts notifications that say the same
             click(browser, action)
             await_that(lambda: "You lack the role 'rules'." in text(browser))
+            await_that(
+                lambda n=number: (
+                    n == 1
+                    or [e.text for e in browser.find_elements("css selector", ".q-notification__badge")] == [str(n)]
+                )
+            )
         assert browser.find_element("css selector", ".cm-content").get_attribute("contenteditable") == "false"
         assert "version 2 of" in in_service(browser)
         assert rules_file.read_text() == RULES + "# more\n"

@@ -22,6 +22,7 @@ from dataflow.connectors.embedded_broker import EmbeddedBroker
 from dataflow.connectors.topic_reader import read_topic
 from dataflow.detect import build
 from dataflow.errors import UserError
+from dataflow.events.feedback import feedback_to_json
 from dataflow.process import lifecycle
 from dataflow.rules import LiveRules
 from dataflow.scoring.isolation_forest import Model
@@ -235,6 +236,13 @@ def test_labels_come_from_a_topic(settings: Settings) -> None:
     produce(settings, topic, [("k", b"{}")])
     with pytest.raises(UserError, match="not a label"):
         read_truth(f"kafka:{topic}", settings)
+    # On the topic of feedback it is passed over, and the label that was given last counts, wherever it stands.
+    given = [
+        feedback_to_json("t1", "ann", "Shop", iso(NOON), fraud, iso(NOON + later))
+        for fraud, later in ((True, 20.0), (False, 10.0))
+    ]
+    produce(settings, settings.feedback_topic, [("ann", b"{}"), *(("ann", each) for each in given)])
+    assert read_truth(f"kafka:{settings.feedback_topic}", settings) == {"t1": True}
 
 
 def test_a_topic_that_is_not_there_is_told_and_not_made(settings: Settings) -> None:
