@@ -130,7 +130,8 @@ ADDED: Final = """
 -- Of the rules file, see rules/versions.py; `in_place`: the file was seen to hold it.
 CREATE TABLE IF NOT EXISTS rule_versions (
     number INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL,
-    reason TEXT NOT NULL, digest TEXT NOT NULL, content BLOB NOT NULL, copy TEXT, in_place INTEGER NOT NULL
+    reason TEXT NOT NULL, digest TEXT NOT NULL, content BLOB NOT NULL, copy TEXT, base INTEGER,
+    in_place INTEGER NOT NULL
 );
 CREATE TABLE IF NOT EXISTS rule_drafts (
     analyst TEXT PRIMARY KEY, text TEXT NOT NULL, base TEXT NOT NULL, at REAL NOT NULL

@@ -15,7 +15,6 @@ from console.rules import versions
 from console.rules.backtest import MODULE, arguments
 from console.rules.rules_file import ChangedMeanwhileError, Mistake
 from console.rules.statistics import statistics
-from console.rules.trial import in_shadow
 from console.rules.versions import IN_WORDS, Version
 from console.shown_text import moment, shown
 from dataflow.errors import UserError
@@ -41,6 +40,7 @@ class RulesPage:
         self._base = ""  # digest of the file that the copy was made of
         self._drawn: dict[str, Any] = {}  # what each part shows
         self._counted = 0.0
+        self._ruleset = ""  # the version that decisions name
         with frame(desk, "Rules") as session:
             self._session = session
             ui.add_head_html(f'<script defer src="{STATIC}/rules.js"></script>')
@@ -97,14 +97,14 @@ class RulesPage:
             self._counted = 0.0
             await self._show_versions()
             self._typed = self._typed or time.monotonic()
-        trouble = self._desk.rules.trouble
-        self._state.set_text(shown(trouble or _in_words(self._desk.rules.path, version)))
         if self._typed is not None and time.monotonic() - self._typed >= STILL_SECONDS:
             self._typed = None
             await self._check()
         if time.monotonic() - self._counted >= STATISTICS_SECONDS:
             self._counted = time.monotonic()
             await self._show_statistics()
+        trouble = self._desk.rules.trouble
+        self._state.set_text(shown(trouble or _in_words(self._desk.rules.path, version, self._ruleset)))
         run = self._desk.programs.last(BACKTEST)
         if run is not None and self._is_new("backtest", (run.began, run.ended)):
             self._backtest.clear()
@@ -120,9 +120,12 @@ class RulesPage:
         database, now = self._desk.store.database, self._desk.store.clock()
         found = await asyncio.to_thread(lambda: statistics(database.read(), now))
         rules: Rules = []
+        self._ruleset = ""
         if self._version is not None:
             ruleset, _ = await asyncio.to_thread(self._desk.rules.examine, self._version.content)
-            rules = [(rule.id, rule.effect, rule.action) for rule in ruleset.rules] if ruleset is not None else []
+            if ruleset is not None:
+                rules = [(rule.id, rule.effect, rule.action) for rule in ruleset.rules]
+                self._ruleset = ruleset.version
         if self._is_new("statistics", (found, rules)):
             self._statistics.clear()
             with self._statistics:
@@ -151,7 +154,7 @@ class RulesPage:
         """Begins with the analyst's own copy, else with the one that is in shadow, else with the file."""
         database, analyst = self._desk.store.database, self._session.analyst
         draft = await asyncio.to_thread(lambda: versions.draft_of(database.read(), analyst))
-        if draft is not None:
+        if draft is not None and draft.text != version.text:
             self._base = draft.base
             self._editor.set_value(draft.text)
         else:
@@ -241,66 +244,43 @@ class RulesPage:
             self._desk.programs.stop()
 
     async def _shadow(self) -> None:
-        """Puts the rules in service back as they were before any trial, and beside them what the copy changes."""
         if not may("rules"):
             return
-        database, copy = self._desk.store.database, self._editor.value or ""
-        who, why = self._session.analyst, self._reason.value or ""
-
-        def change(seen: str) -> list[str]:
-            ruleset, mistakes = self._desk.rules.examine(copy.encode())
-            if ruleset is None:
-                raise UserError(mistakes[0].text)
-            served = versions.before_the_trial(database.read())
-            if served is None:
-                msg = f"{self._desk.rules.path} was not read yet"
-                raise UserError(msg)
-            tried, untried = in_shadow(served.text, copy)
-            self._desk.rules.write(tried.encode(), seen, "shadow", who, why, copy)
-            return untried
-
-        await self._put(change, "In shadow: a running flow evaluates and counts it, and no verdict changes.")
+        copy, who, why = self._editor.value or "", self._session.analyst, self._reason.value or ""
+        await self._put(
+            lambda seen: self._desk.rules.try_in_shadow(copy, seen, who, why),
+            "In shadow: a running flow evaluates and counts it, and no verdict changes.",
+        )
 
     async def _promote(self) -> None:
         if not may("rules"):
             return
         copy, who, why = self._editor.value or "", self._session.analyst, self._reason.value or ""
-
-        def change(seen: str) -> list[str]:
-            self._desk.rules.write(copy.encode(), seen, "promote", who, why)
-            return []
-
-        await self._put(change, "Promoted: a running flow takes it up by itself.")
+        await self._put(
+            lambda seen: (self._desk.rules.write(copy.encode(), seen, "promote", who, why), []),
+            "Promoted: a running flow takes it up by itself.",
+        )
 
     async def _go_back(self, number: int) -> None:
         if not may("rules") or self._version is None:
             return
         who = self._session.analyst
         self._base = self._version.digest  # whoever goes back has the newest version before them
+        await self._put(lambda seen: (self._desk.rules.go_back(number, seen, who), []), f"Back to version {number}.")
 
-        def change(seen: str) -> list[str]:
-            self._desk.rules.go_back(number, seen, who)
-            return []
-
-        await self._put(change, f"Back to version {number}.")
-
-    async def _put(self, change: Callable[[str], list[str]], done: str) -> None:
+    async def _put(self, change: Callable[[str], tuple[Version, list[str]]], done: str) -> None:
         """Writes the file; where it has changed since the copy was begun, only once the analyst has said so."""
         try:
-            untried = await asyncio.to_thread(change, self._base)
+            version, untried = await asyncio.to_thread(change, self._base)
         except ChangedMeanwhileError as error:
-            if not await self._ask(error):
-                return
-            self._base = error.now.digest
-            await self._put(change, done)
+            if await self._ask(error):
+                self._base = error.now.digest
+                await self._put(change, done)
             return
         except UserError as error:
             ui.notify(shown(error), color="negative", multi_line=True, timeout=10_000)
             return
-        database = self._desk.store.database
-        now = await asyncio.to_thread(lambda: versions.newest(database.read()))
-        if now is not None:
-            self._base = now.digest
+        self._base = version.digest
         self._reason.set_value("")
         self._typed = time.monotonic()
         ui.notify(shown(" ".join([done, *(f"{each}." for each in untried)])), color="positive", multi_line=True)
@@ -317,11 +297,12 @@ class RulesPage:
         return bool(answer)
 
 
-def _in_words(path: Path, version: Version | None) -> str:
+def _in_words(path: Path, version: Version | None, ruleset: str) -> str:
     if version is None:
         return f"{path} was not read yet."
     by = "" if version.what == "file" else f" by {version.who}"
+    named = f", ruleset_version {ruleset}" if ruleset else ", which no flow takes: it has mistakes"
     return (
-        f"In service: version {version.number} of {path} ({version.digest[:12]}), {IN_WORDS[version.what]}{by}, "
+        f"In service: version {version.number} of {path}{named}; {IN_WORDS[version.what]}{by}, "
         f"{moment(version.at)} UTC: {version.reason}"
     )

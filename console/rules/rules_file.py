@@ -15,7 +15,8 @@ import msgspec
 
 from console.database import Database
 from console.rules import versions
-from console.rules.versions import Version, What
+from console.rules.trial import in_shadow
+from console.rules.versions import Trial, Version, What
 from dataflow.errors import UserError
 from dataflow.process.file_watch import FileWatch, Stamps, stamp
 from dataflow.process.whole_files import put_in_place
@@ -110,7 +111,9 @@ class RulesFile(FileWatch):
         text = content.decode("utf-8-sig", errors="replace")
         return rules, [Mistake(each.removeprefix(f"{self.path}: "), line_of(text, each)) for each in mistakes]
 
-    def write(self, content: bytes, seen: str, what: What, who: str, reason: str, copy: str | None = None) -> Version:
+    def write(
+        self, content: bytes, seen: str, what: What, who: str, reason: str, trial: Trial | None = None
+    ) -> Version:
         """Puts this in the file's place at once, and keeps it as a version. `seen`: digest of what it replaces.
 
         Raises:
@@ -132,7 +135,7 @@ class RulesFile(FileWatch):
             if now.digest == versions.digest_of(content):
                 msg = "nothing was written: the file says just that already"
                 raise UserError(msg)
-            self._change(lambda connection: versions.intend(connection, content, what, who, reason, copy, self._now()))
+            self._change(lambda connection: versions.intend(connection, content, what, who, reason, self._now(), trial))
             try:
                 put_in_place({self.path.resolve(): content})  # a link stays one
             except UserError as error:
@@ -152,7 +155,28 @@ class RulesFile(FileWatch):
         if earlier is None:
             msg = f"there is no version {number}"
             raise UserError(msg)
-        return self.write(earlier.content, seen, "back", who, f"back to version {number}: {earlier.reason}")
+        trial = None
+        if earlier.copy is not None and earlier.base is not None:
+            trial = Trial(earlier.copy, earlier.base)
+        return self.write(earlier.content, seen, "back", who, f"back to version {number}: {earlier.reason}", trial)
+
+    def try_in_shadow(self, copy: str, seen: str, who: str, reason: str) -> tuple[Version, list[str]]:
+        """Puts what is new in a copy into shadow, in place of what was tried before; and what of it is not tried.
+
+        Raises:
+            UserError: the copy has a mistake, or nothing to try; or as in `write`.
+            ChangedMeanwhileError: as in `write`.
+        """
+        rules, mistakes = self.examine(copy.encode())
+        if rules is None:
+            msg = f"nothing was written: {mistakes[0].text}"
+            raise UserError(msg)
+        with self._writing:
+            self.notice()
+            served = versions.without_trial(self._database.read())
+            assert served is not None  # noqa: S101 - it was noticed
+            tried, untried = in_shadow(served.text, copy)
+            return self.write(tried.encode(), seen, "shadow", who, reason, Trial(copy, served.number)), untried
 
     def _change(self, change: Callable[[sqlite3.Connection], T]) -> T:
         return self._database.write(change)

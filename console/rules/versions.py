@@ -6,7 +6,7 @@ whenever the process is killed, what the file holds is what the last version say
 
 import hashlib
 import sqlite3
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -34,11 +34,19 @@ class Version(msgspec.Struct, frozen=True):
     digest: str
     content: bytes
     copy: str | None = None  # of one that tries a copy in shadow: that copy
+    base: int | None = None  # of such a one: the version without what is tried
 
     @property
     def text(self) -> str:
         """The content for people."""
         return self.content.decode("utf-8-sig", errors="replace")
+
+
+class Trial(NamedTuple):
+    """What a version tries in shadow."""
+
+    copy: str
+    base: int  # the version that it is tried beside
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -70,13 +78,10 @@ def all_of(connection: sqlite3.Connection, most: int) -> list[Version]:
     return [_version(row) for row in rows]
 
 
-def before_the_trial(connection: sqlite3.Connection) -> Version | None:
-    """The newest version without rules that the console has added to try a copy."""
-    return _first(
-        connection.execute(
-            "SELECT * FROM rule_versions WHERE in_place AND what <> 'shadow' ORDER BY number DESC LIMIT 1"
-        )
-    )
+def without_trial(connection: sqlite3.Connection) -> Version | None:
+    """The newest version, or the one that it was made of by adding what is tried."""
+    last = newest(connection)
+    return last if last is None or last.base is None else one(connection, last.base)
 
 
 def _first(rows: sqlite3.Cursor) -> Version | None:
@@ -89,14 +94,21 @@ def _version(row: sqlite3.Row) -> Version:
 
 
 def intend(
-    connection: sqlite3.Connection, content: bytes, what: What, who: str, reason: str, copy: str | None, now: float
+    connection: sqlite3.Connection,
+    content: bytes,
+    what: What,
+    who: str,
+    reason: str,
+    now: float,
+    trial: Trial | None = None,
 ) -> None:
     """Notes a version that is about to be written, in place of any that was and is not."""
     forget_intended(connection)
+    copy, base = (None, None) if trial is None else trial
     connection.execute(
-        "INSERT INTO rule_versions (at, who, what, reason, digest, content, copy, in_place) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
-        [now, who, what, reason, digest_of(content), content, copy],
+        "INSERT INTO rule_versions (at, who, what, reason, digest, content, copy, base, in_place) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
+        [now, who, what, reason, digest_of(content), content, copy, base],
     )
 
 
@@ -117,7 +129,7 @@ def settle(connection: sqlite3.Connection, content: bytes, now: float) -> bool:
         about_to = _intended(connection)
         if about_to is None or about_to.digest != digest_of(content):
             reason = "the first that the console saw" if last is None else "it changed on the disk"
-            intend(connection, content, "file", THE_FILE, reason, None, now)
+            intend(connection, content, "file", THE_FILE, reason, now)
             about_to = _intended(connection)
         assert about_to is not None  # noqa: S101 - it was just noted
         connection.execute("UPDATE rule_versions SET in_place = 1 WHERE number = ?", [about_to.number])

@@ -175,7 +175,7 @@ def test_a_kill_around_the_replacement_leaves_what_the_file_holds(
     console: Console, file: RulesFile, path: Path, holds: str, who: str
 ) -> None:
     console.store.database.write(
-        lambda connection: versions.intend(connection, MINE.encode(), "promote", "eve", "too many", None, NOON)
+        lambda connection: versions.intend(connection, MINE.encode(), "promote", "eve", "too many", NOON)
     )
     path.write_text(holds)
     again = opened(console, path)
@@ -267,6 +267,23 @@ def test_what_has_no_shadow_is_named_or_refused() -> None:
         in_shadow(RULES, RULES)
     with pytest.raises(UserError, match="nothing to try"):  # another layout says the same
         in_shadow(RULES, RULES + "\n# a comment\n")
+
+
+def test_another_copy_in_shadow_takes_the_place_of_the_one_before_also_after_going_back_to_it(
+    console: Console, file: RulesFile, path: Path
+) -> None:
+    first, second = RULES.replace("400", "300"), RULES.replace("400", "200")
+    one, _ = file.try_in_shadow(first, digest(RULES), "eve", "lower")
+    assert (one.what, one.copy, one.base) == ("shadow", first, 1)
+    assert [each.id for each in load_rules(path).rules] == ["big", "odd", "big_shadow"]
+    two, _ = file.try_in_shadow(second, one.digest, "eve", "lower still")
+    assert [each.when for each in load_rules(path).rules if each.effect == "shadow"] == ["amount > 200"]
+    back = file.go_back(one.number, two.digest, "eve")
+    assert back.copy == first
+    file.try_in_shadow(second, back.digest, "eve", "lower still")
+    assert [each.id for each in load_rules(path).rules] == ["big", "odd", "big_shadow"]
+    with pytest.raises(UserError, match="nothing was written: rule 'big', when"):
+        file.try_in_shadow(RULES.replace("amount", "amuont"), "", "eve", "why")
 
 
 def test_a_rule_that_is_off_is_tried_in_its_own_place_and_one_in_shadow_is_tried_already() -> None:

@@ -245,7 +245,22 @@ def test_what_others_write_into_the_file_is_told_and_not_written_over_unasked(
     await_that(lambda: "version 3 of" in in_service(browser))
     assert "amount > 300" in rules_file.read_text()
     assert "theirs" not in rules_file.read_text()
+    await_that(lambda: "and is what the file holds" in text(browser))
+    assert "has changed since this copy" not in text(browser)
+
+    click(browser, "backtest")  # and what is under way ends with the console
+    await_that(lambda: "is under way since" in text(browser))
+    await_that(lambda: children(console.pid))
+    started = children(console.pid)
     assert severe(browser) == []
+    browser.get("about:blank")
+    assert console.stop() == 0
+    await_that(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    return [int(each) for file in Path(f"/proc/{pid}/task").glob("*/children") for each in file.read_text().split()]
 
 
 def choose(browser: Any, label: str, value: str) -> None:
