@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from nicegui import ui
 
+from console import audit
 from console.pages.frame import STATIC, Desk, frame, heading, may, part, text
 from console.pages.rules_tables import Rules, show_backtest, show_statistics, table
 from console.rules import versions
@@ -59,6 +60,8 @@ class RulesPage:
                     "soft",
                 )
                 self._versions = ui.element("div")
+            with part("What was done"):
+                self._audit = ui.element("div")
         ui.timer(SECONDS, self._look, immediate=True)
 
     # -------------------------------------------------------------------------------------------------- what is there
@@ -130,12 +133,22 @@ class RulesPage:
             self._statistics.clear()
             with self._statistics:
                 show_statistics(found, rules)
+        done = await asyncio.to_thread(lambda: audit.of_no_case(database.read(), VERSIONS))
+        if self._is_new("audit", len(done) and done[0]["number"]):
+            self._audit.clear()
+            with self._audit:
+                rows = [(moment(each["at"]), each["who"], each["what"], each["detail"]) for each in done]
+                table(("when (UTC)", "who", "what", ""), rows, frozenset(range(4)))
 
     async def _show_versions(self) -> None:
         database = self._desk.store.database
         all_of = await asyncio.to_thread(lambda: versions.all_of(database.read(), VERSIONS))
         self._versions.clear()
         with self._versions, ui.element("div").classes("scroll"), ui.element("table").classes("table"):
+            with ui.element("tr"):
+                for title in ("version", "when (UTC)", "who", "what", "why", ""):
+                    with ui.element("th"):
+                        text(title)
             for each in all_of:
                 with ui.element("tr"):
                     for cell in (f"{each.number}", moment(each.at), each.who, IN_WORDS[each.what], each.reason):

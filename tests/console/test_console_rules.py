@@ -187,6 +187,14 @@ def test_a_kill_around_the_replacement_leaves_what_the_file_holds(
     assert console.rows("SELECT count(*) FROM rule_versions WHERE NOT in_place") == [0]
 
 
+def test_a_link_to_the_file_stays_one(console: Console, path: Path, tmp_path: Path) -> None:
+    link = tmp_path / "linked.toml"
+    link.symlink_to(path)
+    opened(console, link).write(MINE.encode(), digest(RULES), "promote", "eve", "too many")
+    assert link.is_symlink()
+    assert path.read_text() == MINE
+
+
 def test_an_earlier_version_comes_back(console: Console, file: RulesFile, path: Path) -> None:
     file.write(RULES.replace("400", "300").encode(), digest(RULES), "promote", "eve", "too many")
     back = file.go_back(1, kept(console)[0].digest, "mel")
@@ -347,15 +355,30 @@ def test_a_program_runs_aside_one_at_a_time_and_its_mistake_is_one_line(tmp_path
         assert run.error.startswith("'no/such.toml': No such file")
         assert run.result is None
 
-        stopped = programs.start("b", "eve", "The backtest", "http.server", lambda _: [])
-        while programs._process is None:
+    asyncio.run(asyncio.wait_for(runs(), 60))
+
+
+def test_a_program_is_stopped_with_all_that_it_has_started(tmp_path: Path) -> None:
+    async def runs() -> None:
+        programs, told = Programs(), tmp_path / "pid"
+        run = programs.start("b", "eve", "The backtest", "tests.console.starts_another", lambda _: [str(told)])
+        while not told.exists():
             await asyncio.sleep(0.05)
         programs.stop()
         while programs.under_way is not None:
             await asyncio.sleep(0.05)
-        assert stopped.error != ""
+        assert run.error == "it was stopped"
+        while Path(f"/proc/{told.read_text()}").exists() and "State:\tZ" not in _status(told.read_text()):
+            await asyncio.sleep(0.05)
 
     asyncio.run(asyncio.wait_for(runs(), 60))
+
+
+def _status(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/status").read_text()
+    except OSError:  # it is gone
+        return "State:\tZ"
 
 
 # -------------------------------------------------------------------------------------------------------- statistics
