@@ -15,6 +15,7 @@ from console.flow_metrics import FlowMetrics
 from console.pages.frame import Desk
 from console.reader import Reader
 from console.recent_payments import RecentPayments
+from console.rules.rules_file import RulesFile
 from console.server import application, listen, serve, shown_address
 from console.service import Service
 from console.store import Limits, Store
@@ -53,6 +54,9 @@ def main() -> None:
         closing.callback(payments.close)
         sender = FeedbackSender(settings, store, reader)
         closing.callback(sender.close)
+        rules = RulesFile(settings.rules_file, store.database, settings.rules_check_seconds, store.clock)
+        closing.callback(rules.stop)
+        rules.begin()
         watch = BrokerWatch(settings, [settings.alerts_topic])
         closing.callback(watch.close)
         for each in (reader, payments, sender, watch):
@@ -70,7 +74,7 @@ def main() -> None:
             _log.info("%s %s", METRICS_SERVED, served)
         service = Service(FlowMetrics(settings.console_flow_metrics), settings.model_file, lambda: reader.behind)
         analysts = users.analysts() if users is not None else None
-        desk = Desk(store, payments, service, analysts, logs_out=proxy is None)
+        desk = Desk(store, payments, service, analysts, settings, rules, logs_out=proxy is None)
         _log.info("%s %s", SERVED, shown_address(taken))
         serve(application(desk, users, proxy), taken)
 

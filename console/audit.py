@@ -22,3 +22,10 @@ def note_down(
 def of_case(connection: sqlite3.Connection, case: int) -> list[sqlite3.Row]:
     """What was done in a case, the newest first."""
     return connection.execute("SELECT * FROM audit WHERE case_number = ? ORDER BY number DESC", [case]).fetchall()
+
+
+def of_no_case(connection: sqlite3.Connection, most: int) -> list[sqlite3.Row]:
+    """What was done to rules and thresholds, the newest first."""
+    return connection.execute(
+        "SELECT * FROM audit WHERE case_number IS NULL ORDER BY number DESC LIMIT ?", [most]
+    ).fetchall()

@@ -128,6 +128,19 @@ CREATE TABLE figures (
 ) WITHOUT ROWID;
 """
 
+ADDED: Final = """
+-- Of the rules file, see rules/versions.py; `in_place`: the file was seen to hold it.
+CREATE TABLE IF NOT EXISTS rule_versions (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL,
+    reason TEXT NOT NULL, digest TEXT NOT NULL, content BLOB NOT NULL, copy TEXT, base INTEGER,
+    in_place INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS rule_drafts (
+    analyst TEXT PRIMARY KEY, text TEXT NOT NULL, base TEXT NOT NULL, at REAL NOT NULL
+) WITHOUT ROWID;
+"""
+"""Tables that a file of this version may lack, as an earlier release made it."""
+
 
 class Database:
     """The file, its writing thread, and its readers."""
@@ -178,6 +191,7 @@ class Database:
         if not tables:
             made = "INSERT INTO about VALUES ('id', lower(hex(randomblob(8))));"
             connection.executescript(f"BEGIN; {SCHEMA} {made} PRAGMA user_version = {VERSION}; COMMIT;")
+        connection.executescript(f"BEGIN; {ADDED} COMMIT;")
 
     @property
     def id(self) -> str:

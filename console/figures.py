@@ -1,6 +1,7 @@
 """Counts for the overview, kept with each alert and label: by minute, and of all time."""
 
 import sqlite3
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 MINUTES_KEPT: Final = 2 * 24 * 60
@@ -31,6 +32,12 @@ class Counts:
         self.add(at, "score", f"{min(int(score * SCORE_BINS), SCORE_BINS - 1):02}")
         for rule in rules:
             self.add(at, "rule", rule, 1, amount)
+
+    def add_fired(self, at: float, rules: Iterable[str], shadow_rules: Iterable[str]) -> None:
+        """Counts the rules that fired on a transaction, whether it is an alert or not."""
+        for kind, fired in (("fires", rules), ("fires in shadow", shadow_rules)):
+            for rule in fired:
+                self.add(at, kind, rule)
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Adds all of it to the table."""

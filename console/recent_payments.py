@@ -30,6 +30,9 @@ TAIL: Final = 20_000
 A_SECOND: Final = 2_000
 """Records that are decoded at most; of more than that the rest is skipped."""
 
+Fired = tuple[list[str], list[str]]
+"""Rules, and rules in shadow, that fired on a transaction."""
+
 _log = logging.getLogger("redflag.console")
 
 
@@ -90,6 +93,7 @@ class RecentPayments:
 
     def _read(self) -> None:
         second, decoded, counted = time.monotonic(), 0, 0
+        fired: list[Fired] = []
         while not self._stop.is_set():
             health.goes_round()
             try:
@@ -103,31 +107,35 @@ class RecentPayments:
                 if message.error() is not None:
                     continue
                 partition, offset = message.partition() or 0, message.offset() or 0
-                if offset >= self._ends.get(partition, 0):  # those before were counted by whoever saw them come
-                    counted += 1
+                new = offset >= self._ends.get(partition, 0)  # those before were counted by whoever saw them come
+                counted += new
                 if decoded < A_SECOND:
                     decoded += 1
-                    self._take_in(message)
+                    rules = self._take_in(message)
+                    if new and rules is not None:
+                        fired.append(rules)
             if time.monotonic() - second >= 1.0:
                 second, decoded = time.monotonic(), 0
                 if counted:
-                    self._count(counted)
-                    counted = 0
+                    self._count(counted, fired)
+                    counted, fired = 0, []
 
-    def _count(self, transactions: int) -> None:
+    def _count(self, transactions: int, fired: list[Fired]) -> None:
         try:
-            self._store.ingest(Batch(transactions=transactions))
+            self._store.ingest(Batch(transactions=transactions, fired=fired))
         except sqlite3.Error as error:  # the reader ends the process if it cannot write either
             _log.warning("%d transactions are not counted: %s", transactions, error)
 
-    def _take_in(self, message: Message) -> None:
+    def _take_in(self, message: Message) -> Fired | None:
+        """Keeps a payment; returns the rules that fired on it, where one did."""
         try:
             decision = decode_decision(message.value() or b"")
             payment = payment_of(decision, event_time(decision.timestamp))
         except (msgspec.DecodeError, UnicodeDecodeError, ValueError, OverflowError, RecursionError):
-            return  # somebody else wrote it
+            return None  # somebody else wrote it
         with self._lock:
             self._by_user.setdefault(decision.user, deque(maxlen=OF_A_USER)).append(payment)
             self._by_user.move_to_end(decision.user)
             if len(self._by_user) > USERS:
                 self._by_user.popitem(last=False)
+        return (decision.rules, decision.shadow_rules) if decision.rules or decision.shadow_rules else None

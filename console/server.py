@@ -19,6 +19,7 @@ from console.pages.case_page import CasePage
 from console.pages.frame import Desk, serve_static
 from console.pages.overview_page import Overview
 from console.pages.queue_page import QueuePage
+from console.pages.rules_page import RulesPage
 from console.users import Users
 from dataflow.errors import UserError
 from dataflow.process import health
@@ -75,6 +76,11 @@ def application(desk: Desk, users: Users | None, proxy: Proxy | None = None) -> 
     def overview() -> None:
         Overview(desk)
 
+    @ui.page("/rules")
+    def rules() -> None:
+        RulesPage(desk)
+
+    nicegui_app.on_shutdown(desk.programs.stop)
     nicegui_app.config.socket_io_js_transports = ["websocket"]  # no polling: the guard checks one socket's origin
     ui.run_with(
         outer,

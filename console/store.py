@@ -33,6 +33,7 @@ class Batch(msgspec.Struct, frozen=True):
     confirmed: Sequence[int] = ()  # messages of the outbox among them
     next_offsets: Mapping[Place, tuple[str, int]] = {}  # identity of the topic, and the next offset
     transactions: int = 0  # how many were decided meanwhile
+    fired: Sequence[tuple[Sequence[str], Sequence[str]]] = ()  # rules, and rules in shadow, that fired on some of them
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -111,6 +112,8 @@ class Store:
             labels.confirm(connection, batch.confirmed, now)
             if batch.transactions:
                 counts.add(now, "transactions", "", batch.transactions)
+            for rules, shadow_rules in batch.fired:
+                counts.add_fired(now, rules, shadow_rules)
             counts.write(connection)
             connection.executemany(
                 "INSERT OR REPLACE INTO offsets VALUES (?, ?, ?, ?)",
@@ -147,6 +150,7 @@ class Store:
             f"INSERT INTO alerts ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", list(row.values())
         )
         counts.add_alert(now, decision.rules, decision.scenario or "", decision.score, decision.amount)
+        counts.add_fired(now, decision.rules, decision.shadow_rules)
         labels.apply_early(connection, decision.transaction_id, decision.user)
         return True
 

@@ -43,6 +43,7 @@ LONGEST = (
     "test_chaos",
     "test_killed_flow",
     "test_console_pages",
+    "test_console_rules_page",
     "test_flow_state",
     "test_train",
     "test_gate",

@@ -21,7 +21,7 @@ from dataflow.errors import UserError
 from dataflow.events.transaction import DAY
 from dataflow.rules import RuleSet, load_rules
 from dataflow.settings import Settings
-from training.backtesting.report import Report, Side, compare, show, to_html
+from training.backtesting.report import Report, Side, compare, show, to_html, to_json
 from training.backtesting.run import FromFile, FromTopic, Messages, Tally, run
 from training.cli import Parser, days, delay, whole
 from training.histories.history import LABEL_COLUMN_HELP, find_label_column, read_history
@@ -41,6 +41,7 @@ class Options(NamedTuple):
     model: Path | None
     labels: str | None
     html: Path | None
+    json: Path | None
     warm_up: float  # seconds
     labels_after: float | None  # seconds until the history's own labels come back as feedback; None: they do not
     feedback: str | None  # a topic of it
@@ -59,8 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             report = backtest(options, sets, Path(scratch), Console(stderr=True))
             show(report, Console())
             if options.html is not None:
-                _write(options.html, to_html(report))
+                _write(options.html, to_html(report).encode())
                 print(f"The same with plots: {options.html}")
+            if options.json is not None:
+                _write(options.json, to_json(report))
     except UserError as error:
         print(f"redflag: {error}", file=sys.stderr)
         return 2
@@ -202,9 +205,9 @@ def _child(options: Options, topic: FromTopic | None, rules: Path, spool: Path, 
         result.send(error)
 
 
-def _write(path: Path, page: str) -> None:
+def _write(path: Path, content: bytes) -> None:
     try:
-        path.write_text(page, encoding="utf-8")
+        path.write_bytes(content)
     except OSError as error:
         msg = f"cannot write {path}: {error.strerror}"
         raise UserError(msg) from None
@@ -232,6 +235,7 @@ def parse(argv: Sequence[str] | None) -> Options:
         help="a CSV of transaction_id, fraud, or kafka:TOPIC; else the history's own",
     )
     parser.add_argument("--html", type=Path, metavar="OUT.html", help="write a page with plots, too")
+    parser.add_argument("--json", type=Path, metavar="OUT.json", help="write the tables for a program, too")
     parser.add_argument(
         "--warm-up",
         type=delay,
@@ -264,8 +268,10 @@ def parse(argv: Sequence[str] | None) -> Options:
         parser.error("argument --labels-after: is for a file; name the topic of the feedback with --feedback")
     if given.feedback is not None and not (topic and given.feedback.startswith(PREFIX)):
         parser.error("argument --feedback: takes kafka:TOPIC, and --history must name a topic, too")
-    if given.html is not None and not given.html.parent.is_dir():
-        parser.error(f"argument --html: there is no folder {given.html.parent}")
+    for name in ("html", "json"):
+        written = getattr(given, name)
+        if written is not None and not written.parent.is_dir():
+            parser.error(f"argument --{name}: there is no folder {written.parent}")
     return Options(
         rules=given.rules,
         against=given.against,
@@ -274,6 +280,7 @@ def parse(argv: Sequence[str] | None) -> Options:
         model=given.model,
         labels=given.labels,
         html=given.html,
+        json=given.json,
         warm_up=given.warm_up,
         labels_after=given.labels_after,
         feedback=given.feedback,

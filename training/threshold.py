@@ -3,7 +3,7 @@
 `python -m training.threshold --alerts-per-day 85 --history FILE` chooses it on transactions of the past, replayed as
 the flow would have seen them, with labels as late as they come; with `--topics` on the decisions that the model has
 made and the feedback on them; with neither on a simulation. `--at THRESHOLD` names it. What is written is the JSON
-beside the model, and nothing of it but the operating point.
+beside the model, and nothing of it but the operating point; with `--try` nothing is.
 """
 
 import sys
@@ -18,11 +18,12 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from dataflow.errors import UserError
+from dataflow.events.transaction import DAY
+from dataflow.process.whole_files import put_in_place
 from dataflow.rules import load_rules
 from dataflow.scoring.loading import load_model
 from dataflow.scoring.metadata import Metadata, beside, read_metadata
 from dataflow.scoring.operating_point import OperatingPoint
-from training.files import put_in_place
 from training.operating_points.operating_points import Choice, Scored, choose, reads_model
 from training.operating_points.options import Options, parse
 from training.operating_points.report import table, told
@@ -74,8 +75,11 @@ def move(options: Options, console: Console) -> list[str]:
             notes.append("the point from which it blocks lay below that, and rises with it")
     if not reads_model(rules):
         notes.append(f"no active rule of {options.rules} reads model_alert: the model by itself alerts on nothing")
-    write(options.model, model.metadata, after)
-    return _lines(options.model, model.version, before, after, notes)
+    if options.json is not None:
+        _write_figures(options.json, model.version, _measured(before, scored), after, scored, notes)
+    if not options.trial:
+        write(options.model, model.metadata, after)
+    return _lines(options.model, model.version, before, after, notes, trial=options.trial)
 
 
 def _named(options: Options, before: OperatingPoint, scored: Scored | None) -> OperatingPoint:
@@ -94,6 +98,38 @@ def _named(options: Options, before: OperatingPoint, scored: Scored | None) -> O
     return replace(before, alert=options.at, block=block, of_forest=False, chosen_by=chosen_by, expected=None)
 
 
+class Figures(msgspec.Struct, frozen=True):
+    """What a threshold would give beside the one in service, for a program."""
+
+    model: str  # its version
+    before: OperatingPoint  # as the model has it, what it gives measured on the same transactions, where there are any
+    after: OperatingPoint
+    frauds: int | None  # known among the transactions; None where none were read
+    fraud_money: float | None  # their amounts
+    days: float | None  # from the first transaction to the last, by event time
+    notes: list[str]
+
+
+def _measured(before: OperatingPoint, scored: Scored | None) -> OperatingPoint:
+    """The point in service with what its threshold gives on these transactions, not on those that it was chosen on."""
+    if scored is None:
+        return before
+    verdict = scored._replace(anomaly=scored.risk >= before.alert)
+    measured = choose(verdict, Choice(), of_forest=before.alert)
+    return replace(before, expected=measured.expected, measured_on=scored.measured_on, curve=[])
+
+
+def _write_figures(
+    path: Path, model: str, before: OperatingPoint, after: OperatingPoint, scored: Scored | None, notes: list[str]
+) -> None:
+    frauds = money = days = None
+    if scored is not None:
+        known = scored.fraud & scored.labelled
+        frauds, money = int(known.sum()), float(scored.amounts[known].sum())
+        days = float(scored.times.max() - scored.times.min()) / DAY
+    put_in_place({path: msgspec.json.encode(Figures(model, before, after, frauds, money, days, notes))})
+
+
 def write(model: Path, own: Metadata, point: OperatingPoint) -> None:
     """Puts the operating point into the JSON beside a model, at once, and leaves the rest of it as it is.
 
@@ -110,15 +146,18 @@ def write(model: Path, own: Metadata, point: OperatingPoint) -> None:
     put_in_place({path: msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n"})
 
 
-def _lines(model: Path, version: str, before: OperatingPoint, after: OperatingPoint, notes: Sequence[str]) -> list[str]:
-    parts = [("before", told(before)), ("now", told(after))]
+def _lines(
+    model: Path, version: str, before: OperatingPoint, after: OperatingPoint, notes: Sequence[str], *, trial: bool
+) -> list[str]:
+    parts = [("in service" if trial else "before", told(before)), ("tried" if trial else "now", told(after))]
     if after.measured_on:
         parts.append(("curve of" if after.expected is None else "as", after.measured_on))
     shown = table(around(after))
+    end = "Nothing was written: this was a trial." if trial else "A flow in service takes it up by itself."
     lines = [f"{beside(model)}: the operating point of model {version}"]
     for name, text in [*parts, *(("note", note) for note in notes)]:
         lines += _wrapped(name, text)
-    return [*lines, *(["", *shown, ""] if shown else []), *_wrapped("", "A flow in service takes it up by itself.")]
+    return [*lines, *(["", *shown, ""] if shown else []), *_wrapped("", end)]
 
 
 def around(point: OperatingPoint) -> OperatingPoint:

@@ -26,6 +26,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from dataflow.errors import UserError
 from dataflow.events.transaction import DAY
+from dataflow.process.whole_files import put_in_place
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.profiles import NO_PRIOR
 from dataflow.rules import RuleSet, load_rules
@@ -33,7 +34,6 @@ from dataflow.scoring.isolation_forest import agrees
 from dataflow.scoring.metadata import FORMAT, ISOLATION_FOREST, Metadata, Window, fingerprint
 from dataflow.scoring.operating_point import OperatingPoint
 from dataflow.scoring.tiers import FEEDBACK, SUPERVISED, TieredModel
-from training.files import put_in_place
 from training.fitting.common_values import common_values
 from training.fitting.fitting import (
     BATCH,

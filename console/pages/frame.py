@@ -11,10 +11,13 @@ from nicegui import app, ui
 from console.access.guard import session_of
 from console.access.sessions import Session
 from console.cases import ConflictError
+from console.programs import Programs
 from console.recent_payments import RecentPayments
+from console.rules.rules_file import RulesFile
 from console.service import Service
 from console.shown_text import shown
 from console.store import Store
+from dataflow.settings import Settings
 
 STATIC: Final = "/console-static"
 LOOK_SECONDS: Final = 0.1
@@ -30,6 +33,8 @@ class Desk:
         payments: RecentPayments,
         service: Service,
         analysts: frozenset[str] | None,
+        settings: Settings,
+        rules: RulesFile,
         logs_out: bool = True,
     ):
         """`analysts`: who may work cases; None where there are no passwords, and everybody names themselves.
@@ -41,6 +46,9 @@ class Desk:
         self.service = service
         self.analysts = analysts
         self.logs_out = logs_out
+        self.settings = settings
+        self.rules = rules
+        self.programs = Programs()
 
 
 def serve_static() -> None:
@@ -96,9 +104,11 @@ def frame(desk: Desk, title: str) -> Iterator[Session]:
         session.dark = dark.value = not dark.value
 
     with ui.header().classes("items-center"):
+        ui.label("Redflag").classes("brand")
         with ui.element("nav").props('aria-label="pages"'):
             ui.link("Queue", "/")
             ui.link("Overview", "/overview")
+            ui.link("Rules", "/rules")
         ui.space()
         if desk.analysts is not None:
             ui.label(shown(session.analyst))

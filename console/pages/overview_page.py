@@ -13,6 +13,7 @@ from console.labels import count_unconfirmed
 from console.pages.charts import chart
 from console.pages.frame import Desk, frame, part, table, text
 from console.pages.service_part import ServicePart
+from console.pages.what_if import WhatIf
 from console.shown_text import money, shown
 
 SECONDS: Final = 1.0
@@ -62,6 +63,7 @@ class Overview:
                     self._scores = _bars()
                 with part("Precision by rule, of the labels so far"), table("precision by rule") as made:
                     self._table = made
+                WhatIf(desk)
         ui.timer(SECONDS, self._look, immediate=True)
 
     async def _look(self) -> None:

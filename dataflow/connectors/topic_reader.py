@@ -14,8 +14,10 @@ from dataflow.settings import Settings
 READ_SECONDS = 60.0  # without a message, until reading is given up
 
 
-def read_topic(settings: Settings, topic: str) -> Iterator[Message]:
+def read_topic(settings: Settings, topic: str, since: float | None = None) -> Iterator[Message]:
     """All messages of a topic from its beginning to where it ends now; what was aborted is not among them.
+
+    `since`: only those whose Kafka timestamp is not before it, s since 1970.
 
     Raises:
         UserError: the topic cannot be read, or nothing of it came for `READ_SECONDS`.
@@ -31,6 +33,8 @@ def read_topic(settings: Settings, topic: str) -> Iterator[Message]:
                 if low < high:
                     starts.append(TopicPartition(topic, number, low))
                     ends[number] = high
+            if since is not None and starts:
+                starts = _since(consumer, starts, since)
             consumer.assign(starts)
         except KafkaException as error:
             msg = f"cannot read {topic!r} on {settings.brokers} ({error.args[0].str()}): is the broker up?"
@@ -43,7 +47,8 @@ def read_topic(settings: Settings, topic: str) -> Iterator[Message]:
                 if message.error() is not None:
                     continue
                 deadline = time.monotonic() + READ_SECONDS
-                if message.offset() < ends.get(message.partition(), 0):
+                old = since is not None and message.timestamp()[1] < since * 1000
+                if message.offset() < ends.get(message.partition(), 0) and not old:
                     yield message
             for number in [n for n in ends if _position(consumer, topic, n) >= ends[n]]:
                 del ends[number]  # asked for, as the last records may be control records, which nobody gets to see
@@ -54,3 +59,12 @@ def read_topic(settings: Settings, topic: str) -> Iterator[Message]:
 
 def _position(consumer: Consumer, topic: str, partition: int) -> int:
     return int(consumer.position([TopicPartition(topic, partition)])[0].offset)
+
+
+def _since(consumer: Consumer, starts: list[TopicPartition], since: float) -> list[TopicPartition]:
+    """Where the messages of a time begin; where the broker does not say (it has none, or is embedded), all are read."""
+    asked = [TopicPartition(each.topic, each.partition, int(since * 1000)) for each in starts]
+    found = {each.partition: each.offset for each in consumer.offsets_for_times(asked, timeout=10)}
+    return [
+        TopicPartition(each.topic, each.partition, max(found.get(each.partition, 0), each.offset)) for each in starts
+    ]

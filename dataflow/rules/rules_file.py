@@ -94,15 +94,21 @@ def load_rules(path: Path, files: ListFiles | None = None, pause: Pause = no_pau
     return rules
 
 
-def examine(path: Path, files: ListFiles | None = None, pause: Pause = no_pause) -> tuple[RuleSet | None, list[str]]:
-    """The ruleset of a file, or None and each mistake in it, one line each, as far as several can be told apart."""
+def examine(
+    path: Path, files: ListFiles | None = None, pause: Pause = no_pause, content: bytes | None = None
+) -> tuple[RuleSet | None, list[str]]:
+    """The ruleset of a file, or None and each mistake in it, one line each, as far as several can be told apart.
+
+    `content`: what shall stand in the file, instead of what does; lists are found beside the file all the same.
+    """
     files = files or ListFiles()
     files.begin()
     mistakes = _Mistakes()
     with mistakes:
-        content = read_regular(path)
+        if content is None:
+            content = read_regular(path)
         data = _toml(path, content)
-    if mistakes:
+    if mistakes or content is None:
         return None, mistakes
     mistakes += _unknown_keys(path, "the file", data, ("lists", "allow", "deny", "rule"))
     lists, digest = _load_lists(path, data.get("lists", {}), files, mistakes, pause)

@@ -83,6 +83,7 @@ def _take(url: str, database: Path) -> None:
         "queue": ("", ".queue-grid .ag-row"),
         "case": (f"case/{_ask(database, CASE)}", ".graph svg"),
         "overview": ("overview", ".chart svg"),
+        "rules": ("rules", ".cm-line"),
     }
     with open_browser() as browser:
         browser.get(f"{url}overview")

@@ -23,6 +23,7 @@ PASSWORD = "correct horse battery"
 RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}}
 PAGES = {
     "login": "Log in", "": "ann", "case/1": "Other users' alerts", "overview": "CONSOLE_FLOW_METRICS does not answer",
+    "rules": "impossible_travel",
 }  # fmt: skip
 """Each page, and what stands there once it is whole."""
 WIDTHS = {"desktop": 1400, "phone": 390}

@@ -322,7 +322,12 @@ def test_pages_fit_a_phone_in_light_and_dark(console: RunningConsole) -> None:
         phone.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
         )
-        for path, content in (("", "ann"), ("case/1", "This alert"), ("overview", "high_amount")):
+        for path, content in (
+            ("", "ann"),
+            ("case/1", "This alert"),
+            ("overview", "high_amount"),
+            ("rules", "Your copy"),
+        ):
             for wish in ("light", "dark"):
                 preferred = [{"name": "prefers-color-scheme", "value": wish}]
                 phone.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": preferred})

@@ -18,8 +18,11 @@ from confluent_kafka import Producer
 from rich.console import Console
 
 from dataflow.connectors import exactly_once_sink, kafka_clients, kafka_source
+from dataflow.connectors.embedded_broker import EmbeddedBroker
+from dataflow.connectors.topic_reader import read_topic
 from dataflow.detect import build
 from dataflow.errors import UserError
+from dataflow.events.feedback import feedback_to_json
 from dataflow.process import lifecycle
 from dataflow.rules import LiveRules
 from dataflow.scoring.isolation_forest import Model
@@ -205,6 +208,26 @@ def test_a_topic_can_be_read_from_an_offset_or_a_time(settings: Settings) -> Non
     assert stamps == sorted(stamps)
 
 
+def test_the_embedded_broker_s_topics_are_read_from_a_time_too() -> None:
+    """It answers no question for a time."""
+    embedded = EmbeddedBroker()
+    try:
+        settings = Settings(brokers=embedded.address)
+        produce(settings, "past", [(f"u{n}", b"%d" % n) for n in range(20)])
+        time.sleep(0.05)
+        middle = datetime.now(UTC)
+        time.sleep(0.05)
+        produce(settings, "past", [(f"u{n}", b"%d" % n) for n in range(20, 30)])
+        for where, expected in ((middle.isoformat(), range(20, 30)), ("1999-01-01", range(30)), ("2999-01-01", ())):
+            messages = KafkaHistory(f"past@{where}", settings)
+            assert sorted(int(m.value()) for m in messages) == list(expected)
+        assert sorted(int(m.value() or b"") for m in read_topic(settings, "past", middle.timestamp())) == [
+            *range(20, 30)
+        ]
+    finally:
+        embedded.close()
+
+
 def test_labels_come_from_a_topic(settings: Settings) -> None:
     topic = settings.labels_topic
     label = '{"transaction_id": "t%d", "fraud": %s, "scenario": "none"}'
@@ -213,6 +236,13 @@ def test_labels_come_from_a_topic(settings: Settings) -> None:
     produce(settings, topic, [("k", b"{}")])
     with pytest.raises(UserError, match="not a label"):
         read_truth(f"kafka:{topic}", settings)
+    # On the topic of feedback it is passed over, and the label that was given last counts, wherever it stands.
+    given = [
+        feedback_to_json("t1", "ann", "Shop", iso(NOON), fraud, iso(NOON + later))
+        for fraud, later in ((True, 20.0), (False, 10.0))
+    ]
+    produce(settings, settings.feedback_topic, [("ann", b"{}"), *(("ann", each) for each in given)])
+    assert read_truth(f"kafka:{settings.feedback_topic}", settings) == {"t1": True}
 
 
 def test_a_topic_that_is_not_there_is_told_and_not_made(settings: Settings) -> None:
@@ -537,7 +567,8 @@ def test_the_report_names_rules_and_examples_and_escapes_all(
     path = csv(tmp_path / "past.csv", *ROWS)
     path.write_text(path.read_text().replace("Shop", hostile))
     page = tmp_path / "out.html"
-    arguments = ["--history", str(path), "--model", str(model_file), "--html", str(page)]
+    tables = tmp_path / "out.json"
+    arguments = ["--history", str(path), "--model", str(model_file), "--html", str(page), "--json", str(tables)]
     assert main(["--rules", str(rules), "--against", str(old), *arguments]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
@@ -547,6 +578,11 @@ def test_the_report_names_rules_and_examples_and_escapes_all(
     for words in ("Never fired: never", "it adds", "it drops", "Examples of what it drops", "alerts a day", "recall"):
         assert words in captured.out
     assert "\x1b[31m" not in captured.out
+
+    told = json.loads(tables.read_text())
+    assert [each for each in told["notes"] if each.startswith("Never fired: never")]
+    (rows,) = [grid["rows"] for grid in told["grids"] if grid["title"] == "Rules"]
+    assert rows[-1][:2] == ["small", "gone"]
 
     html = page.read_text()
     assert "<script" not in html

@@ -33,7 +33,7 @@ from training.histories.labels import latest
 from training.operating_points.operating_points import Choice, Scored, choose
 from training.operating_points.options import parse
 from training.operating_points.sources import FEWEST, scored_by_replay
-from training.threshold import around, main
+from training.threshold import Figures, around, main
 from training.train import main as train
 
 pytestmark = pytest.mark.slow
@@ -413,6 +413,27 @@ def test_a_point_is_chosen_on_the_models_own_decisions_and_the_feedback_on_them(
     assert "feedback is known of" in said
     assert moved(model_file, rules_file, "--at", "0.97", "--topics").expected is not None
 
+    # A trial writes nothing, and measures the threshold in service on the same decisions.
+    before, out = model_file.with_suffix(".json").read_bytes(), rules_file.parent / "figures.json"
+    tried = moved(model_file, rules_file, "--at", "0.5", "--topics", "--last", "1d", "--try", "--json", str(out))
+    assert model_file.with_suffix(".json").read_bytes() == before
+    assert tried.alert == 0.97
+    figures = msgspec.json.decode(out.read_bytes(), type=Figures)
+    assert (figures.before.alert, figures.after.alert) == (0.97, 0.5)
+    assert (figures.frauds, figures.fraud_money) == (50, pytest.approx(sum(range(450, 500))))
+    assert figures.before.expected is not None
+    assert figures.after.expected is not None
+    assert figures.days is not None
+    assert figures.before.expected.alerts_a_day.value * figures.days == pytest.approx(10 + 30)
+    assert figures.after.expected.recall is not None
+    assert figures.after.expected.recall.value == 1.0
+    assert figures.after.measured_on.endswith("in the last 1 days")
+    assert "in service" in capsys.readouterr().out
+    # What was decided longer ago than is asked for does not count.
+    with pytest.raises(AssertionError):
+        moved(model_file, rules_file, "--at", "0.5", "--topics", "--last", "0h", "--try")
+    assert "hold 0 decisions" in capsys.readouterr().err
+
 
 def test_too_few_decisions_of_this_model_are_told_with_what_works_without(
     settings: Settings, model_file: Path, rules_file: Path, capsys: pytest.CaptureFixture[str]
@@ -464,6 +485,8 @@ def test_of_several_labels_on_a_transaction_the_last_counts() -> None:
         (["--precision", "1.1"], "'1.1' is no share"),
         (["--alert-rate", "0"], "'0' is no share"),
         (["--alert-rate", "0.1", "--topics", "--history", "{past}"], "--history names transactions, too"),
+        (["--alert-rate", "0.1", "--last", "7d"], "--last: is for decisions on the topics"),
+        (["--alert-rate", "0.1", "--json", "no/folder/out.json"], "there is no folder no/folder"),
         (["--alert-rate", "0.1", "--topics", "--label-delay", "7d"], "labels are as late as they came"),
         (["--alert-rate", "0.1", "--label-column", "fraud"], "--label-column: is for a file"),
         (["--alert-rate", "0.1", "--history", "{past}", "--users", "5"], "--users: is for a simulation"),
@@ -534,7 +557,7 @@ def test_a_folder_that_cannot_be_written_is_told(
         raise OSError(28, "No space left on device")
 
     before = model_file.with_suffix(".json").read_bytes()
-    monkeypatch.setattr("training.files.os.fsync", full)
+    monkeypatch.setattr("dataflow.process.whole_files.os.fsync", full)
     assert main(["--model", str(model_file), "--rules", str(rules_file), "--at", "0.6"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "cannot write" in line

@@ -331,6 +331,17 @@ def to_html(report: Report) -> str:
     return page(f"Backtest of {report.new.name}", parts)
 
 
+def to_json(report: Report) -> bytes:
+    """The same for a program: `source`, `seconds`, `notes`, and `grids` with the fields of `Grid`; cells are plain."""
+    shown = {
+        "source": report.source,
+        "seconds": report.seconds,
+        "grids": [grid._asdict() for grid in grids(report)],
+        "notes": list(notes(report)),
+    }
+    return msgspec.json.encode(shown)
+
+
 def _table(grid: Grid) -> list[Html]:
     return [heading(grid.title), table(grid.columns, grid.rows, grid.left)]
 

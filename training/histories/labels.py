@@ -98,11 +98,15 @@ class _OnTopic(msgspec.Struct, gc=False):
 def read_truth(where: str, settings: Settings) -> dict[str, bool]:
     """The truth by transaction id, from a CSV or `kafka:TOPIC`; the last one counts.
 
+    What is no label on the feedback topic is passed over, as the flow does.
+
     Raises:
         UserError: they cannot be read, or one of them is wrong.
     """
     if not where.startswith(PREFIX):
         return {name: label.fraud for name, label in read_labels(Path(where), timed=False).items()}
+    if where == f"{PREFIX}{settings.feedback_topic}":
+        return read_feedback(settings)
     decode = msgspec.json.Decoder(_OnTopic).decode
     labels = {}
     for message in KafkaHistory(where.removeprefix(PREFIX), settings):

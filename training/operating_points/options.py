@@ -24,10 +24,13 @@ class Options(NamedTuple):
     label_column: str | None  # as the user names it
     label_delay: float | None  # seconds; None: that of the model's training
     topics: bool
+    last: float | None  # seconds: only decisions on the topics that are no older; None: all
     users: int | None  # of a simulation, as all below; None: the default of the model's population
     days: float | None
     seed: int | None
     population: str | None
+    trial: bool  # write nothing
+    json: Path | None
     settings: Settings
 
 
@@ -57,6 +60,9 @@ def parse(argv: Sequence[str] | None) -> Options:
     source.add_argument(
         "--topics", action="store_true", help="the model's own decisions on Kafka, and the feedback on them"
     )
+    source.add_argument("--last", type=delay, metavar="7d", help="with --topics: what was decided in that time alone")
+    parser.add_argument("--try", dest="trial", action="store_true", help="say what it would give, and write nothing")
+    parser.add_argument("--json", type=Path, metavar="OUT.json", help="write the figures for a program, too")
     simulated = parser.add_argument_group("simulation", "default: like that of training, by another seed")
     simulated.add_argument("--population", choices=POPULATIONS)
     simulated.add_argument("--users", type=whole(1, 10_000_000), metavar="N")
@@ -75,10 +81,13 @@ def parse(argv: Sequence[str] | None) -> Options:
         label_column=given.label_column,
         label_delay=given.label_delay,
         topics=given.topics,
+        last=given.last,
         users=given.users,
         days=given.days,
         seed=given.seed,
         population=given.population,
+        trial=given.trial,
+        json=given.json,
         settings=settings,
     )
 
@@ -105,6 +114,10 @@ def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
         )
     if given.topics and given.history is not None:
         parser.error("argument --topics: --history names transactions, too: give one of them")
+    if given.last is not None and not given.topics:
+        parser.error("argument --last: is for decisions on the topics, and --topics is not given")
+    if given.json is not None and not given.json.parent.is_dir():
+        parser.error(f"argument --json: there is no folder {given.json.parent}")
     if given.label_column is not None and given.history is None:
         parser.error("argument --label-column: is for a file, and there is no --history")
     if given.topics and given.label_delay is not None:

@@ -1,5 +1,7 @@
 """What an operating point is moved by: transactions replayed, or the decisions that the model has made."""
 
+import time
+
 import msgspec
 import numpy as np
 from rich.console import Console
@@ -138,8 +140,9 @@ def scored_on_topics(model: Scorer, rules: RuleSet, options: Options, note: Note
     by_rules: list[bool] = []
     of_others = strange = 0
     decode = msgspec.json.Decoder(_Decision).decode
+    since = None if options.last is None else time.time() - options.last
     for topic in (settings.alerts_topic, settings.classified_topic):
-        for message in read_topic(settings, topic):
+        for message in read_topic(settings, topic, since):
             try:
                 decision = decode(message.value() or b"")
                 at = event_time(decision.timestamp)
@@ -155,6 +158,8 @@ def scored_on_topics(model: Scorer, rules: RuleSet, options: Options, note: Note
             fraud.append(labels.get(decision.transaction_id))
             by_rules.append(deciders.rules(decision.rules))
     where = f"{settings.alerts_topic} and {settings.classified_topic}"
+    if options.last is not None:
+        where += f" in the last {options.last / DAY:g} days"
     if len(risk) < FEWEST:
         others = f", and {of_others:,} of other models" if of_others else ""
         msg = (
