@@ -10,8 +10,8 @@ from typing import Any, Final
 from nicegui import ui
 
 from console import audit
-from console.pages.frame import STATIC, Desk, frame, heading, may, part, text
-from console.pages.rules_tables import Rules, show_backtest, show_statistics, table
+from console.pages.frame import STATIC, Desk, frame, heading, may, part, table, text
+from console.pages.rules_tables import Rules, plain_table, show_backtest, show_statistics
 from console.rules import versions
 from console.rules.backtest import MODULE, arguments
 from console.rules.rules_file import ChangedMeanwhileError, Mistake
@@ -67,9 +67,9 @@ class RulesPage:
     # -------------------------------------------------------------------------------------------------- what is there
 
     def _editing(self) -> None:
-        self._editor = ui.codemirror(
-            "", language="TOML", theme="basicDark" if self._session.dark else "basicLight", on_change=self._type
-        ).classes("rules-editor")
+        self._editor = ui.codemirror("", language="TOML", theme="vscodeLight", on_change=self._type).classes(
+            "rules-editor"
+        )
         text("Escape, then Tab leaves the editor.", "soft")
         self._mistakes = ui.element("div").props("role=status").classes("mistakes")
         with ui.element("div").classes("bar-of-tools"):
@@ -82,7 +82,7 @@ class RulesPage:
         with ui.element("div").classes("bar-of-tools"):
             self._reason = ui.input("Why").props("dense outlined").style("flex: 1")
             ui.button("Put into shadow", on_click=self._shadow).props("outline")
-            ui.button("Promote", on_click=self._promote).props("color=primary")
+            ui.button("Promote", on_click=self._promote).props("color=positive")
             ui.button("Start anew from the file", on_click=self._start_anew).props("flat")
         with ui.expansion("What the copy changes").classes("w-full"):
             self._changes = ui.label("").classes("record plain")
@@ -92,6 +92,8 @@ class RulesPage:
         if not self._session.may("look"):
             return
         database = self._desk.store.database
+        if self._is_new("theme", self._session.dark):
+            await self._choose_theme()
         version = await asyncio.to_thread(lambda: versions.newest(database.read()))
         if version is not None and (self._version is None or version.number != self._version.number):
             before, self._version = self._version, version
@@ -113,6 +115,16 @@ class RulesPage:
             self._backtest.clear()
             with self._backtest:
                 show_backtest(run)
+
+    async def _choose_theme(self) -> None:
+        """The editor light or dark, as the page is: as the session says, else as the browser wishes."""
+        dark = self._session.dark
+        if dark is None:
+            try:
+                dark = await ui.run_javascript("window.matchMedia('(prefers-color-scheme: dark)').matches", timeout=10)
+            except TimeoutError:  # the browser is gone
+                return
+        self._editor.set_theme("vscodeDark" if dark else "vscodeLight")
 
     def _is_new(self, what: str, state: Any) -> bool:
         is_new = bool(self._drawn.get(what) != state)
@@ -138,13 +150,13 @@ class RulesPage:
             self._audit.clear()
             with self._audit:
                 rows = [(moment(each["at"]), each["who"], each["what"], each["detail"]) for each in done]
-                table(("when (UTC)", "who", "what", ""), rows, frozenset(range(4)))
+                plain_table("what was done", ("when (UTC)", "who", "what", ""), rows, frozenset(range(4)))
 
     async def _show_versions(self) -> None:
         database = self._desk.store.database
         all_of = await asyncio.to_thread(lambda: versions.all_of(database.read(), VERSIONS))
         self._versions.clear()
-        with self._versions, ui.element("div").classes("scroll"), ui.element("table").classes("table"):
+        with self._versions, table("versions"):
             with ui.element("tr"):
                 for title in ("version", "when (UTC)", "who", "what", "why", ""):
                     with ui.element("th"):
@@ -301,7 +313,9 @@ class RulesPage:
     async def _ask(self, error: ChangedMeanwhileError) -> bool:
         with ui.dialog() as dialog, ui.card():
             text(f"{error}. Your copy was begun before that.")
-            table(("", ""), [("when", moment(error.now.at)), ("by", error.now.who)], frozenset({0, 1}))
+            plain_table(
+                "the change", ("", ""), [("when", moment(error.now.at)), ("by", error.now.who)], frozenset({0, 1})
+            )
             with ui.element("div").classes("bar-of-tools"):
                 ui.button("Write over it", on_click=lambda: dialog.submit(True)).props("color=negative")
                 ui.button("Leave it", on_click=lambda: dialog.submit(False)).props("outline")

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from nicegui import ui
 
-from console.pages.frame import heading, text
+from console.pages.frame import heading, table, text
 from console.programs import Run
 from console.rules.statistics import HOURS, Found, Statistics
 from console.shown_text import moment, money
@@ -17,9 +17,11 @@ Rules = Sequence[tuple[str, str, str]]
 """Of the rules of a file: id, mode, and what an alert asks for."""
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: frozenset[int] = frozenset({0})) -> None:
+def plain_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: frozenset[int] = frozenset({0})
+) -> None:
     """A table of plain texts; `left`: columns of words, the others are numbers."""
-    with ui.element("div").classes("scroll"), ui.element("table").classes("table"):
+    with table(title):
         for number, row in enumerate([columns, *rows]):
             with ui.element("tr"):
                 for place, cell in enumerate(row):
@@ -49,14 +51,15 @@ def show_statistics(found: Statistics, rules: Rules) -> None:
         )  # fmt: skip
     columns = ("rule", "mode", "asks for", f"fires, {HOURS} h", "alerts", "alone", "fraud", "genuine", "precision",
                "money found")  # fmt: skip
-    table(columns, rows, frozenset({0, 1, 2}))
+    plain_table("what the rules find", columns, rows, frozenset({0, 1, 2}))
     if found.together:
         heading(3, "Rules that fire on the same alerts")
         pairs = [
             (a, b, f"{n:,}", f"{n / found.found[a].alerts:.0%}", f"{n / found.found[b].alerts:.0%}")
             for (a, b), n in found.together.most_common(PAIRS)
         ]
-        table(("rule", "and", "together", "of the first", "of the second"), pairs, frozenset({0, 1}))
+        heads = ("rule", "and", "together", "of the first", "of the second")
+        plain_table("rules that fire together", heads, pairs, frozenset({0, 1}))
 
 
 def show_backtest(run: Run) -> None:
@@ -75,7 +78,7 @@ def show_backtest(run: Run) -> None:
     )
     for grid in result["grids"]:
         heading(3, grid["title"])
-        table(grid["columns"], grid["rows"], frozenset(grid["left"]))
+        plain_table("backtest", grid["columns"], grid["rows"], frozenset(grid["left"]))
     for note in result["notes"]:
         text(note, "soft")
 

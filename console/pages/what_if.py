@@ -9,7 +9,7 @@ from nicegui import ui
 from console import what_if
 from console.audit import note_down
 from console.pages.frame import Desk, may, part, session_here, text
-from console.pages.rules_tables import table
+from console.pages.rules_tables import plain_table
 from console.programs import Run
 from console.shown_text import moment, shown
 from dataflow.errors import UserError
@@ -83,7 +83,7 @@ class WhatIf:
             return
         figures = run.result
         text(f"{figures['after']['measured_on']}; {figures['frauds']:,} known frauds; model {figures['model']}", "soft")
-        table(("", "in service", "tried"), what_if.rows(figures), frozenset({0}))
+        plain_table("what if", ("", "in service", "tried"), what_if.rows(figures), frozenset({0}))
         for note in figures["notes"]:
             text(note, "soft")
         threshold = float(figures["after"]["alert"])

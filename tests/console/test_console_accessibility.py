@@ -82,6 +82,8 @@ def violations(browser: Any) -> list[str]:
         f"{each['id']}: {node['target']} {node['html'][:200]} {node['failureSummary'][:300]}"
         for each in found["violations"]
         for node in each["nodes"]
+        # The editor's text, within, takes the focus; axe-core 4.4 does not count `contenteditable` as such.
+        if not (each["id"] == "scrollable-region-focusable" and node["target"] == [".cm-scroller"])
     ]  # fmt: skip
 
 
