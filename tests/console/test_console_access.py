@@ -23,7 +23,6 @@ from console.shown_text import shown
 from console.users import Users
 from dataflow.errors import UserError
 from dataflow.settings import Settings
-from tests.conftest import Broker, MakeTopic
 from tests.console.running import ROOT, RunningConsole, run_console
 
 SOCKET = "/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
@@ -36,16 +35,6 @@ def users_file(tmp_path: Path) -> Path:
     users.write(path, "eve", frozenset({"look", "label"}), PASSWORD)
     users.write(path, "ida", frozenset({"look"}), PASSWORD)
     return path
-
-
-@pytest.fixture
-def settings(broker: Broker, topics: MakeTopic) -> Settings:
-    return Settings(
-        brokers=broker.bootstrap,
-        alerts_topic=topics("alerts"),
-        feedback_topic=topics("feedback"),
-        classified_topic=topics("classified"),
-    )
 
 
 @pytest.fixture

@@ -19,22 +19,12 @@ from console.recent_payments import OF_A_USER, RecentPayments
 from console.store import Batch, Store
 from dataflow.connectors.embedded_broker import EmbeddedBroker
 from dataflow.settings import Settings
-from tests.conftest import Broker, MakeTopic
+from tests.conftest import MakeTopic
 from tests.console.builders import alert, alert_json
 from tests.support.builders import NOON, fields, iso
 from tests.support.reading import read_all
 
 CONFIRMED = "SELECT count(*) FROM outbox WHERE confirmed IS NOT NULL"
-
-
-@pytest.fixture
-def settings(broker: Broker, topics: MakeTopic) -> Settings:
-    return Settings(
-        brokers=broker.bootstrap,
-        alerts_topic=topics("alerts"),
-        feedback_topic=topics("feedback"),
-        classified_topic=topics("classified"),
-    )
 
 
 @contextmanager

@@ -31,29 +31,8 @@ requestAnimationFrame(() => setTimeout(() => done(performance.now() - began)));
 """
 
 
-@pytest.fixture(scope="module")
-def opened() -> Iterator[Any]:
-    with open_browser() as browser:
-        yield browser
-
-
 @pytest.fixture
-def browser(opened: Any) -> Any:
-    """The browser as if new: no page, no cookie, nothing in its log."""
-    opened.get("about:blank")
-    opened.delete_all_cookies()
-    opened.get_log("browser")
-    return opened
-
-
-@pytest.fixture
-def console(broker: Broker, topics: MakeTopic, tmp_path: Path) -> Iterator[RunningConsole]:
-    settings = Settings(
-        brokers=broker.bootstrap,
-        alerts_topic=topics("alerts"),
-        feedback_topic=topics("feedback"),
-        classified_topic=topics("classified"),
-    )
+def console(settings: Settings, tmp_path: Path) -> Iterator[RunningConsole]:
     with run_console(settings, tmp_path) as running:
         yield running
 

@@ -23,7 +23,7 @@ from dataflow.scoring.loading import load_model
 from dataflow.scoring.metadata import read_metadata
 from dataflow.settings import Settings
 from tests.conftest import Broker, MakeTopic
-from tests.console.running import ROOT, RunningConsole, await_that, open_browser, run_console
+from tests.console.running import ROOT, RunningConsole, await_that, run_console
 from tests.console.test_console_pages import click, severe, text
 from tests.rules.builders import rule
 from tests.support.builders import DAY, NOON, iso, raw
@@ -78,21 +78,6 @@ class Flow:
     def stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
         assert self._process.wait(60) == 0, self._log.read_text()
-
-
-@pytest.fixture(scope="module")
-def opened() -> Iterator[Any]:
-    with open_browser() as browser:
-        yield browser
-
-
-@pytest.fixture
-def browser(opened: Any) -> Any:
-    """The browser as if new: no page, no cookie, nothing in its log."""
-    opened.get("about:blank")
-    opened.delete_all_cookies()
-    opened.get_log("browser")
-    return opened
 
 
 @pytest.fixture

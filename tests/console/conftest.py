@@ -1,0 +1,35 @@
+"""What tests of the console share: a browser for each file, and a console's topics."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from dataflow.settings import Settings
+from tests.conftest import Broker, MakeTopic
+from tests.console.running import open_browser
+
+
+@pytest.fixture(scope="module")
+def opened() -> Iterator[Any]:
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(opened: Any) -> Any:
+    """The browser as if new: no page, no cookie, nothing in its log."""
+    opened.get("about:blank")
+    opened.delete_all_cookies()
+    opened.get_log("browser")
+    return opened
+
+
+@pytest.fixture
+def settings(broker: Broker, topics: MakeTopic) -> Settings:
+    return Settings(
+        brokers=broker.bootstrap,
+        alerts_topic=topics("alerts"),
+        feedback_topic=topics("feedback"),
+        classified_topic=topics("classified"),
+    )
