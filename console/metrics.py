@@ -4,32 +4,17 @@
 console imports of the flow must not serve the flow's metrics, all at zero.
 """
 
-from collections.abc import Sequence
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry
 
-from dataflow.metrics import BatchHistogram, Metric, Unit, markdown
+from dataflow.metrics import MetricList, markdown
 
-REGISTRY: Final = CollectorRegistry()
-METRICS: Final[list[Metric]] = []
+_ours = MetricList(CollectorRegistry())
+REGISTRY: Final = _ours.registry
+METRICS: Final = _ours.metrics
 """All metrics, in the order of this file."""
-
-
-def _counter(name: str, unit: Unit, meaning: str, *labels: str) -> Counter:
-    METRICS.append(Metric(name, "counter", unit, labels, meaning))
-    return Counter(name, meaning, labels, registry=REGISTRY)
-
-
-def _gauge(name: str, unit: Unit, meaning: str, *labels: str) -> Gauge:
-    METRICS.append(Metric(name, "gauge", unit, labels, meaning))
-    return Gauge(name, meaning, labels, registry=REGISTRY)
-
-
-def _histogram(name: str, unit: Unit, meaning: str, bounds: Sequence[float]) -> BatchHistogram:
-    METRICS.append(Metric(name, "histogram", unit, (), meaning))
-    return BatchHistogram(METRICS[-1], bounds, REGISTRY)
-
+_counter, _gauge, _histogram = _ours.counter, _ours.gauge, _ours.histogram
 
 ALERTS_READ = _counter("redflag_console_alerts_read_total", "alerts", "Alerts that were stored")
 STORED_AFTER = _histogram(

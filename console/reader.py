@@ -82,13 +82,12 @@ class Reader:
 
     def _starts(self) -> list[TopicPartition]:
         stored = self._store.offsets()
-        for topic in self._topics:
-            kafka_clients.count_partitions(self._settings, topic)
+        counts = {topic: kafka_clients.count_partitions(self._settings, topic) for topic in self._topics}
         identities = kafka_clients.identify_topics(self._settings, self._topics)
         starts = []
         for topic in self._topics:
             where = {}
-            for partition in range(kafka_clients.count_partitions(self._settings, topic)):
+            for partition in range(counts[topic]):
                 where[partition] = kafka_clients.watermarks(
                     self._consumer, topic, partition, self._settings.delivery_timeout_seconds
                 )

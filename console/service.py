@@ -11,8 +11,8 @@ import msgspec
 
 from console.flow_metrics import FlowFigures, FlowMetrics
 from console.records import decode_decision
+from dataflow.events.transaction import DAY
 
-DAY: Final = 86_400.0
 NEWEST: Final = 2_000
 """Alerts that the figures are of, and none older than a day by event time."""
 SHORTEST: Final = 3600.0

@@ -14,12 +14,12 @@ from console.cases import Outcome, Pivot, Rules
 from console.database import Database
 from console.records import Alert
 from dataflow.events.feedback import Feedback
+from dataflow.events.transaction import DAY
 
 FORGOTTEN_AT_ONCE: Final = 2_000
 """Alerts that one transaction deletes: others wait no longer than that takes."""
 SIBLINGS: Final = 20
 """Other alerts with the same device, merchant or address that are shown, of each."""
-DAY: Final = 86_400.0
 
 Place = tuple[str, int]
 """A topic and its partition."""

@@ -35,10 +35,6 @@ class Metric(NamedTuple):
     meaning: str
 
 
-METRICS: Final[list[Metric]] = []
-"""All metrics, in the order of this file."""
-
-
 class BatchHistogram(Collector):
     """A histogram that takes a batch at once: .05 µs a value, where `prometheus_client.Histogram` takes 1.
 
@@ -100,24 +96,34 @@ class BatchHistogram(Collector):
         return [found]
 
 
-def _listed(name: str, kind: Kind, unit: Unit, labels: Sequence[str], meaning: str) -> Metric:
-    metric = Metric(name, kind, unit, tuple(labels), meaning)
-    METRICS.append(metric)
-    return metric
+class MetricList:
+    """Makes the metrics of a registry, and lists them in the order in which they were made."""
+
+    def __init__(self, registry: CollectorRegistry):
+        self.registry = registry
+        self.metrics: list[Metric] = []
+
+    def counter(self, name: str, unit: Unit, meaning: str, *labels: str) -> Counter:
+        """A counter, whose name ends in _total."""
+        self.metrics.append(Metric(name, "counter", unit, labels, meaning))
+        return Counter(name, meaning, labels, registry=self.registry)
+
+    def gauge(self, name: str, unit: Unit, meaning: str, *labels: str) -> Gauge:
+        """A gauge."""
+        self.metrics.append(Metric(name, "gauge", unit, labels, meaning))
+        return Gauge(name, meaning, labels, registry=self.registry)
+
+    def histogram(self, name: str, unit: Unit, meaning: str, bounds: Sequence[float]) -> BatchHistogram:
+        """A histogram with buckets up to each of these bounds."""
+        metric = Metric(name, "histogram", unit, (), meaning)
+        self.metrics.append(metric)
+        return BatchHistogram(metric, bounds, self.registry)
 
 
-def _counter(name: str, unit: Unit, meaning: str, *labels: str) -> Counter:
-    _listed(name, "counter", unit, labels, meaning)
-    return Counter(name, meaning, labels)
-
-
-def _gauge(name: str, unit: Unit, meaning: str, *labels: str) -> Gauge:
-    _listed(name, "gauge", unit, labels, meaning)
-    return Gauge(name, meaning, labels)
-
-
-def _histogram(name: str, unit: Unit, meaning: str, bounds: Sequence[float]) -> BatchHistogram:
-    return BatchHistogram(_listed(name, "histogram", unit, (), meaning), bounds)
+_ours = MetricList(REGISTRY)
+METRICS: Final = _ours.metrics
+"""All metrics, in the order of this file."""
+_counter, _gauge, _histogram = _ours.counter, _ours.gauge, _ours.histogram
 
 
 # ------------------------------------------------------------------------------------------------ what was decided

@@ -45,6 +45,7 @@ class Overview:
         self._desk = desk
         self._alerts, self._transactions = Pace(), Pace()
         self._big: dict[str, ui.label] = {}
+        self._rows: list[tuple[str, ...]] = []  # of the table
         with frame(desk, "Overview") as session:
             self._session = session
             with ui.element("div").classes("tiles").props('aria-live="off"'):
@@ -91,12 +92,12 @@ class Overview:
         self._show_table(precisions)
 
     def _show_table(self, precisions: list[Precision]) -> None:
-        rows = [
+        rows: list[tuple[str, ...]] = [
             ("all" if not each.rule else each.rule, f"{each.alerts:,}", f"{each.fraud:,}", f"{each.genuine:,}",
              _share(each), money(each.fraud_money), money(each.genuine_money))
             for each in precisions
         ]  # fmt: skip
-        if rows == getattr(self, "_rows", None):
+        if rows == self._rows:
             return
         self._rows = rows
         self._table.clear()

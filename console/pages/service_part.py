@@ -8,7 +8,8 @@ from nicegui import ui
 
 from console.access.sessions import Session
 from console.pages.frame import Desk, part, text
-from console.service import DAY, Figures, Promise
+from console.service import Figures, Promise
+from dataflow.events.transaction import DAY
 
 SECONDS: Final = 2.0
 
