@@ -25,6 +25,7 @@ from benchmarks.stage import PARTITIONS, TWO_FEATURES, train, transactions
 from dataflow.detect import build
 from dataflow.events.output_record import Record, partition_key, source_key
 from dataflow.events.transaction import Transaction
+from dataflow.kernels import warm_up
 from dataflow.process.lifecycle import tune_gc
 from dataflow.profile_steps import ProfileLimits, ProfileSteps
 from dataflow.profiles.profiles import MERCHANT_LAYOUT, USER_LAYOUT
@@ -39,6 +40,7 @@ from tests.support.builders import message
 
 BATCH = Settings().max_batch
 RUNS = 5  # of the whole graph, after a warm-up
+SMALL_BATCHES = 1000  # of each partition at most, where the size of batches is compared: small ones take ms each
 
 
 def in_lanes(make_lane: Callable[[Tables], LaneState], layout: Layout, lanes: int) -> Callable[[Any], Any]:
@@ -50,15 +52,16 @@ def in_lanes(make_lane: Callable[[Tables], LaneState], layout: Layout, lanes: in
 class Part(StatefulSourcePartition[Message, int]):
     """A partition in memory."""
 
-    def __init__(self, messages: Sequence[Message]):
+    def __init__(self, messages: Sequence[Message], batch: int):
         self._messages = messages
+        self._batch = batch
         self._next = 0
 
     def next_batch(self) -> Sequence[Message]:
-        batch = self._messages[self._next : self._next + BATCH]
+        batch = self._messages[self._next : self._next + self._batch]
         if not batch:
             raise StopIteration
-        self._next += BATCH
+        self._next += self._batch
         return batch
 
     def snapshot(self) -> int:
@@ -66,7 +69,8 @@ class Part(StatefulSourcePartition[Message, int]):
 
 
 class Memory(FixedPartitionedSource[Message, int]):
-    def __init__(self, partitions: Sequence[Sequence[Message]]):
+    def __init__(self, partitions: Sequence[Sequence[Message]], batch: int):
+        self._batch = batch
         self._partitions = {partition_key(number): part for number, part in enumerate(partitions)}
         self.begun = 0.0
 
@@ -75,7 +79,7 @@ class Memory(FixedPartitionedSource[Message, int]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> Part:
         self.begun = time.process_time()
-        return Part(self._partitions[for_part])
+        return Part(self._partitions[for_part], self._batch)
 
 
 class NowherePart(StatefulSinkPartition[list[Record], int]):
@@ -103,8 +107,13 @@ class Nowhere(FixedPartitionedSink[list[Record], int]):
         return NowherePart(self)
 
 
-def in_bytewax(sent: Sequence[tuple[bytes, bytes]], model: Path, rules_file: Path) -> float:
-    """µs of CPU time a transaction that the whole graph takes, without Kafka and without recovery."""
+def in_bytewax(
+    sent: Sequence[tuple[bytes, bytes]], model: Path, rules_file: Path, batch: int = BATCH, runs: int = RUNS
+) -> float:
+    """µs of CPU time a transaction that the whole graph takes, without Kafka and without recovery.
+
+    `batch`: of each of the partitions at a time, at most; `runs`: after a warm-up, of which the median counts.
+    """
     settings = Settings(rules_file=rules_file)
     scorer, rules = load_model(model), LiveRules(rules_file, check_every=1.0)
     now = int(time.time() * 1000)
@@ -116,8 +125,8 @@ def in_bytewax(sent: Sequence[tuple[bytes, bytes]], model: Path, rules_file: Pat
             Message(topic="t", partition=number, offset=offset, key=key, value=value, timestamp=(1, now))
         )
     taken = []
-    for _ in range(RUNS + 1):
-        source, sink = Memory(partitions), Nowhere()
+    for _ in range(runs + 1):
+        source, sink = Memory(partitions, batch), Nowhere()
         run_main(build(source, sink, scorer, rules, settings))
         taken.append((time.process_time() - source.begun) / len(sent) * 1e6)
         if sink.written != len(sent):
@@ -126,11 +135,38 @@ def in_bytewax(sent: Sequence[tuple[bytes, bytes]], model: Path, rules_file: Pat
     return statistics.median(taken[1:])
 
 
+def by_batch(sizes: Sequence[int], count: int, model: Path) -> None:
+    """Shows what the whole graph, everything on, takes by how large its batches are: the median of runs in turns."""
+    warm_up()
+    tune_gc()
+    sent, rules_file = transactions(count), Settings().rules_file
+    taken: dict[int, list[float]] = {size: [] for size in sizes}
+    for _ in range(RUNS):
+        for size, found in taken.items():
+            found.append(in_bytewax(sent[: size * SMALL_BATCHES * PARTITIONS], model, rules_file, size, runs=1))
+    table = Table("of each partition", "µs a transaction", "lowest to highest", "ms for one batch of each")
+    for size, found in taken.items():
+        median = statistics.median(found)
+        spread = f"{min(found):.1f} to {max(found):.1f}"
+        table.add_row(f"{size:,}", f"{median:.1f}", spread, f"{median * size * PARTITIONS / 1000:.2f}")
+    Console().print(table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.flow_profile", description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=50_000)
     parser.add_argument("--model", type=Path, default=Path("fraud_model.pkl"))
+    parser.add_argument(
+        "--batches",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="instead: the whole graph by so many of each partition at once",
+    )
     arguments = parser.parse_args()
+    if arguments.batches:
+        by_batch(arguments.batches, arguments.count, arguments.model)
+        return
     settings = Settings()
     rules = LiveRules(settings.rules_file, check_every=1.0)
     model, store = load_model(arguments.model), Store.open(None)

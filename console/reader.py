@@ -18,6 +18,7 @@ from console import metrics
 from console.feedback_messages import own_number
 from console.records import parse_alert
 from console.store import Batch, Place, Store
+from console.topic_thread import TopicThread
 from dataflow.connectors import kafka_clients
 from dataflow.errors import UserError
 from dataflow.events.feedback import Feedback, parse_feedback
@@ -37,7 +38,7 @@ CONSUMER: Final = {
 _log = logging.getLogger("redflag.console")
 
 
-class Reader:
+class Reader(TopicThread):
     """Reads both topics on a thread of its own."""
 
     def __init__(self, settings: Settings, store: Store):
@@ -46,6 +47,7 @@ class Reader:
         Raises:
             UserError: a topic is missing, or no broker answers.
         """
+        super().__init__("console-reader", kafka_clients.make_consumer(settings, CONSUMER))
         self._settings = settings
         self._store = store
         self._id = store.database.id
@@ -57,21 +59,7 @@ class Reader:
         """Messages that stand on the topics and are not stored yet, a second ago at most."""
         self._at_end: dict[Place, int] = {}  # up to where all is stored
         self._progress = threading.Condition()
-        self._stop = threading.Event()
-        self._consumer = kafka_clients.make_consumer(settings, CONSUMER)
         self._consumer.assign(self._starts())
-        self._thread = threading.Thread(target=self._run, name="console-reader", daemon=True)
-
-    def start(self) -> None:
-        """Begins to read."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Ends reading, once what was read is stored."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        self._consumer.close()
 
     def wait_until_stored(self, ends: dict[Place, int], seconds: float) -> bool:
         """Waits until all below these offsets is stored; returns whether that is so."""
@@ -126,7 +114,7 @@ class Reader:
             return next(iter(known.values()))[0]
         return f"{cluster_id}/{os.urandom(4).hex()}"
 
-    def _run(self) -> None:
+    def _read(self) -> None:
         try:
             while not self._stop.is_set():
                 health.goes_round()
@@ -139,8 +127,6 @@ class Reader:
                 lifecycle.fail(UserError(f"CONSOLE_DATABASE={self._store.database.path} cannot be written ({error})"))
         except (KafkaException, UserError) as error:
             lifecycle.fail(UserError(f"the console cannot read on: {error}"))
-        finally:
-            health.stops_going_round()
 
     def _measure_lag(self) -> None:
         """Once a second: how far each partition's end, as the broker last told it, is from what is stored."""

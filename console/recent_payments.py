@@ -17,6 +17,7 @@ from confluent_kafka import KafkaException, Message, TopicPartition
 from console.reader import CONSUMER, POLL_SECONDS, ends_of
 from console.records import Payment, decode_decision, payment_of
 from console.store import Batch, Store
+from console.topic_thread import TopicThread
 from dataflow.connectors import kafka_clients
 from dataflow.events.parsing import event_time
 from dataflow.process import health
@@ -36,7 +37,7 @@ Fired = tuple[list[str], list[str]]
 _log = logging.getLogger("redflag.console")
 
 
-class RecentPayments:
+class RecentPayments(TopicThread):
     """Reads the topic of decisions that are no alerts on a thread of its own."""
 
     def __init__(self, settings: Settings, store: Store):
@@ -45,12 +46,13 @@ class RecentPayments:
         Raises:
             UserError: it is missing, or no broker answers.
         """
+        consumer = kafka_clients.make_consumer(settings, {**CONSUMER, "auto.offset.reset": "latest"})
+        super().__init__("console-payments", consumer)
         self._topic = settings.classified_topic
         self._store = store
         self._by_user: OrderedDict[str, deque[Payment]] = OrderedDict()
         self._lock = threading.Lock()
         self._ends = {partition: end for (_, partition), end in ends_of(settings, self._topic).items()}
-        self._consumer = kafka_clients.make_consumer(settings, {**CONSUMER, "auto.offset.reset": "latest"})
         self._consumer.assign(
             [
                 TopicPartition(
@@ -66,30 +68,11 @@ class RecentPayments:
                 for partition, end in self._ends.items()
             ]
         )
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="console-payments", daemon=True)
-
-    def start(self) -> None:
-        """Begins to read."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Ends reading."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        self._consumer.close()
 
     def of_user(self, user: str) -> list[Payment]:
         """A user's last payments that were no alerts, the newest last."""
         with self._lock:
             return list(self._by_user.get(user, ()))
-
-    def _run(self) -> None:
-        try:
-            self._read()
-        finally:
-            health.stops_going_round()
 
     def _read(self) -> None:
         second, decoded, counted = time.monotonic(), 0, 0
