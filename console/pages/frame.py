@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,31 +25,18 @@ LOOK_SECONDS: Final = 0.1
 """Between two looks for changes, of each open page."""
 
 
+@dataclass(frozen=True)
 class Desk:
-    """What pages need: what is kept, and who there is."""
+    """What all pages work with."""
 
-    def __init__(
-        self,
-        store: Store,
-        payments: RecentPayments,
-        service: Service,
-        analysts: frozenset[str] | None,
-        settings: Settings,
-        rules: RulesFile,
-        logs_out: bool = True,
-    ):
-        """`analysts`: who may work cases; None where there are no passwords, and everybody names themselves.
-
-        `logs_out`: whether to log out is the console's matter, and not a proxy's.
-        """
-        self.store = store
-        self.payments = payments
-        self.service = service
-        self.analysts = analysts
-        self.logs_out = logs_out
-        self.settings = settings
-        self.rules = rules
-        self.programs = Programs()
+    store: Store
+    payments: RecentPayments
+    service: Service
+    analysts: frozenset[str] | None  # who may work cases; None: there are no passwords, and everybody names themselves
+    settings: Settings
+    rules: RulesFile
+    logs_out: bool = True  # to log out is the console's matter, and not a proxy's
+    programs: Programs = field(default_factory=Programs)
 
 
 def serve_static() -> None:
