@@ -248,6 +248,8 @@ class _Fetcher:
         self._partitions: dict[Place, _Partition] = {}
         self._followers: list[_Partition] = []
         self._served: set[int] = set()  # parts that had their turn in this activation
+        self._epochs: dict[int, int] = {}  # how many each part has closed
+        self._together = False  # in this activation the first part hands out what has come for all
         self._followers_waiting = 0  # messages of topics other than the leader that have come
         self._idle = True  # nothing was handed out in the last activation
         self._kept_back = False  # though messages have come
@@ -258,6 +260,7 @@ class _Fetcher:
 
     def add(self, number: int, offsets: dict[str, int]) -> None:
         """Begins to read partition `number` of each topic at an offset."""
+        self._epochs[number] = 0
         if self._pace is not None:
             self._pace.began(number)
         for topic, offset in offsets.items():
@@ -268,6 +271,7 @@ class _Fetcher:
 
     def drop(self, number: int) -> None:
         """Ends reading that partition of each topic."""
+        del self._epochs[number]
         if self._pace is not None:
             self._pace.ended(number)
         for topic in self._topics:
@@ -290,34 +294,63 @@ class _Fetcher:
 
     def snapshot_taken(self, number: int) -> None:
         """To be called with each snapshot of a part."""
+        self._epochs[number] += 1
         self._snapshots.closed()
         if self._pace is not None:
             self._pace.closed(number)
 
     def take(self, number: int) -> list[Message]:
-        """The messages of the partitions of that number that may be handed out now, in the order of their time."""
-        if not self._served or number in self._served:
+        """The messages that a part may hand out now, of each partition in the order of their time.
+
+        Nearly always the first part of an activation hands out what has come for all parts of its worker, as one batch:
+        what the steps take for each is a millisecond for four batches of one transaction, and half of that for one of
+        four. They are messages of the epoch that the part is in. So that is done only while all parts are in the same:
+        each part's snapshot then covers what was handed out of its partitions in that epoch, and nothing of the next.
+        """
+        first = not self._served or number in self._served
+        if first:
             self._served.clear()
             self._activated()
+            # Else there are messages of another topic to keep in step with, which goes by partition.
+            in_step = not self._followers_waiting and all(map(self._ended, self._followers))
+            self._together = in_step and len(set(self._epochs.values())) == 1
         self._served.add(number)
-        leader = self._partitions.get((self._leader, number))
-        if leader is not None and not self._followers_waiting and self._all_ended(number):
-            # Nearly always: there is no message of another topic to keep in step with.
-            batch = list(islice(leader.messages, self._settings.max_batch))
-            if len(batch) == len(leader.messages):
-                leader.messages.clear()
-            else:  # many were kept back
-                for _ in batch:
-                    leader.messages.popleft()
-            if batch:
-                leader.next_offset = batch[-1].offset() + 1
+        if self._together:
+            batch = self._of_all() if first else []
         else:
-            batch = self._in_step(number)
+            batch = self._of_one(number)
+            for partition in self._of(number):
+                self._handed_out(partition)
         if batch:
             self._idle = False
-        for partition in self._of(number):
+        return batch
+
+    def _of_all(self) -> list[Message]:
+        """What has come of all partitions, one after the other, where nothing of the followers is waiting."""
+        batch: list[Message] = []
+        for partition in self._partitions.values():
+            batch += self._next_of(partition, self._settings.max_batch - len(batch))
             self._handed_out(partition)
         return batch
+
+    def _of_one(self, number: int) -> list[Message]:
+        leader = self._partitions.get((self._leader, number))
+        if leader is not None and not self._followers_waiting and self._all_ended(number):
+            return self._next_of(leader, self._settings.max_batch)
+        return self._in_step(number)
+
+    def _next_of(self, partition: _Partition, most: int) -> list[Message]:
+        """What has come of a partition, as far as it fits."""
+        messages = partition.messages
+        taken = list(islice(messages, most))
+        if len(taken) == len(messages):
+            messages.clear()
+        else:  # many were kept back
+            for _ in taken:
+                messages.popleft()
+        if taken:
+            partition.next_offset = taken[-1].offset() + 1
+        return taken
 
     def _activated(self) -> None:
         """The first part of this worker has its turn: fetches for all."""

@@ -237,6 +237,48 @@ def test_a_parts_order_does_not_depend_on_how_its_messages_arrive(data: st.DataO
     assert found == [(m.topic(), m.partition(), m.offset()) for m in in_time]
 
 
+def test_the_first_part_of_an_activation_hands_out_what_has_come_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = Reading(monkeypatch, 3, 3, max_batch=4)
+    reading.give(*[End(FOLLOWER, p, 0) for p in range(3)])
+    reading.activation()
+    reading.give(*[record(LEADER, p, n, 1) for p in range(3) for n in range(2)])
+    assert [(m.partition(), m.offset()) for m in reading.fetcher.take(0)] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert (reading.fetcher.take(1), reading.fetcher.take(2)) == ([], [])
+    # No more than a batch comes at once.
+    assert [(m.partition(), m.offset()) for m in reading.fetcher.take(0)] == [(2, 0), (2, 1)]
+
+
+@configure(deadline=None)
+@given(data=st.data())
+def test_a_parts_snapshot_covers_what_was_handed_out_of_its_partition_in_its_epochs(data: st.DataObject) -> None:
+    """As Bytewax does it: each part closes its epoch by its own clock, and none begins one before all closed the last."""
+    parts, count = 3, 12
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        reading = Reading(monkeypatch, parts, parts, max_batch=5)
+        fetcher = reading.fetcher
+        reading.give(*[End(FOLLOWER, p, 0) for p in range(parts)])
+        arriving = [record(LEADER, p, n, n) for n in range(count) for p in range(parts)]
+        epochs = [0] * parts
+        came: list[list[tuple[int, int]]] = [[] for _ in range(parts)]  # of each partition: offset, in which epoch
+        covered: list[list[int]] = [[] for _ in range(parts)]  # of each part: by the end of each epoch, up to where
+        for _ in range(60):
+            arrived = data.draw(st.integers(0, 4))
+            reading.give(*arriving[:arrived])
+            del arriving[:arrived]
+            oldest = min(epochs)
+            for number in [number for number in range(parts) if epochs[number] == oldest]:
+                for message in fetcher.take(number):
+                    came[message.partition()].append((message.offset(), epochs[number]))
+                if data.draw(st.integers(0, 3)) == 0:
+                    fetcher.snapshot_taken(number)
+                    covered[number].append(fetcher.partition(LEADER, number).next_offset)
+                    epochs[number] += 1
+    for number in range(parts):
+        assert [offset for offset, _ in came[number]] == list(range(len(came[number])))
+        for epoch, end in enumerate(covered[number]):
+            assert [offset for offset, when in came[number] if when <= epoch] == list(range(end))
+
+
 def test_what_is_kept_back_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     reading = Reading(monkeypatch, 1, 1, max_batch=1000)
     reading.give(*[record(LEADER, 0, n, 1000) for n in range(BUFFER_LIMIT + 1)])
