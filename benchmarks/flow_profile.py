@@ -50,15 +50,15 @@ def in_lanes(make_lane: Callable[[Tables], LaneState], layout: Layout, lanes: in
 
 
 class Part(StatefulSourcePartition[Message, int]):
-    """A partition in memory."""
+    """Hands out so many messages of each partition at once, as `KafkaSource` does with what has come for a worker."""
 
-    def __init__(self, messages: Sequence[Message], batch: int):
-        self._messages = messages
+    def __init__(self, partitions: Sequence[Sequence[Message]], batch: int):
+        self._partitions = partitions
         self._batch = batch
         self._next = 0
 
     def next_batch(self) -> Sequence[Message]:
-        batch = self._messages[self._next : self._next + self._batch]
+        batch = [m for part in self._partitions for m in part[self._next : self._next + self._batch]]
         if not batch:
             raise StopIteration
         self._next += self._batch
@@ -71,15 +71,15 @@ class Part(StatefulSourcePartition[Message, int]):
 class Memory(FixedPartitionedSource[Message, int]):
     def __init__(self, partitions: Sequence[Sequence[Message]], batch: int):
         self._batch = batch
-        self._partitions = {partition_key(number): part for number, part in enumerate(partitions)}
+        self._partitions = partitions
         self.begun = 0.0
 
     def list_parts(self) -> list[str]:
-        return list(self._partitions)
+        return [partition_key(0)]
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> Part:
         self.begun = time.process_time()
-        return Part(self._partitions[for_part], self._batch)
+        return Part(self._partitions, self._batch)
 
 
 class NowherePart(StatefulSinkPartition[list[Record], int]):

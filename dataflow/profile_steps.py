@@ -45,7 +45,17 @@ LANES_KEPT = 65_536
 class EventBatch:
     """Transactions and labels in their order, and by column what is found out about them."""
 
-    __slots__ = ("events", "failed", "features", "last_locations", "lesson_merchants", "lessons", "missing", "records")
+    __slots__ = (
+        "events",
+        "failed",
+        "features",
+        "last_locations",
+        "lesson_merchants",
+        "lessons",
+        "missing",
+        "newest_day",
+        "records",
+    )
 
     def __init__(self, events: list[Event], records: Records, failed: list[Rejection] | None = None):
         self.events = events
@@ -56,6 +66,7 @@ class EventBatch:
         self.lesson_merchants: list[str] = []  # the name of the merchant of each
         self.failed = failed or []  # what a step has raised on
         self.missing = 1  # parts that are not back
+        self.newest_day = float(records["at"].max(initial=0.0)) / DAY  # by event time
 
     def fail(self, place: int, letter: Rejection | None) -> None:
         """Takes an event out that a step has raised on; `letter` goes to the dead letters."""
@@ -279,7 +290,7 @@ class _Sweep:
     """Gives up the profiles of a lane that are too old, and counts who is forgotten."""
 
     def __init__(self, step: str, table: ProfileTable, free_idle: Callable[[float, int, int], int]):
-        self.newest = 0.0  # day of the newest event, by event time
+        self._newest = 0.0  # day of the newest event, by event time
         self._table = table
         self._free_idle = free_idle
         self._at = 0
@@ -287,13 +298,17 @@ class _Sweep:
         self._idle = EVICTED.labels(step, "idle")
         self._too_many = EVICTED.labels(step, "too many")
 
+    def came(self, day: float) -> None:
+        """To be called with the day of the newest event of each batch, by event time."""
+        self._newest = max(self._newest, day)
+
     def go_on(self) -> None:
         """Looks at a part of the profiles."""
         used = len(self._table.keys)
         first = self._at if self._at < used else 0
         count = max(FEWEST_SWEPT, used // SWEEPS)
         self._at = first + count
-        self._idle.inc(self._free_idle(self.newest, first, count))
+        self._idle.inc(self._free_idle(self._newest, first, count))
         self._too_many.inc(self._table.evicted - self._evicted)
         self._evicted = self._table.evicted
 
@@ -324,7 +339,7 @@ class UserLane:
             batch.lessons = np.concatenate([batch.lessons, lessons])
             batch.lesson_merchants += profiles.texts(lessons["merchant"])
         self._count_outcomes()
-        self._sweep.newest = max(self._sweep.newest, float(batch.records["at"][places].max()) / DAY)
+        self._sweep.came(batch.newest_day)
         return part
 
     def _found(self, batch: EventBatch, places: Rows) -> Rows:
@@ -379,14 +394,14 @@ class MerchantLane:
         if len(items):
             assert batch.features is not None  # noqa: S101
             self._profiles.observe(items, batch.records, batch.lessons, batch.features)
-            self._sweep.newest = max(self._sweep.newest, float(batch.records["at"].max(initial=0.0)) / DAY)
+            self._sweep.came(batch.newest_day)
         return part
 
     def _found(self, batch: EventBatch, items: Records) -> Records:
         """Finds the rows of these items; those for which that does not raise."""
         events, names = batch.events, batch.lesson_merchants
         places = items["place"].tolist()
-        if items["is_lesson"].any():
+        if names:
             told = zip(places, items["is_lesson"].tolist(), strict=True)
             merchants = [names[place] if is_lesson else events[place].merchant for place, is_lesson in told]
         else:

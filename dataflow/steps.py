@@ -178,13 +178,15 @@ class Steps:
             explained = self._explainer.explain(batch.part(alerts), of_alerts, rules)
             why = dict(zip(alerts, explained, strict=True))
         risks = np.asarray(batch.column(RISK))
-        left = np.ones(len(results))
-        left[alerts] = [results[place].p_genuine for place in alerts]
+        model_scores = scores = combined(1.0, risks)
+        if alerts:
+            scores = scores.copy()
+            scores[alerts] = combined(np.array([results[place].p_genuine for place in alerts]), risks[alerts])
         columns = zip(
             batch.transactions,
             results,
-            combined(left, risks).tolist(),
-            combined(1.0, risks).tolist(),
+            scores.tolist(),
+            model_scores.tolist(),
             np.asarray(batch.column(THRESHOLD)).tolist(),
             strict=True,
         )

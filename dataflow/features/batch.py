@@ -1,6 +1,7 @@
 """The features of a batch of transactions by column, as the model and the rules read them."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,11 @@ Column = NDArray[Any] | list[str]
 """A field's values: numbers an array of float64, flags one of bool, texts a list."""
 
 _PLACES = {name: place for place, name in enumerate(NUMBERS)}
+
+
+@lru_cache(maxsize=16)
+def _places(names: tuple[str, ...]) -> NDArray[np.intp]:
+    return np.array([_PLACES[name] for name in names], np.intp)
 
 
 class FeatureBatch:
@@ -51,7 +57,7 @@ class FeatureBatch:
     def floats(self, names: Sequence[str]) -> NDArray[np.float32]:
         """Columns of numbers and flags, shape (transactions, names); what is beyond float32 becomes infinite."""
         with np.errstate(over="ignore"):
-            return self._numbers[:, [_PLACES[name] for name in names]].astype(np.float32, order="C")
+            return self._numbers.take(_places(tuple(names)), axis=1).astype(np.float32)
 
     def numbers(self) -> NDArray[np.float64]:
         """All features that are no texts, shape (transactions, `NUMBERS`), flags as 0 and 1."""

@@ -12,7 +12,7 @@ from dataflow.events.transaction import UNKNOWN, Transaction
 from dataflow.profiles import columns, fraud_run, labels, last_hour, merchant, unusual_ids, user
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.compilation import quiet
-from dataflow.profiles.hashing import NameHashes, hash_texts, payment_words
+from dataflow.profiles.hashing import NameHashes, hash_texts
 from dataflow.profiles.labels import BEGUN_ANEW, COUNTS, LESSONS, OUTCOMES
 from dataflow.profiles.side_table import SideTable
 from dataflow.profiles.table import NAME, Names, ProfileTable, Rows
@@ -38,7 +38,6 @@ _amount = attrgetter("amount")
 _at = attrgetter("at")
 _device = attrgetter("device")
 _latitude = attrgetter("latitude")
-_location = attrgetter("location")
 _longitude = attrgetter("longitude")
 _merchant = attrgetter("merchant")
 _user = attrgetter("user")
@@ -106,19 +105,18 @@ class EventColumns:
     def transactions(self, txns: Sequence[Transaction]) -> Records:
         """Transactions as records."""
         events = np.zeros(len(txns), user.EVENT)
-        events["kind"] = TRANSACTION
-        events["at"] = at = np.fromiter(map(_at, txns), np.float64, len(txns))
-        events["id"] = ids = hash_texts([txn.transaction_id or "" for txn in txns])
-        events["amount"] = amounts = np.fromiter(map(_amount, txns), np.float64, len(txns))
-        ahead_at = np.fromiter(map(_ahead_at, txns), np.float64, len(txns))
-        dated = np.where(ahead_at != 0.0, ahead_at, at)
-        events["ahead"] = dated != at
-        # float64 makes NaN of None.
-        events["latitude"] = np.array(list(map(_latitude, txns)), np.float64)
-        events["longitude"] = np.array(list(map(_longitude, txns)), np.float64)
-        events["merchant"] = merchants = self._hashes.of(list(map(_merchant, txns)))
-        events["device"] = self._devices.of(list(map(_device, txns)))
-        events["word"] = payment_words(ids, amounts, dated, merchants)
+        columns = (
+            np.fromiter(map(_at, txns), np.float64, len(txns)),
+            hash_texts([txn.transaction_id or "" for txn in txns]),
+            np.fromiter(map(_amount, txns), np.float64, len(txns)),
+            np.fromiter(map(_ahead_at, txns), np.float64, len(txns)),
+            np.array(list(map(_latitude, txns)), np.float64),  # float64 makes NaN of None
+            np.array(list(map(_longitude, txns)), np.float64),
+            self._hashes.of(list(map(_merchant, txns))),
+            self._devices.of(list(map(_device, txns))),
+        )
+        with quiet():
+            user.write_transactions(events, *columns)
         return events
 
     def labels(self, told: Sequence[Feedback]) -> Records:
@@ -208,15 +206,9 @@ class UserProfiles:
 
         `batch`: the events at these places.
         """
-        events["row"][places] = self.table.rows_of(list(map(_user, batch)))
-        is_label = events["kind"][places] == LABEL
-        if not is_label.any():
-            events["location"][places] = self.names.numbers_of(list(map(_location, batch)))
-            return
-        txns = [event.location for event in batch if isinstance(event, Transaction)]
-        merchants = [event.merchant for event in batch if isinstance(event, Feedback)]
-        events["location"][places[~is_label]] = self.names.numbers_of(txns)
-        events["merchant_name"][places[is_label]] = self.names.numbers_of(merchants)
+        rows = self.table.rows_of(list(map(_user, batch)))
+        names = [event.location if isinstance(event, Transaction) else event.merchant for event in batch]
+        user.write_found(events, places, rows, self.names.numbers_of(names))
 
     def labels_of(self, events: Records, txns: Sequence[Transaction], labelled_at: Any, fraud: Any) -> Records:
         """The labels of transactions, as records; `events` are these transactions."""
@@ -260,9 +252,10 @@ class UserProfiles:
                 break
             for table in self._side_tables:
                 table.make_room()
-        self.begun_anew += int(counts[BEGUN_ANEW])
-        if counts[: len(OUTCOMES)].any():
-            for outcome, count in zip(OUTCOMES, counts.tolist(), strict=False):
+        counted = counts.tolist()
+        self.begun_anew += counted[BEGUN_ANEW]
+        if any(counted[: len(OUTCOMES)]):
+            for outcome, count in zip(OUTCOMES, counted, strict=False):
                 self.outcomes[outcome] += count
         return np.concatenate(parts) if parts else lessons[:0]
 

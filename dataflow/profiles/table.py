@@ -1,7 +1,6 @@
 """Rows of profiles by key, of which the ones idle for longest go beyond a cap; and names by number."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import repeat
 from typing import Any, Final
 
 import numpy as np
@@ -70,14 +69,15 @@ class ProfileTable:
 
         Keys of one call are never evicted by it, so the cap may be exceeded by as many as these are.
         """
-        found = self.table.numbers_of(keys)
-        absent = (found < 0).nonzero()[0]
-        if len(absent):
-            new = [keys[place] for place in absent.tolist()]
-            beyond = len(self.table) + len(set(new)) - self._cap
+        try:
+            found = self.table.held(keys)
+        except KeyError:
+            new = set(keys).difference(self.row_of)
+            beyond = len(self.table) + len(new) - self._cap
             if beyond > 0:
-                self._evict(max(beyond, self._cap // EVICTED_AT_ONCE), found[found >= 0])
-            found[absent] = self.table.find(new)
+                held = self.table.numbers_of(keys)
+                self._evict(max(beyond, self._cap // EVICTED_AT_ONCE), held[held >= 0])
+            found = self.table.find(keys)
         self.table.mark(found)
         return found
 
@@ -125,13 +125,12 @@ class Names:
 
     def numbers_of(self, texts: Sequence[str]) -> Rows:
         """The number of each; a new text gets one."""
-        numbers = np.fromiter(map(self._number_of.get, texts, repeat(-1)), np.int64, len(texts))
-        absent = (numbers < 0).nonzero()[0]
-        if len(absent):
-            new = [texts[place] for place in absent.tolist()]
-            numbers[absent] = added = self._table.find(new)
-            self._number_of.update(zip(new, added.tolist(), strict=True))
-        return numbers
+        try:
+            return np.fromiter(map(self._number_of.__getitem__, texts), np.int64, len(texts))
+        except KeyError:
+            new = [text for text in texts if text not in self._number_of]
+            self._number_of.update(zip(new, self._table.find(new).tolist(), strict=True))
+            return np.fromiter(map(self._number_of.__getitem__, texts), np.int64, len(texts))
 
     def keep(self, used: Iterable[NDArray[Any]]) -> None:
         """Gives back all numbers but those in these columns."""

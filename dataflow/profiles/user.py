@@ -27,6 +27,7 @@ from dataflow.profiles import (
 )
 from dataflow.profiles import columns as c
 from dataflow.profiles.compilation import compiled, float64, int64
+from dataflow.profiles.hashing import payment_word
 from dataflow.profiles.labels import DAY
 from dataflow.profiles.side_table import has_room
 
@@ -78,6 +79,38 @@ class UserTables(NamedTuple):
     unusual: NDArray[Any]
     labelled: NDArray[Any]
     blocks: NDArray[Any]
+
+
+@compiled
+def write_transactions(
+    events: Any, at: Any, ids: Any, amounts: Any, ahead_at: Any, latitudes: Any, longitudes: Any, merchants: Any,
+    devices: Any,
+) -> None:  # fmt: skip
+    """Writes what is known of transactions without their user's profile; `ahead_at` is 0 where `at` is believed."""
+    dated = np.where(ahead_at != 0.0, ahead_at, at)
+    amount_bits, dated_bits = amounts.view(np.int64), dated.view(np.int64)
+    for i in range(len(events)):
+        event = events[i]
+        event["kind"] = TRANSACTION
+        event["at"] = at[i]
+        event["id"] = ids[i]
+        event["amount"] = amounts[i]
+        event["ahead"] = dated[i] != at[i]
+        event["latitude"], event["longitude"] = latitudes[i], longitudes[i]
+        event["merchant"], event["device"] = merchants[i], devices[i]
+        event["word"] = payment_word(ids[i], amount_bits[i], dated_bits[i], merchants[i])
+
+
+@compiled
+def write_found(events: Any, places: Any, rows: Any, names: Any) -> None:
+    """Writes what tables have of the events at these places; `names`: numbers of locations, of merchants of labels."""
+    for k in range(len(places)):
+        event = events[places[k]]
+        event["row"] = rows[k]
+        if event["kind"] == LABEL:
+            event["merchant_name"] = names[k]
+        else:
+            event["location"] = names[k]
 
 
 @compiled

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataflow.profiles.amounts import AmountPrior
+from dataflow.profiles.compilation import compiled, quiet
 from dataflow.scoring.isolation_forest import IsolationScores, isolation_trees, rows_at_splits
 from dataflow.scoring.metadata import Metadata
 from dataflow.scoring.operating_point import OperatingPoint
@@ -75,25 +76,37 @@ class ColdStart:
     def __init__(self, features: Sequence[str], normal: Normal):
         columns = {name: column for column, name in enumerate(features)}
         self._history, self._amount = columns["history"], columns["amount"]
-        self._medians = [(columns[name], normal.medians[name]) for name in NEED_HISTORY if name in columns]
-        self._by_amount = [(columns[name], name) for name in AMOUNT_FEATURES if name in columns]
-        self._normal = normal
+        there = [name for name in NEED_HISTORY if name in columns]
+        self._columns = np.array([columns[name] for name in there], np.int64)
+        self._medians = np.array([normal.medians[name] for name in there], np.float32)
+        self._by_amount = np.array([columns.get(name, -1) for name in AMOUNT_FEATURES], np.int64)
+        self._normal = np.float32(normal.amount), np.float32(normal.spread)
 
     def __call__(self, rows: Rows) -> Rows:
         """The rows, of shape (n, features), as the tiers read them; those with enough history are left as they are."""
-        cold = rows[:, self._history] < ENOUGH_HISTORY
-        if not cold.any():
-            return rows
         rows = rows.copy()
-        for column, median in self._medians:
-            rows[cold, column] = median
-        amount = rows[cold, self._amount]
-        z = (amount - self._normal.amount) / self._normal.spread if self._normal.spread > 0.0 else 0.0 * amount
-        ratio = amount / self._normal.amount if self._normal.amount > 0.0 else 1.0 + 0.0 * amount
-        measured = {"amount_z": z, "amount_z_above": np.maximum(z, 0.0), "amount_ratio": ratio}
-        for column, name in self._by_amount:
-            rows[cold, column] = measured[name]
+        with quiet():
+            _put_normal(rows, self._history, self._columns, self._medians, self._amount, self._by_amount, *self._normal)
         return rows
+
+
+@compiled
+def _put_normal(
+    rows: Any, history: int, columns: Any, medians: Any, amount: int, by_amount: Any, usual: Any, spread: Any
+) -> None:
+    """`by_amount`: the columns of `AMOUNT_FEATURES`, -1 for one that no tier reads; all numbers are of 32 bits."""
+    nought, one = np.float32(0.0), np.float32(1.0)
+    for row in rows:
+        if not row[history] < ENOUGH_HISTORY:
+            continue
+        for k in range(len(columns)):
+            row[columns[k]] = medians[k]
+        z = (row[amount] - usual) / spread if spread > nought else nought * row[amount]
+        ratio = row[amount] / usual if usual > nought else one + nought * row[amount]
+        above = z if z > nought or np.isnan(z) else nought
+        for column, measured in zip(by_amount, (z, above, ratio)):  # noqa: B905 (Numba)
+            if column >= 0:
+                row[column] = measured
 
 
 class Calibration(NamedTuple):

@@ -149,21 +149,24 @@ class Table:
         """The number of the key's row, None if it has none."""
         return self._numbers.get(key)
 
+    def held(self, keys: Sequence[str]) -> Numbers:
+        """The row numbers of keys that all have one; .1 µs a key, .5 where a million are kept.
+
+        Raises:
+            KeyError: one of them has none.
+        """
+        return np.fromiter(map(self._numbers.__getitem__, keys), np.int64, len(keys))
+
     def numbers_of(self, keys: Sequence[str]) -> Numbers:
-        """The row numbers of keys, -1 for who has none; .1 µs a key, .5 where a million are kept."""
+        """The row numbers of keys, -1 for who has none."""
         return np.fromiter(map(self._numbers.get, keys, repeat(-1)), np.int64, len(keys))
 
     def find(self, keys: Sequence[str]) -> Numbers:
         """The row numbers of keys; who has none gets a new one, which is marked."""
-        found = self.numbers_of(keys)
-        absent = (found < 0).nonzero()[0]
-        if len(absent):
-            new = [keys[place] for place in absent.tolist()]
-            added = [self._add(key) for key in dict.fromkeys(new)]
-            if self.blank is not None:
-                self.rows[added] = self.blank
-            found[absent] = self.numbers_of(new)
-        return found
+        added = [self._add(key) for key in dict.fromkeys(keys) if key not in self._numbers]
+        if added and self.blank is not None:
+            self.rows[added] = self.blank
+        return self.held(keys)
 
     def mark(self, numbers: Numbers | Sequence[int] | int) -> None:
         """Says that these rows were written."""

@@ -251,7 +251,7 @@ def test_the_first_part_of_an_activation_hands_out_what_has_come_for_all(monkeyp
 @configure(deadline=None)
 @given(data=st.data())
 def test_a_parts_snapshot_covers_what_was_handed_out_of_its_partition_in_its_epochs(data: st.DataObject) -> None:
-    """As Bytewax does it: each part closes its epoch by its own clock, and none begins one before all closed the last."""
+    """As in Bytewax, each part closes its epoch by its own clock, and none begins one before all closed the last."""
     parts, count = 3, 12
     with pytest.MonkeyPatch.context() as monkeypatch:
         reading = Reading(monkeypatch, parts, parts, max_batch=5)
