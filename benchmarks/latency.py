@@ -2,6 +2,9 @@
 
 The sender, the flow and the reader are processes of their own on one machine, and share its clock. A transaction's id
 holds the moment of its send, so nothing else has to be kept. Transactions are sent evenly, to half a millisecond.
+
+Sender, broker and reader take their time too, and more than a core of a machine that has two. So a job that only hands
+on what comes, by the flow's clients, is measured at the same rates first: what is more than that is the flow's.
 """
 
 import argparse
@@ -35,6 +38,8 @@ from benchmarks.stage import (
 from tests.support.kafka_server import KafkaServer
 
 WARM_UP = 3.0  # seconds of each rate that are sent and not counted
+BROKER_WARM_UP = 60.0  # seconds at the highest of the rates below: until the broker is compiled
+RATES = (10.0, 1000.0, 5000.0)
 
 
 def send(bootstrap: str, topic: str, rate: float, seconds: float) -> None:
@@ -87,6 +92,7 @@ def child(*arguments: str) -> "subprocess.Popen[bytes]":
 def at_rate(job: Job, rate: float, seconds: float, scratch: Path) -> dict[str, Any]:
     count = int(rate * (seconds + WARM_UP))
     out = scratch / f"{job.scratch.name}-{rate:g}.npy"
+    out.with_suffix(".ready").unlink(missing_ok=True)  # of the warm-up at this rate
     reader = child("--read", job.bootstrap, ",".join(job.topics), str(count), str(out))
     while not out.with_suffix(".ready").exists():
         time.sleep(0.05)
@@ -111,7 +117,15 @@ def measure(seconds: float, given: Path | None, scratch: Path) -> list[dict[str,
     console = Console(stderr=True)
     model = default_model(given, scratch)
     messages = transactions(200_000)
-    with KafkaServer() as kafka:
+    with KafkaServer(lasting=True) as kafka:
+        job = Job(kafka.bootstrap, "pass_through", scratch, {})
+        job.start(sys.executable, "-m", "benchmarks.jobs.pass_through")
+        at_rate(job, max(RATES), BROKER_WARM_UP, scratch)
+        passed = [at_rate(job, rate, seconds, scratch) for rate in RATES]
+        rows = [row | {"row": f"pass_through_{row['per_second']:g}"} for row in passed]
+        for row in rows:
+            console.print(row)
+        job.stop()
         job = Job(kafka.bootstrap, "fastest", scratch, {"MODEL_FILE": str(model)})
         job.start(sys.executable, "-m", "dataflow.detect")
         pace, _ = run_through(job, messages, timeout=180)
@@ -125,9 +139,9 @@ def measure(seconds: float, given: Path | None, scratch: Path) -> list[dict[str,
         spent = cpu_seconds(job.processes)
         time.sleep(seconds)
         idle = (cpu_seconds(job.processes) - spent) / seconds
-        rows = [{"row": "idle", "seconds": seconds, "cpu_share": idle}]
+        rows.append({"row": "idle", "seconds": seconds, "cpu_share": idle})
         console.print(rows[-1])
-        for rate in (10.0, 1000.0, 5000.0, round(highest / 2)):
+        for rate in (*RATES, round(highest / 2)):
             rows.append(at_rate(job, rate, seconds, scratch))
             console.print(rows[-1])
         job.stop()
@@ -145,10 +159,9 @@ def show(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if "p50_ms" in row:
             times = [f"{row[name]:.1f}" for name in ("p50_ms", "p99_ms", "p999_ms", "max_ms")]
-            often = ", a snapshot every second" if row["row"].endswith("1_s") else ""
-            table.add_row(
-                f"{row['per_second']:,.0f}{often}", f"{row['decisions']:,}", *times, f"{row['cpu_share']:.1%}"
-            )
+            how = ", a snapshot every second" if row["row"].endswith("1_s") else ""
+            how = ", handed on only" if row["row"].startswith("pass_through") else how
+            table.add_row(f"{row['per_second']:,.0f}{how}", f"{row['decisions']:,}", *times, f"{row['cpu_share']:.1%}")
     idle = next(row for row in rows if row["row"] == "idle")
     table.add_row("idle", "", "", "", "", "", f"{idle['cpu_share']:.1%}")
     Console(width=120).print(table)

@@ -227,6 +227,7 @@ class KafkaServer:
         heap: of the Java process, as `-Xmx` takes it.
         parent: where the temporary directory is made; by default where the system makes them.
         secured: with it there are listeners with TLS and passwords too; see `secured_bootstrap`.
+        lasting: compiled as a broker in service is: two thirds of the CPU once it is warm, for measurements.
     """
 
     def __init__(
@@ -236,10 +237,12 @@ class KafkaServer:
         heap: str = "384m",
         parent: Path | None = None,
         secured: Secured | None = None,
+        lasting: bool = False,
     ) -> None:
         self.properties = dict(properties or {})
         self.heap = heap
         self.port = 0
+        self._lasting = lasting
         self._secured = secured
         self._secured_ports: dict[str, int] = {}
         self._cluster_id = f"redflag-{uuid.uuid4().hex[:14]}"
@@ -422,8 +425,9 @@ class KafkaServer:
             raise KafkaServerError(msg)
 
     def _java(self, jars: Path, *arguments: str) -> list[str]:
-        # Compiling with C1 only halves the CPU time of a start, which two cores feel.
-        options = ["-Xshare:auto", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", f"-Xmx{self.heap}"]
+        options = ["-Xshare:auto", "-XX:+UseSerialGC", f"-Xmx{self.heap}"]
+        if not self._lasting:
+            options.append("-XX:TieredStopAtLevel=1")  # C1 only: half the CPU time of a start, which two cores feel
         options += ["-Djava.awt.headless=true", f"-Dlog4j2.configurationFile={self.directory / 'log4j2.properties'}"]
         return [java(), *options, "-cp", f"{jars}/*", *arguments]
 
