@@ -246,7 +246,7 @@ def compare(rows: list[dict[str, Any]]) -> None:
 def shown(name: str, value: float | None) -> str:
     """A figure of the table."""
     if value is None:
-        return "–"
+        return ""
     if name.startswith("alerts"):
         return f"{value:.2%}"
     return f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
