@@ -1,206 +1,264 @@
-"""What state costs: bytes a user in memory and on disk, time of a snapshot and of a resume, CPU a transaction.
+"""What users cost: bytes of each in memory and on disk, stop and resume, pauses of snapshots, CPU of a transaction.
 
-For each number of users, on a real Kafka, with the default model and rules:
+For each number of users, on a real Kafka, with the default model and rules and a snapshot every 5 s, the default; all
+payments are those of `benchmarks.payments`, of which about one in a hundred is an alert:
 
-1. every user pays three times, on three days, in a single epoch; the growth of the process is the memory;
-2. a graceful stop takes the snapshot of all of them; what the recovery directory then holds is the disk;
+1. every user pays `--rounds` times; what the process grows by is the memory;
+2. a graceful stop, right after the last decision; what the recovery directory then holds is the disk;
 3. a start from it, until a transaction is decided: the resume, with the start itself;
-4. with a snapshot every 5 s, the default: CPU of 20 s in which nobody pays, and of 20 s after one user in a hundred has
-   paid; the difference is what is written of these, the former what snapshots cost anyway;
-5. transactions of users drawn at random: the CPU time of each, with its share of the snapshots;
-6. the same over two minutes in which there is always more to do.
+4. a minute at 1,000 payments/s of users drawn at random: how long each snapshot held up the worker, as the flow's own
+   metric `redflag_snapshot_pause_seconds` has it;
+5. two minutes under a backlog, of users drawn at random: the CPU time of a transaction with its share of snapshots. The
+   flow is frozen (SIGSTOP) each time while its source is filled: to make payments costs it nothing.
+
+If more than one decision in twenty is an alert, it ends with a line that says so: explanations would be measured.
 """
 
 import argparse
 import json
-import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.stage import RESULTS, Job, add_model_option, cpu_seconds, default_model, machine, produce
-from dataflow.events.transaction import DAY
-from tests.support.kafka_server import KafkaServer
+from benchmarks.flow_metrics import FlowMetrics, Pauses
+from benchmarks.payments import Message, Payments
+from benchmarks.stage import RESULTS, Counter, Job, add_model_option, cpu_seconds, default_model, machine, produce
+from tests.support.kafka_server import KafkaServer, free_ports
 
-BEGIN = datetime(2026, 1, 5, tzinfo=UTC).timestamp()
-ROUNDS = 3  # transactions of each user
-MERCHANTS = 5000
-WINDOW = 120.0  # seconds of step 6
-INTERVAL = "5"  # seconds between snapshots, the default
-NEVER = "100000"  # seconds between snapshots where only the stop is to take one
-
-
-def payment(user: int, number: int, at: float, draw: random.Random) -> tuple[bytes, bytes]:
-    """(key, value): two devices and places, amounts around 50, coordinates near the user's own."""
-    name = f"user-{user:07}"
-    second = datetime.fromtimestamp(at, UTC).isoformat()
-    lat, lon = 30 + user % 30 + draw.random() / 10, user % 90 + draw.random() / 10
-    return name.encode(), (
-        f'{{"transaction_id":"{number:x}-{user:x}","user":"{name}","amount":{draw.lognormvariate(3.6, 0.7):.2f},'
-        f'"location":"US","device":"device-{draw.randrange(2)}","merchant":"merchant-{draw.randrange(MERCHANTS)}",'
-        f'"txn_type":"purchase","timestamp":"{second}","latitude":{lat:.4f},"longitude":{lon:.4f}}}'
-    ).encode()
+INTERVAL = 5  # seconds between snapshots, the default
+WARM_UP = 200_000  # payments of WARM_USERS, so that queues and merchants' profiles are there before users are counted
+WARM_USERS = 2000
+RATE = 1000  # payments a second of step 4
+FEW = 100_000  # users below which the process grows more by chance than by them
+MOST_ALERTS = 0.05
 
 
-def everyone(users: int) -> Iterator[tuple[bytes, bytes]]:
-    draw = random.Random(1)
-    for number in range(ROUNDS):
-        for user in range(users):
-            yield payment(user, number, BEGIN + number * DAY + user * 80_000 / users, draw)
+class TooManyAlerts(RuntimeError):
+    """What was measured is not what ordinary payments cost."""
 
 
-def draw_at_random(users: int, count: int, first: int) -> Iterator[tuple[bytes, bytes]]:
-    draw = random.Random(first)
-    for n in range(count):
-        yield payment(draw.randrange(users), first + n, BEGIN + ROUNDS * DAY + n * 20_000 / count, draw)
+def check_alerts(step: str, alerts: int, decided: int) -> float:
+    """The share of alerts among the decisions of a step.
+
+    Raises:
+        TooManyAlerts: it is above `MOST_ALERTS`.
+    """
+    share = alerts / decided
+    if share > MOST_ALERTS:
+        msg = (
+            f"{step}: {share:.0%} of {decided:,} decisions are alerts, more than {MOST_ALERTS:.0%}, so that this would "
+            "measure explanations: name a model of the default simulation (--model), or mend benchmarks.payments"
+        )
+        raise TooManyAlerts(msg)
+    return share
 
 
-def at_random(users: int, count: int, first: int) -> list[tuple[bytes, bytes]]:
-    return list(draw_at_random(users, count, first))
+def in_memory(pid: int, field: str) -> int:
+    """Bytes of a process: `VmRSS`, those that it has; `VmHWM`, the most that it had."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
-def resident(process: "subprocess.Popen[bytes]") -> int:
-    """Bytes of the process in memory."""
-    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+def children(pid: int) -> list[int]:
+    """The processes that a process started and that run: of a flow, the one that makes images."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def wait(job: Job, count: int, seconds: float = 1800) -> None:
-    deadline = time.monotonic() + seconds
-    while job.count() < count:
-        job.check()
-        if time.monotonic() > deadline:
-            msg = f"{job.count()} of {count} decided: {(job.scratch / 'log').read_text()[-2000:]}"
+class Flow:
+    """The flow under measure: what it was sent, and what it has decided.
+
+    Args:
+        kafka: the broker.
+        name: of its topics and directory.
+        model: its model file.
+        scratch: for its files.
+    """
+
+    def __init__(self, kafka: KafkaServer, name: str, model: Path, scratch: Path):
+        (port,) = free_ports(1)
+        environment = {
+            "MODEL_FILE": str(model), "RECOVERY_INTERVAL": str(INTERVAL), "STOP_TIMEOUT_SECONDS": "600",
+        }  # fmt: skip
+        self.job = Job(kafka.bootstrap, name, scratch, environment)
+        self.job.environment["METRICS_ADDRESS"] = f"127.0.0.1:{port}"
+        self.metrics = FlowMetrics(port)
+        self.sent = 0
+        self._alerts = Counter(kafka.bootstrap, [topic for topic in self.job.topics if topic.endswith("-alerts")])
+        self._told = (0, 0)  # alerts and decisions when the share was last taken
+
+    @property
+    def pid(self) -> int:
+        return self.job.processes[-1].pid
+
+    def start(self) -> None:
+        self.job.start(sys.executable, "-m", "dataflow.detect")
+
+    def stop(self) -> float:
+        """Seconds that a graceful stop takes."""
+        begun = time.monotonic()
+        process = self.job.processes.pop()
+        process.send_signal(signal.SIGTERM)
+        if process.wait(600):
+            msg = f"the flow ended with {process.returncode}: {self.job.log_tail()}"
             raise RuntimeError(msg)
-        time.sleep(0.02)
+        return time.monotonic() - begun
+
+    def send(self, payments: Iterable[Message], count: int) -> None:
+        """Sends so many payments."""
+        produce(self.job.bootstrap, self.job.source, payments)
+        self.sent += count
+
+    def wait(self, seconds: float = 3600) -> None:
+        """Until all that was sent is decided."""
+        deadline = time.monotonic() + seconds
+        while (decided := self.job.count()) < self.sent:
+            self.job.check()
+            if time.monotonic() > deadline:
+                msg = f"{decided} of {self.sent} decided in {seconds:g} s: {self.job.log_tail()}"
+                raise RuntimeError(msg)
+            time.sleep(0.02)
+
+    def frozen(self, payments: Iterable[Message], count: int) -> tuple[float, float]:
+        """Sends payments while the flow is frozen; seconds and CPU-seconds that it then takes for all of them."""
+        process = self.job.processes[-1]
+        process.send_signal(signal.SIGSTOP)
+        self.send(payments, count)
+        spent, begun = cpu_seconds([process]), time.monotonic()
+        process.send_signal(signal.SIGCONT)
+        self.wait()
+        return time.monotonic() - begun, cpu_seconds([process]) - spent
+
+    def alert_share(self, step: str) -> float:
+        """Of the decisions since it was last asked for; see `check_alerts`."""
+        alerts, decided = self._alerts(), self.job.count()
+        before_alerts, before_decided = self._told
+        self._told = alerts, decided
+        return check_alerts(step, alerts - before_alerts, decided - before_decided)
 
 
-def start(job: Job, interval: str) -> "subprocess.Popen[bytes]":
-    job.environment |= {"RECOVERY_INTERVAL": interval, "STOP_TIMEOUT_SECONDS": "1800"}
-    job.start(sys.executable, "-m", "dataflow.detect")
-    return job.processes[-1]
+def measure(users: int, given: argparse.Namespace, model: Path, scratch: Path, console: Console) -> dict[str, Any]:
+    """The figures of one number of users."""
+    found: dict[str, Any] = {"row": f"state_{users}", "users": users, "rounds": given.rounds}
 
-
-def stop(job: Job) -> float:
-    """Seconds that a graceful stop takes, with its snapshot."""
-    begun = time.monotonic()
-    process = job.processes.pop()
-    process.send_signal(signal.SIGTERM)
-    if process.wait(1800):
-        msg = f"the flow ended with {process.returncode}: {(job.scratch / 'log').read_text()[-2000:]}"
-        raise RuntimeError(msg)
-    return time.monotonic() - begun
-
-
-def measure(users: int, count: int, model: Path, scratch: Path, console: Console) -> dict[str, Any]:
-    found: dict[str, Any] = {"row": f"state_{users}", "users": users}
-
-    def tell(**figures: float) -> None:
+    def tell(**figures: float | None) -> None:
         found.update(figures)
         console.print(f"{users:,} users: {figures}", markup=False)
 
     with KafkaServer() as kafka:
-        job = Job(kafka.bootstrap, f"state-{users}", scratch, {"MODEL_FILE": str(model)})
-        process = start(job, NEVER)
-        # The same warm-up for every size: what the machinery itself takes is not the users'.
-        produce(kafka.bootstrap, job.source, [payment(-n - 1, 0, BEGIN, random.Random(n)) for n in range(2000)])
-        done = 2000
-        wait(job, done)
-        before = resident(process)
-        produce(kafka.bootstrap, job.source, everyone(users))
-        done += ROUNDS * users
-        wait(job, done)
-        tell(bytes_in_memory=(resident(process) - before) / users)
-        tell(snapshot_all_seconds=stop(job))
-        stored = sum(path.stat().st_size for path in (job.scratch / "recovery").rglob("*") if path.is_file())
-        tell(bytes_in_store=stored / users)
-
-        begun = time.monotonic()
-        process = start(job, NEVER)
-        produce(kafka.bootstrap, job.source, [payment(0, 10**6, BEGIN + ROUNDS * DAY, random.Random(0))])
-        done += 1
-        wait(job, done)
-        tell(resume_seconds=time.monotonic() - begun)
-        stop(job)
-        process = start(job, INTERVAL)
-        warm = at_random(users, 2000, 2 * 10**7)
-        produce(kafka.bootstrap, job.source, warm)
-        done += len(warm)
-        wait(job, done)
-        time.sleep(21)  # its snapshot too
-        spent = cpu_seconds([process])
-        time.sleep(20)
-        idle = cpu_seconds([process]) - spent
-        share = at_random(users, users // 100, 10**7)
-        produce(kafka.bootstrap, job.source, share)
-        done += len(share)
-        wait(job, done)
-        spent = cpu_seconds([process])
-        time.sleep(20)
-        tell(
-            snapshot_one_percent_seconds=max(cpu_seconds([process]) - spent - idle, 0.0),
-            snapshot_none_seconds=idle / 2,
-        )
-        process.send_signal(signal.SIGSTOP)
-        produce(kafka.bootstrap, job.source, at_random(users, count, 3 * 10**7))
-        done += count
-        spent, begun = cpu_seconds([process]), time.monotonic()
-        process.send_signal(signal.SIGCONT)
-        wait(job, done)
-        tell(
-            per_second=count / (time.monotonic() - begun),
-            cpu_seconds_per_million=(cpu_seconds([process]) - spent) / count * 1e6,
-        )
-        stop(job)
-        process = start(job, INTERVAL)
-        more = int(found["per_second"] * 1.6 * (WINDOW + 20))
-        produce(kafka.bootstrap, job.source, draw_at_random(users, more, 4 * 10**7))
-        wait(job, done + 20_000)
-        decided, spent = job.count(), cpu_seconds([process])
-        time.sleep(WINDOW)
-        decided, spent = job.count() - decided, cpu_seconds([process]) - spent
-        if job.count() >= done + more:
-            msg = f"{more} transactions were too few for {WINDOW:g} s"
-            raise RuntimeError(msg)
-        tell(per_second_long=decided / WINDOW, cpu_seconds_per_million_long=spent / decided * 1e6)
-        job.stop()
+        flow = Flow(kafka, f"state-{users}", model, scratch)
+        try:
+            _measure(flow, Payments(users), given, tell)
+        finally:
+            flow.job.stop()
     return found
 
 
-def show(rows: list[dict[str, Any]]) -> None:
-    table = Table("users", *[f"{row['users']:,}" for row in rows])
-    titles = {
-        "bytes_in_memory": "bytes a user in memory",
-        "bytes_in_store": "bytes a user in the recovery store",
-        "snapshot_all_seconds": "snapshot and stop, all active, s",
-        "snapshot_one_percent_seconds": "snapshot, 1 % active, CPU-s",
-        "snapshot_none_seconds": "10 s with two snapshots and nothing else, CPU-s",
-        "resume_seconds": "start and resume, s",
-        "cpu_seconds_per_million": "CPU-s a million transactions",
-        "per_second": "transactions/s",
-        "cost_to_smallest": "cost of a transaction ÷ at the smallest",
-        "cpu_seconds_per_million_long": "CPU-s a million, over two minutes",
-        "per_second_long": "transactions/s, over two minutes",
-        "cost_to_smallest_long": "cost ÷ at the smallest, over two minutes",
-    }
-    for name, title in titles.items():
-        table.add_row(title, *[f"{row[name]:,.2f}" if row[name] < 100 else f"{row[name]:,.0f}" for row in rows])
-    Console().print(table)
+def _measure(flow: Flow, payments: Payments, given: argparse.Namespace, tell: Any) -> None:
+    users = payments.users
+    flow.start()
+    flow.send(Payments(WARM_USERS, seed=2, name="warm").anyone(WARM_UP), WARM_UP)
+    flow.wait()
+    before = in_memory(flow.pid, "VmRSS")
+    flow.alert_share("warm-up")
+    flow.send(payments.everyone(given.rounds), given.rounds * users)
+    flow.wait()
+    grown = in_memory(flow.pid, "VmRSS") - before
+    tell(
+        bytes_in_memory=grown / users if users >= FEW else None,
+        bytes_of_profile=flow.metrics.bytes_of_a_user(),
+        alerts_history=flow.alert_share("everyone pays"),
+        most_gigabytes=sum(in_memory(pid, "VmHWM") for pid in (flow.pid, *children(flow.pid))) / 1e9,
+    )
+    tell(stop_seconds=flow.stop())
+    recovery = flow.job.scratch / "recovery"
+    tell(bytes_on_disk=sum(path.stat().st_size for path in recovery.rglob("*") if path.is_file()) / users)
+
+    begun = time.monotonic()
+    flow.start()
+    flow.send(payments.anyone(1), 1)
+    flow.wait()
+    tell(resume_seconds=time.monotonic() - begun)
+
+    flow.send(payments.anyone(20_000), 20_000)  # until it is as warm as it will be
+    flow.wait()
+    flow.alert_share("after the resume")
+    pauses = Pauses(flow.metrics)
+    spent = cpu_seconds(flow.job.processes)
+    count = RATE * given.pause_seconds
+    pauses.send(flow.job, payments.anyone(count), RATE)
+    flow.sent += count
+    spent = cpu_seconds(flow.job.processes) - spent
+    flow.wait()
+    tell(
+        snapshots=len(pauses.taken),
+        longest_pause_ms=max(pauses.taken) * 1e3,
+        mean_pause_ms=sum(pauses.taken) / len(pauses.taken) * 1e3,
+        cpu_share_at_rate=spent / given.pause_seconds,
+        alerts_at_rate=flow.alert_share(f"{RATE:,} payments/s"),
+    )
+
+    decided, seconds, spent = 0, 0.0, 0.0
+    while seconds < given.seconds:
+        taken, cpu = flow.frozen(payments.anyone(given.count), given.count)
+        decided, seconds, spent = decided + given.count, seconds + taken, spent + cpu
+    tell(
+        per_second=decided / seconds,
+        cpu_seconds_per_million=spent / decided * 1e6,
+        alerts_backlog=flow.alert_share("under a backlog"),
+    )
+
+
+ROWS = {
+    "alerts_history": "alerts, every user pays",
+    "alerts_at_rate": f"alerts, at {RATE:,}/s",
+    "alerts_backlog": "alerts, under a backlog",
+    "bytes_in_memory": "bytes a user in memory, all counted",
+    "bytes_of_profile": "of these the profile's row",
+    "bytes_on_disk": "bytes a user in the recovery directory",
+    "most_gigabytes": "most memory, with the helper that makes images, GB",
+    "stop_seconds": "stop, s",
+    "resume_seconds": "start and resume, s",
+    "longest_pause_ms": f"longest pause of a snapshot at {RATE:,}/s, ms",
+    "mean_pause_ms": "mean pause, ms",
+    "cpu_share_at_rate": f"CPU at {RATE:,}/s, of a core",
+    "per_second": "transactions/s under a backlog",
+    "cpu_seconds_per_million": "CPU-s a million",
+    "cost_of_users": "of these more than among the fewest users",
+    "cost_to_smallest": "cost of a transaction ÷ among the fewest users",
+}
+
+
+def compare(rows: list[dict[str, Any]]) -> None:
+    """Sets what a transaction costs against what it costs among the fewest users."""
+    fewest = min(rows, key=lambda row: row["users"])["cpu_seconds_per_million"]
+    for row in rows:
+        row["cost_of_users"] = row["cpu_seconds_per_million"] - fewest
+        row["cost_to_smallest"] = row["cpu_seconds_per_million"] / fewest
+
+
+def shown(name: str, value: float | None) -> str:
+    """A figure of the table."""
+    if value is None:
+        return ""
+    if name.startswith("alerts"):
+        return f"{value:.2%}"
+    return f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.state", description=__doc__.splitlines()[0])
     parser.add_argument("--users", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--count", type=int, default=600_000, help="transactions of step 5 (default 600,000)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often every user pays in step 1 (default 3)")
+    parser.add_argument("--pause-seconds", type=int, default=60, help="of step 4 (default 60)")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of step 5, at least (default 120)")
+    parser.add_argument("--count", type=int, default=600_000, help="payments of step 5 at a time (default 600,000)")
     parser.add_argument("--out", type=Path, default=RESULTS / "state.jsonl")
     add_model_option(parser)
     arguments = parser.parse_args()
@@ -209,12 +267,15 @@ def main() -> None:
     for users in arguments.users:
         with tempfile.TemporaryDirectory(prefix="redflag-bench-") as scratch:
             model = default_model(arguments.model, Path(scratch))
-            rows.append(measure(users, arguments.count, model, Path(scratch), Console(stderr=True)))
-    for row in rows:
-        for often in ("", "_long"):
-            cost = f"cpu_seconds_per_million{often}"
-            row[f"cost_to_smallest{often}"] = row[cost] / rows[0][cost]
-    show(rows)
+            try:
+                rows.append(measure(users, arguments, model, Path(scratch), Console(stderr=True)))
+            except TooManyAlerts as error:
+                sys.exit(f"{users:,} users: {error}")
+    compare(rows)
+    table = Table("users", *[f"{row['users']:,}" for row in rows])
+    for name, title in ROWS.items():
+        table.add_row(title, *[shown(name, row[name]) for row in rows])
+    Console().print(table)
     arguments.out.parent.mkdir(exist_ok=True)
     arguments.out.write_text("".join(json.dumps(line) + "\n" for line in [{"machine": where}, *rows]))
 

@@ -1,0 +1,121 @@
+"""What `benchmarks.state` measures on: payments that are ordinary to model and rules, and what it reads of the flow."""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bytewax.testing import TestingSink, TestingSource, run_main
+
+from benchmarks import state
+from benchmarks.flow_metrics import Pauses, Values
+from benchmarks.payments import CHUNK, OWN_MERCHANTS, Message, Payments
+from dataflow.detect import build
+from dataflow.rules import LiveRules
+from dataflow.scoring.isolation_forest import Model
+from dataflow.settings import Settings
+from dataflow.simulation.population import DAY, PER_DAY
+from dataflow.steps import Routed
+from tests.support.builders import message, split
+
+SETTINGS = Settings()
+
+
+def bodies(payments: Iterable[Message]) -> list[dict[str, Any]]:
+    return [json.loads(value) for _, value in payments]
+
+
+def second(body: dict[str, Any]) -> float:
+    return datetime.fromisoformat(body["timestamp"]).timestamp()
+
+
+def test_every_user_pays_once_a_round() -> None:
+    users = CHUNK + 7
+    made = bodies(Payments(users).everyone(2))
+    assert Counter(body["user"] for body in made) == {f"user-{user:07}": 2 for user in range(users)}
+    assert len({body["transaction_id"] for body in made}) == len(made)
+
+
+@pytest.mark.parametrize("users", [10, 1000])
+def test_a_user_pays_at_the_same_pace_among_any_number_of_users(users: int) -> None:
+    payments = Payments(users)
+    first, *_, last = bodies(payments.anyone(users * 30))
+    assert (second(last) - second(first)) / DAY == pytest.approx(30 / PER_DAY, rel=0.2)
+    (after,) = bodies(payments.anyone(1))
+    assert second(last) < second(after) < time.time()
+
+
+def test_users_keep_to_their_place_card_and_merchants() -> None:
+    made = [body for body in bodies(Payments(5).anyone(2000)) if body["user"] == "user-0000003"]
+    assert len({body["location"] for body in made}) == 1
+    (card, often), *_ = Counter(body["device"] for body in made).most_common()
+    assert card == "card-user-0000003"
+    assert often / len(made) > 0.95
+    merchants = Counter(body["merchant"] for body in made).most_common(OWN_MERCHANTS)
+    assert sum(count for _, count in merchants) / len(made) > 0.85
+    assert max(body["latitude"] for body in made) - min(body["latitude"] for body in made) < 0.3
+
+
+@pytest.mark.parametrize("users", [200, 2000])
+def test_about_one_payment_in_a_hundred_is_an_alert_among_any_number_of_users(users: int, forest: Model) -> None:
+    payments = Payments(users)
+    sent = [*payments.everyone(2), *payments.anyone(6000)]
+    messages = [message(value, offset=offset) for offset, (_, value) in enumerate(sent)]
+    out: list[Routed] = []
+    rules = LiveRules(SETTINGS.rules_file, check_every=1.0)
+    run_main(build(TestingSource(messages, 1000), TestingSink(out), forest, rules, SETTINGS))
+    decisions, invalid = split(out)
+    assert invalid == []
+    assert len(decisions) == len(sent)
+    alerts = sum(record.topic == SETTINGS.alerts_topic for record in decisions)
+    assert 0.005 < alerts / len(decisions) < 0.025
+
+
+def test_too_many_alerts_are_refused_in_one_line() -> None:
+    assert state.check_alerts("under a backlog", 50, 1000) == 0.05
+    with pytest.raises(
+        state.TooManyAlerts, match=r"^under a backlog: 87% of 1,000 decisions are alerts.*--model"
+    ) as found:
+        state.check_alerts("under a backlog", 870, 1000)
+    assert "\n" not in str(found.value)
+
+
+def test_the_benchmark_ends_with_that_line_and_keeps_no_figures(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def measure(*_: object) -> dict[str, Any]:
+        state.check_alerts("everyone pays", 1, 1)
+        return {}
+
+    monkeypatch.setattr(state, "measure", measure)
+    out = tmp_path / "state.jsonl"
+    monkeypatch.setattr(sys, "argv", ["state", "--users", "10", "--model", "m.pkl", "--out", str(out)])
+    with pytest.raises(SystemExit, match=r"^10 users: everyone pays: 100% of 1 decisions are alerts"):
+        state.main()
+    assert not out.exists()
+
+
+def test_each_snapshot_is_one_pause_and_none_is_taken_for_shorter_than_it_was() -> None:
+    readings = iter([(3, 1.0), (3, 1.0), (4, 1.5), (6, 1.75)])
+
+    def metrics() -> Values:
+        count, total = next(readings)
+        name = "redflag_snapshot_pause_seconds"
+        return {(f"{name}_count", ()): float(count), (f"{name}_sum", ()): total}
+
+    pauses = Pauses(metrics)
+    for _ in range(3):
+        pauses.look()
+    assert pauses.taken == [0.5, 0.25, 0.25]
+
+
+def test_costs_are_compared_with_those_among_the_fewest_users_in_whatever_order_they_came() -> None:
+    rows = [{"users": users, "cpu_seconds_per_million": cost} for users, cost in ((1000, 30.0), (10, 20.0))]
+    state.compare(rows)
+    assert [row["cost_to_smallest"] for row in rows] == [1.5, 1.0]
+    assert [row["cost_of_users"] for row in rows] == [10.0, 0.0]
