@@ -9,8 +9,8 @@ temporary directory.
 
 With `secured`, it has listeners with TLS, with passwords, and with both, beside the plain one.
 
-Java maps the classes that a start needs from an archive, made once beside the jars: without it a start takes twice the CPU
-time.
+Java maps the classes that a start needs from an archive, made once beside the jars: without it a start takes twice the
+CPU time.
 
 It needs Java 17 or later (Kafka 4 runs on nothing older) and, the first time, Maven and a way to Maven Central.
 By hand: `python -m tests.support.kafka_server`.
