@@ -106,7 +106,9 @@ def test_a_changed_statistic_is_compiled_anew_and_what_is_not_compiled_changes_n
 
 def test_a_second_process_loads_what_the_first_compiled_though_both_start_at_once(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path)}
-    both = [subprocess.Popen(WARM_UP_TREES, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen(WARM_UP_TREES, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
     said = sorted(process.communicate(timeout=500)[0].split()[-1] for process in both)
     assert [process.returncode for process in both] == [0, 0]
     assert said == ["0", "1"]  # how often the kernel came from the cache
