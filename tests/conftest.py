@@ -124,6 +124,8 @@ def broker(pytestconfig: pytest.Config) -> Iterator[Broker]:
 @pytest.fixture(scope="session")
 def trained_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> TrainOnce:
     """Trains what several files of tests, or several workers of a run, want to have: the first who asks does it."""
+    from tests.support.pictures import pictures_not_drawn
+
     shared = tmp_path_factory.getbasetemp()
     if worker_id != "master":
         shared = shared.parent  # of all workers
@@ -135,7 +137,8 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Tr
             if not trained.exists():
                 shutil.rmtree(part, ignore_errors=True)  # of a training that failed
                 part.mkdir()
-                train(part / "model.pkl")
+                with pictures_not_drawn():
+                    train(part / "model.pkl")
                 part.rename(trained)
         return trained / "model.pkl"
 

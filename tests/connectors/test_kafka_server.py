@@ -198,6 +198,12 @@ def test_ctrl_c_in_the_terminal_does_not_reach_the_broker(server: KafkaServer) -
     assert os.getsid(server.pid) != os.getsid(0)
 
 
+def test_java_maps_the_classes_from_an_archive(server: KafkaServer) -> None:
+    archive = module.class_archive(fetch_jars())
+    assert archive is not None
+    assert str(archive) in Path(f"/proc/{server.pid}/maps").read_text()
+
+
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [

@@ -73,10 +73,12 @@ def run_console(settings: Settings, folder: Path, **extra: str) -> Iterator[Runn
 
 
 def await_that(holds: Callable[[], Any], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
+    """Asks ever more rarely: to ask a browser for the text of its page takes it longer than what is waited for."""
+    deadline, pause = time.monotonic() + seconds, 0.02
     while not holds():
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(1.3 * pause, 0.2)
 
 
 @contextmanager

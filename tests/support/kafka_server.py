@@ -9,6 +9,9 @@ temporary directory.
 
 With `secured`, it has listeners with TLS, with passwords, and with both, beside the plain one.
 
+Java maps the classes that a start needs from an archive, made once beside the jars: without it a start takes twice the
+CPU time.
+
 It needs Java 17 or later (Kafka 4 runs on nothing older) and, the first time, Maven and a way to Maven Central.
 By hand: `python -m tests.support.kafka_server`.
 """
@@ -43,6 +46,7 @@ POM = Path(__file__).with_name("kafka-pom.xml")
 JAVA_NEEDED = 17
 FETCH_TIMEOUT_S = 600
 START_TIMEOUT_S = 60
+ARCHIVE_TIMEOUT_S = 120
 
 # Holds a pipe whose other end only the test process has: when that process is gone, however it went, the pipe ends,
 # and the guard kills the broker it was last told of and removes the data. (PR_SET_PDEATHSIG would be shorter, but
@@ -215,6 +219,31 @@ def run_maven(pom: Path, directory: Path, doing: str, goals: Callable[[Path], li
     return directory
 
 
+@functools.cache
+def class_archive(jars: Path) -> Path | None:
+    """The archive of Kafka's classes for this Java and these jars, made by the first who asks: it takes 15 s.
+
+    None where it cannot be kept: then Java reads the classes from the jars. A Java that it does not fit does that, too.
+    """
+    said = subprocess.run([java(), "-version"], capture_output=True, check=True, timeout=60).stderr
+    archive = jars.with_name(f"{jars.name}-{hashlib.sha256(said).hexdigest()[:8]}.jsa")
+    if archive.exists():
+        return archive
+    if not os.access(archive.parent, os.W_OK):
+        return None
+    with Path(f"{archive}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not archive.exists():
+            part = Path(f"{archive}.part")
+            with KafkaServer(archive_to=part) as server:
+                server.stop(ARCHIVE_TIMEOUT_S)  # Java writes it as it ends
+                if not part.exists():
+                    print(f"{java()} made no archive of Kafka's classes:\n{server.log_tail(3)}", file=sys.stderr)
+                    return None
+            part.rename(archive)
+    return archive
+
+
 class KafkaServer:
     """One Apache Kafka broker (and controller), a process of its own on 127.0.0.1.
 
@@ -228,6 +257,7 @@ class KafkaServer:
         parent: where the temporary directory is made; by default where the system makes them.
         secured: with it there are listeners with TLS and passwords too; see `secured_bootstrap`.
         lasting: compiled as a broker in service is: two thirds of the CPU once it is warm, for measurements.
+        archive_to: where Java writes an archive of the classes when it ends (`class_archive`), rather than use one.
     """
 
     def __init__(
@@ -238,12 +268,14 @@ class KafkaServer:
         parent: Path | None = None,
         secured: Secured | None = None,
         lasting: bool = False,
+        archive_to: Path | None = None,
     ) -> None:
         self.properties = dict(properties or {})
         self.heap = heap
         self.port = 0
         self._lasting = lasting
         self._secured = secured
+        self._archive_to = archive_to
         self._secured_ports: dict[str, int] = {}
         self._cluster_id = f"redflag-{uuid.uuid4().hex[:14]}"
         self._parent = parent
@@ -314,9 +346,9 @@ class KafkaServer:
         """SIGKILL: what the broker had not yet written is gone, clients see their connections break."""
         self._end(signal.SIGKILL)
 
-    def stop(self) -> None:
-        """SIGTERM: a controlled shutdown; SIGKILL if that takes more than 15 s."""
-        self._end(signal.SIGTERM)
+    def stop(self, timeout_s: float = 15) -> None:
+        """SIGTERM: a controlled shutdown; SIGKILL if that takes longer."""
+        self._end(signal.SIGTERM, timeout_s)
 
     def restart(self) -> Self:
         """Starts again with the same data on the same port; stops the broker first if it runs."""
@@ -429,6 +461,11 @@ class KafkaServer:
         if not self._lasting:
             options.append("-XX:TieredStopAtLevel=1")  # C1 only: half the CPU time of a start, which two cores feel
         options += ["-Djava.awt.headless=true", f"-Dlog4j2.configurationFile={self.directory / 'log4j2.properties'}"]
+        if self._archive_to is None:
+            archive = class_archive(jars)
+            options += [f"-XX:SharedArchiveFile={archive}"] if archive else []
+        elif "kafka.Kafka" in arguments:
+            options += [f"-XX:ArchiveClassesAtExit={self._archive_to}"]
         return [java(), *options, "-cp", f"{jars}/*", *arguments]
 
     def _run(self, jars: Path) -> None:
@@ -463,13 +500,13 @@ class KafkaServer:
         msg = f"Apache Kafka did not answer within {START_TIMEOUT_S} s; its log ends:\n{self.log_tail()}"
         raise KafkaServerError(msg)
 
-    def _end(self, number: signal.Signals) -> None:
+    def _end(self, number: signal.Signals, timeout_s: float = 15) -> None:
         with self._lock:
             if self._process is None or self._process.returncode is not None:
                 return
             self._process.send_signal(number)
             try:
-                self._process.wait(timeout=15)
+                self._process.wait(timeout=timeout_s)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

@@ -34,6 +34,11 @@ ALERTS_AS_PROMISED = 0.25
 DAYS_TO_DETECT = 0.5  # measured: .12 at most
 
 
+@pytest.fixture(scope="module", autouse=True)
+def plotted() -> None:
+    """Here the pictures of the report are drawn."""
+
+
 @pytest.fixture(scope="module")
 def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("gate")
@@ -48,7 +53,9 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     arguments = ["--history", str(folder / "history.csv"), "--label-delay", "7d", "--seeds", "1", "--weeks", "2"]
     times = ["--train-from", "2026-01-05", "--test-from", "2026-02-02", "--test-until", "2026-02-16"]
     assert evaluate([*arguments, *times, "--out", str(folder / "out")]) == 0
-    assert (folder / "out" / "report.html").read_text().startswith("<!doctype html>")
+    page = (folder / "out" / "report.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert [len(picture) > 10_000 for picture in page.split("data:image/png;base64,iVBORw0KGgo")[1:]] == [True] * 3
     with (folder / "out" / "scores.csv").open(newline="") as file:
         scores = list(csv.DictReader(file))
     assert len(scores) > 10_000
