@@ -1,12 +1,12 @@
 """Whether the console works, as `/ready` and `/live` say it, and the gauges that are looked at when somebody asks."""
 
-import sqlite3
 from concurrent.futures import TimeoutError as TookTooLongError
 from typing import Final
 
 from nicegui import Client
 
 from console import labels, metrics
+from console.database import DatabaseError
 from console.store import Store
 from dataflow.connectors.broker_watch import BrokerWatch
 from dataflow.process.health import Health
@@ -30,7 +30,7 @@ def checked(store: Store, watch: BrokerWatch) -> Health:
     def database() -> str | None:
         try:
             store.check_that_it_writes(WRITE_SECONDS)
-        except sqlite3.Error as error:
+        except DatabaseError as error:
             return f"its database cannot be written ({error})"
         except TookTooLongError:
             return f"its database has not written for {WRITE_SECONDS:g} s"
