@@ -116,8 +116,8 @@ class Postgres(Dialect):
 
     def index_text(self, connection: Connection, alert: int, texts: Iterable[str]) -> None:
         """Words are split here, so that they are what `text_query` looks for, whatever the server's locale."""
-        found = {word for text in texts for word in words(text)}
-        connection.execute("INSERT INTO alert_text VALUES (?, array_to_tsvector(?::text[]))", [alert, bounded(found)])
+        found = bounded(word for text in texts for word in words(text))
+        connection.execute("INSERT INTO alert_text VALUES (?, array_to_tsvector(?::text[]))", [alert, found])
 
 
 class PostgresConnection:

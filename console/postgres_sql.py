@@ -2,12 +2,13 @@
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
 _WORDS: Final = re.compile(r"""'(?:[^']|'')*'|"[^"]*"|--[^\n]*|\?|%|\b(?:user|offset|instr)\b""")
 _IN_POSTGRES: Final = {"?": "%s", "user": '"user"', "offset": '"offset"', "instr": "strpos"}
-"""Of these words the first two names are PostgreSQL's own: a bare `user` would be who is connected, without an error."""
+"""`user` and `offset` are words of PostgreSQL's own: a bare `user` would be who is connected, without an error."""
 
 _TYPES: Final = re.compile(
     r"--[^\n]*|\bINTEGER PRIMARY KEY(?: AUTOINCREMENT)?|\bINTEGER\b|\bREAL\b|\bBLOB\b| WITHOUT ROWID"
@@ -61,10 +62,10 @@ def words(text: str) -> list[str]:
     return [each[:LONGEST_WORD] for each in _WORD.findall(without_accents)]
 
 
-def bounded(found: set[str]) -> list[str]:
-    """As many of these words as PostgreSQL takes for one alert."""
+def bounded(found: Iterable[str]) -> list[str]:
+    """As many of these words, each once, as PostgreSQL takes for one alert; the first ones first."""
     kept, size = [], 0
-    for word in sorted(found):
+    for word in dict.fromkeys(found):
         size += len(word.encode())
         if size > MOST_BYTES:
             break

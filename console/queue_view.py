@@ -59,7 +59,7 @@ def page(connection: Connection, view: View) -> Page:
         values,
     ).fetchall()
     (count,) = connection.execute(
-        f"SELECT count(*) FROM (SELECT 1 FROM cases c WHERE {where} LIMIT {COUNTED + 1})",
+        f"SELECT count(*) FROM (SELECT 1 FROM cases c WHERE {where} LIMIT {COUNTED + 1}) counted",
         values,
     ).fetchone()
     return Page([_row(each) for each in rows], count)

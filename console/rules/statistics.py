@@ -52,7 +52,7 @@ def statistics(connection: Connection, now: float) -> Statistics:
         "SELECT count(*), min(arrived) FROM alerts WHERE number > ?", [first]
     ).fetchone()
     groups = connection.execute(
-        f"SELECT rules, {connection.dialect.shadow_rules} AS shadow, label, count(*) AS n, sum(amount) AS money "
+        f"SELECT rules, {connection.dialect.shadow_rules} AS shadow, label, count(*) AS n, sum(amount) AS money "  # noqa: S608
         "FROM alerts WHERE number > ? GROUP BY 1, 2, 3",
         [first],
     )

@@ -25,7 +25,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return str(tmp_path / "console.db")
     server: PostgresServer = request.getfixturevalue("postgres_server")
-    return server.make_database()
+    return server.make_place()
 
 
 @pytest.fixture(scope="module")

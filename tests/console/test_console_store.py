@@ -9,8 +9,8 @@ import pytest
 
 from console import figures, queue_view
 from console.cases import ConflictError
-from console.queue_view import View
 from console.postgres_connection import Postgres
+from console.queue_view import View
 from console.sqlite_database import Sqlite
 from console.store import Batch, Store
 from dataflow.errors import UserError
