@@ -133,7 +133,7 @@ def test_while_the_server_is_away_it_is_told_once_and_all_goes_on_when_it_is_bac
     assert checked.not_ready() == []
     lines = [each.getMessage() for each in caplog.records if each.name == "redflag.console"]
     assert ["is away (" in line for line in lines] == [True, False]
-    assert lines[1].endswith("is back")
+    assert lines[1].endswith("/postgres is back")
     process_health.stops_going_round()
 
 
