@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import sqlite3
 import threading
 from collections.abc import Iterator
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 from console import health, metrics
 from console.access.proxy import Proxy
 from console.cases import Rules
+from console.database import DatabaseError
 from console.feedback_sender import FeedbackSender
 from console.flow_metrics import FlowMetrics
 from console.pages.frame import Desk
@@ -106,7 +106,7 @@ def _forgetting(store: Store) -> Iterator[None]:
             try:
                 while not stop.is_set() and store.forget():
                     pass
-            except sqlite3.Error as error:
+            except DatabaseError as error:
                 _log.warning("old alerts are not forgotten for now: %s", error)
 
     thread = threading.Thread(target=run, name="console-forgetting", daemon=True)

@@ -1,10 +1,10 @@
 """The audit trail: who did what, when; it is only ever added to."""
 
-import sqlite3
+from console.database import Connection, Row
 
 
 def note_down(
-    connection: sqlite3.Connection,
+    connection: Connection,
     at: float,
     who: str,
     what: str,
@@ -19,12 +19,12 @@ def note_down(
     )
 
 
-def of_case(connection: sqlite3.Connection, case: int) -> list[sqlite3.Row]:
+def of_case(connection: Connection, case: int) -> list[Row]:
     """What was done in a case, the newest first."""
     return connection.execute("SELECT * FROM audit WHERE case_number = ? ORDER BY number DESC", [case]).fetchall()
 
 
-def of_no_case(connection: sqlite3.Connection, most: int) -> list[sqlite3.Row]:
+def of_no_case(connection: Connection, most: int) -> list[Row]:
     """What was done to rules and thresholds, the newest first."""
     return connection.execute(
         "SELECT * FROM audit WHERE case_number IS NULL ORDER BY number DESC LIMIT ?", [most]

@@ -4,12 +4,12 @@ Each action on a case is a compare-and-set: it is done only if the case still is
 analysts who take the same case at once, one gets it and the other hears who has it.
 """
 
-import sqlite3
 from typing import Final, Literal
 
 import msgspec
 
 from console.audit import note_down
+from console.database import Connection, Row
 from console.records import Alert
 from dataflow.events.decision import Action
 
@@ -31,7 +31,7 @@ class Rules(msgspec.Struct, frozen=True):
     quiet_seconds: float = 3600.0  # after a case was closed as genuine
 
 
-def case_of(connection: sqlite3.Connection, alert: Alert, number: int, now: float, rules: Rules) -> tuple[int, bool]:
+def case_of(connection: Connection, alert: Alert, number: int, now: float, rules: Rules) -> tuple[int, bool]:
     """The case that a new alert belongs to, made or changed accordingly; and whether the alert is suppressed.
 
     An alert joins its user's live case. Without one it opens one, unless it is suppressed: then it joins the user's
@@ -55,24 +55,23 @@ def case_of(connection: sqlite3.Connection, alert: Alert, number: int, now: floa
                 max(decision.score, last["score"]),
                 decision.action if stricter else last["action"],
                 decision.amount,
-                suppressed,
+                int(suppressed),
                 last["number"],
             ],
         )
         return int(last["number"]), suppressed
-    made = connection.execute(
+    ((made,),) = connection.execute(
         "INSERT INTO cases (user, state, live, opened, last, last_alert, top_alert, score, action, amount, alerts, "
-        "suppressed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?)",
+        "suppressed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?) RETURNING number",
         [
             decision.user, "suppressed" if suppressed else "open", not suppressed, now, now, number, number,
-            decision.score, decision.action, decision.amount, suppressed,
+            decision.score, decision.action, decision.amount, int(suppressed),
         ],
-    )  # fmt: skip
-    assert made.lastrowid is not None  # noqa: S101 - of an INSERT
-    return made.lastrowid, suppressed
+    ).fetchall()  # fmt: skip
+    return int(made), suppressed
 
 
-def _is_quiet(last: sqlite3.Row | None, now: float, rules: Rules) -> bool:
+def _is_quiet(last: Row | None, now: float, rules: Rules) -> bool:
     return (
         last is not None
         and last["state"] == "closed"
@@ -81,7 +80,7 @@ def _is_quiet(last: sqlite3.Row | None, now: float, rules: Rules) -> bool:
     )
 
 
-def is_suppressed(connection: sqlite3.Connection, alert: Alert, now: float) -> bool:
+def is_suppressed(connection: Connection, alert: Alert, now: float) -> bool:
     """Whether an analyst has suppressed this user, device, merchant or address for now."""
     decision = alert.decision
     return (
@@ -94,15 +93,17 @@ def is_suppressed(connection: sqlite3.Connection, alert: Alert, now: float) -> b
     )
 
 
-def suppress(
-    connection: sqlite3.Connection, kind: Pivot, name: str, until: float, analyst: str, now: float, case: int
-) -> None:
+def suppress(connection: Connection, kind: Pivot, name: str, until: float, analyst: str, now: float, case: int) -> None:
     """From now on until a time, s since 1970, alerts of this user, device, merchant or address open no case."""
-    connection.execute("INSERT OR REPLACE INTO suppressions VALUES (?, ?, ?, ?)", [kind, name, until, analyst])
+    connection.execute(
+        "INSERT INTO suppressions VALUES (?, ?, ?, ?) "
+        "ON CONFLICT (kind, name) DO UPDATE SET until = excluded.until, analyst = excluded.analyst",
+        [kind, name, until, analyst],
+    )
     note_down(connection, now, analyst, "suppressed", case, None, f"{kind} {name} for {(until - now) / 3600:g} h")
 
 
-def take(connection: sqlite3.Connection, case: int, analyst: str, now: float) -> None:
+def take(connection: Connection, case: int, analyst: str, now: float) -> None:
     """Gives a case that nobody has to an analyst.
 
     Raises:
@@ -114,11 +115,11 @@ def take(connection: sqlite3.Connection, case: int, analyst: str, now: float) ->
     )
     if changed.rowcount != 1:
         raise ConflictError(_how_it_is(connection, case))
-    connection.execute("UPDATE cases SET live = 1 WHERE number = ?", [case])
+    connection.execute("UPDATE cases SET live = TRUE WHERE number = ?", [case])
     note_down(connection, now, analyst, "took", case)
 
 
-def hand_over(connection: sqlite3.Connection, case: int, analyst: str, to: str, now: float) -> None:
+def hand_over(connection: Connection, case: int, analyst: str, to: str, now: float) -> None:
     """Gives an analyst's case to another; to "" it is given back to the queue.
 
     Raises:
@@ -133,7 +134,7 @@ def hand_over(connection: sqlite3.Connection, case: int, analyst: str, to: str, 
     note_down(connection, now, analyst, "handed over" if to else "gave back", case, None, to)
 
 
-def close(connection: sqlite3.Connection, case: int, analyst: str, now: float) -> Outcome:
+def close(connection: Connection, case: int, analyst: str, now: float) -> Outcome:
     """Closes an analyst's case; its outcome is fraud if an alert in it was, else genuine if one was, else unsure.
 
     Raises:
@@ -142,7 +143,7 @@ def close(connection: sqlite3.Connection, case: int, analyst: str, now: float) -
     labels = {row[0] for row in connection.execute("SELECT DISTINCT label FROM alerts WHERE case_number = ?", [case])}
     outcome: Outcome = "fraud" if "fraud" in labels else "genuine" if "genuine" in labels else "unsure"
     changed = connection.execute(
-        "UPDATE cases SET state = 'closed', live = 0, closed = ?, outcome = ? "
+        "UPDATE cases SET state = 'closed', live = FALSE, closed = ?, outcome = ? "
         "WHERE number = ? AND state = 'taken' AND analyst = ?",
         [now, outcome, case, analyst],
     )
@@ -152,7 +153,7 @@ def close(connection: sqlite3.Connection, case: int, analyst: str, now: float) -
     return outcome
 
 
-def must_be_workable_by(connection: sqlite3.Connection, case: int, analyst: str, now: float) -> None:
+def must_be_workable_by(connection: Connection, case: int, analyst: str, now: float) -> None:
     """Sees to it that an analyst may work on a case: one that nobody has becomes theirs.
 
     Raises:
@@ -164,7 +165,7 @@ def must_be_workable_by(connection: sqlite3.Connection, case: int, analyst: str,
     take(connection, case, analyst, now)
 
 
-def _how_it_is(connection: sqlite3.Connection, case: int) -> str:
+def _how_it_is(connection: Connection, case: int) -> str:
     row = connection.execute("SELECT * FROM cases WHERE number = ?", [case]).fetchone()
     if row is None:
         return f"Case {case} is no longer kept."

@@ -8,12 +8,12 @@ marked after that does not stand there.
 """
 
 import logging
-import sqlite3
 import threading
 from collections.abc import Callable
 from typing import Final
 
 from console import labels
+from console.database import DatabaseError
 from console.feedback_messages import headers_of
 from console.reader import Reader, ends_of
 from console.store import Store
@@ -66,7 +66,7 @@ class FeedbackSender:
             self._wake.clear()
             try:
                 more = self._send()
-            except (UserError, sqlite3.Error) as error:
+            except (UserError, *DatabaseError) as error:
                 _log.warning("feedback waits, and is sent later: %s", error)
                 self._producer = None
                 self._stop.wait(AGAIN_SECONDS)

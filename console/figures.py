@@ -1,8 +1,9 @@
 """Counts for the overview, kept with each alert and label: by minute, and of all time."""
 
-import sqlite3
 from collections.abc import Iterable
 from typing import Final, NamedTuple
+
+from console.database import Connection
 
 MINUTES_KEPT: Final = 2 * 24 * 60
 SCORE_BINS: Final = 20
@@ -39,18 +40,17 @@ class Counts:
             for rule in fired:
                 self.add(at, kind, rule)
 
-    def write(self, connection: sqlite3.Connection) -> None:
+    def write(self, connection: Connection) -> None:
         """Adds all of it to the table."""
         connection.executemany(
             "INSERT INTO figures VALUES (?, ?, ?, ?, ?) "
-            "ON CONFLICT DO UPDATE SET count = count + excluded.count, money = money + excluded.money",
+            "ON CONFLICT (minute, kind, name) "
+            "DO UPDATE SET count = figures.count + excluded.count, money = figures.money + excluded.money",
             [(*what, *counted) for what, counted in self._added.items()],
         )
 
 
-def count_label(
-    connection: sqlite3.Connection, at: float, rules: str, label: str | None, n: int, amount: float
-) -> None:
+def count_label(connection: Connection, at: float, rules: str, label: str | None, n: int, amount: float) -> None:
     """Counts the label of an alert that came at `at` (n = 1), or takes back the label that it had (n = -1)."""
     if label is None:
         return
@@ -78,7 +78,7 @@ class Precision(NamedTuple):
         return self.fraud / labelled if labelled else None
 
 
-def totals(connection: sqlite3.Connection) -> dict[str, dict[str, tuple[int, float]]]:
+def totals(connection: Connection) -> dict[str, dict[str, tuple[int, float]]]:
     """All counts of all time: by kind, then by name, count and money."""
     found: dict[str, dict[str, tuple[int, float]]] = {}
     for row in connection.execute("SELECT kind, name, count, money FROM figures WHERE minute = ?", [ALL_TIME]):
@@ -86,7 +86,7 @@ def totals(connection: sqlite3.Connection) -> dict[str, dict[str, tuple[int, flo
     return found
 
 
-def precisions(connection: sqlite3.Connection) -> list[Precision]:
+def precisions(connection: Connection) -> list[Precision]:
     """Of all alerts, then by rule, those with most alerts first."""
     found = totals(connection)
     nothing = (0, 0.0)
@@ -104,7 +104,7 @@ def precisions(connection: sqlite3.Connection) -> list[Precision]:
     return [Precision("", everything, fraud, genuine, fraud_money, genuine_money), *rules]
 
 
-def by_minute(connection: sqlite3.Connection, since: float, kind: str) -> dict[str, dict[int, int]]:
+def by_minute(connection: Connection, since: float, kind: str) -> dict[str, dict[int, int]]:
     """Counts of a kind since a time: by name, then by minute."""
     found: dict[str, dict[int, int]] = {}
     rows = connection.execute(
@@ -115,7 +115,7 @@ def by_minute(connection: sqlite3.Connection, since: float, kind: str) -> dict[s
     return found
 
 
-def forget_old(connection: sqlite3.Connection, now: float) -> None:
+def forget_old(connection: Connection, now: float) -> None:
     """Drops the minutes that no chart shows any more."""
     oldest = int(now // 60) - MINUTES_KEPT
     connection.execute("DELETE FROM figures WHERE minute > 0 AND minute < ?", [oldest])

@@ -1,12 +1,14 @@
 """Whether the console works, as `/ready` and `/live` say it, and the gauges that are looked at when somebody asks."""
 
-import sqlite3
+import math
+from collections.abc import Callable
 from concurrent.futures import TimeoutError as TookTooLongError
 from typing import Final
 
 from nicegui import Client
 
 from console import labels, metrics
+from console.database import AwayError, DatabaseError
 from console.store import Store
 from dataflow.connectors.broker_watch import BrokerWatch
 from dataflow.process.health import Health
@@ -30,14 +32,17 @@ def checked(store: Store, watch: BrokerWatch) -> Health:
     def database() -> str | None:
         try:
             store.check_that_it_writes(WRITE_SECONDS)
-        except sqlite3.Error as error:
+        except DatabaseError as error:
             return f"its database cannot be written ({error})"
         except TookTooLongError:
             return f"its database has not written for {WRITE_SECONDS:g} s"
         return None
 
     def feedback() -> str | None:
-        waited = feedback_waited(store)
+        try:
+            waited = feedback_waited(store)
+        except AwayError:  # which is told already
+            return None
         return f"feedback has waited for {waited:.0f} s" if waited > FEEDBACK_SECONDS else None
 
     health = Health()
@@ -55,9 +60,21 @@ def feedback_waited(store: Store) -> float:
 def watch_gauges(store: Store, watch: BrokerWatch) -> None:
     """Has the gauges ask when they are read."""
     metrics.BROKER_SILENT.set_function(watch.seconds_since_answer)
-    metrics.FEEDBACK_WAITING.set_function(lambda: labels.count_unconfirmed(store.database.read()))
-    metrics.FEEDBACK_WAITING_SECONDS.set_function(lambda: feedback_waited(store))
-    metrics.CASES_WAITING.set_function(store.count_live_cases)
+
+    def kept(number: Callable[[], float]) -> Callable[[], float]:
+        """What the database says; NaN while its server is away, so that all other metrics are told."""
+
+        def asked() -> float:
+            try:
+                return number()
+            except AwayError:
+                return math.nan
+
+        return asked
+
+    metrics.FEEDBACK_WAITING.set_function(kept(lambda: labels.count_unconfirmed(store.database.read())))
+    metrics.FEEDBACK_WAITING_SECONDS.set_function(kept(lambda: feedback_waited(store)))
+    metrics.CASES_WAITING.set_function(kept(store.count_live_cases))
     metrics.CLIENTS.set_function(
         lambda: sum(client.has_socket_connection for client in list(Client.instances.values()))
     )

@@ -4,14 +4,15 @@ A label, its audit entry and its message for the feedback topic are written toge
 `outbox` until it was read back from the topic (see `feedback_sender`).
 """
 
-import sqlite3
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
 from console.audit import note_down
 from console.cases import Outcome, must_be_workable_by
+from console.database import Connection, Row
 from console.figures import count_label
+from console.records import decode_decision
 from dataflow.events.feedback import Feedback, feedback_to_json
 
 TOPIC: Final = "feedback topic"
@@ -22,9 +23,7 @@ _STEP: Final = 0.001
 """Seconds by which a label is later than the one that it corrects, whatever the clock says."""
 
 
-def label(
-    connection: sqlite3.Connection, alerts: Iterable[int], found: Outcome, analyst: str, note: str, now: float
-) -> int:
+def label(connection: Connection, alerts: Iterable[int], found: Outcome, analyst: str, note: str, now: float) -> int:
     """Labels alerts, and returns how many got another label by that.
 
     Fraud and genuine go to the feedback topic; unsure is only kept here. An alert that has the label already is left
@@ -51,22 +50,26 @@ def label(
         if found != "unsure":
             connection.execute(
                 "INSERT INTO outbox (key, value, written) VALUES (?, ?, ?)",
-                [alert["user"].encode(), _message(alert, found, at, analyst), now],
+                [*_message(alert, found, at, analyst), now],
             )
         labelled += 1
     return labelled
 
 
-def _message(alert: sqlite3.Row, found: Outcome, at: float, analyst: str) -> bytes:
+def _message(alert: Row, found: Outcome, at: float, analyst: str) -> tuple[bytes, bytes]:
+    """Key and value. What they name they name as the record does: a database may not take every character."""
+    decision = decode_decision(alert["raw"])
+
     def iso(moment: float) -> str:
         return datetime.fromtimestamp(moment, UTC).isoformat()
 
-    return feedback_to_json(
-        alert["transaction_id"], alert["user"], alert["merchant"], iso(alert["at"]), found == "fraud", iso(at), analyst
+    fraud = found == "fraud"
+    return decision.user.encode(), feedback_to_json(
+        decision.transaction_id, decision.user, decision.merchant, iso(alert["at"]), fraud, iso(at), analyst
     )
 
 
-def _set(connection: sqlite3.Connection, transaction_id: str, user: str, found: str, at: float, analyst: str) -> bool:
+def _set(connection: Connection, transaction_id: str, user: str, found: str, at: float, analyst: str) -> bool:
     """Gives all alerts of a transaction a label, unless they have a later one; returns whether there are any."""
     alerts = connection.execute(
         "SELECT number, arrived, rules, amount, label, labelled_at FROM alerts WHERE transaction_id = ? AND user = ?",
@@ -85,7 +88,7 @@ def _set(connection: sqlite3.Connection, transaction_id: str, user: str, found: 
     return bool(alerts)
 
 
-def hear(connection: sqlite3.Connection, feedback: Feedback) -> bool:
+def hear(connection: Connection, feedback: Feedback) -> bool:
     """Takes in a label from the topic; what no alert has come for waits. Returns whether an alert's label changed."""
     found = "fraud" if feedback.fraud else "genuine"
     if _set(connection, feedback.transaction_id, feedback.user, found, feedback.labelled_at, TOPIC):
@@ -93,13 +96,13 @@ def hear(connection: sqlite3.Connection, feedback: Feedback) -> bool:
     connection.execute(
         "INSERT INTO early_labels (transaction_id, user, label, labelled_at) VALUES (?, ?, ?, ?) "
         "ON CONFLICT (transaction_id) DO UPDATE SET label = excluded.label, labelled_at = excluded.labelled_at "
-        "WHERE excluded.labelled_at > labelled_at",
+        "WHERE excluded.labelled_at > early_labels.labelled_at",
         [feedback.transaction_id, feedback.user, found, feedback.labelled_at],
     )
     return False
 
 
-def apply_early(connection: sqlite3.Connection, transaction_id: str, user: str) -> None:
+def apply_early(connection: Connection, transaction_id: str, user: str) -> None:
     """Gives a new alert the label that came before it."""
     early = connection.execute(
         "SELECT * FROM early_labels WHERE transaction_id = ? AND user = ?", [transaction_id, user]
@@ -117,33 +120,33 @@ def apply_early(connection: sqlite3.Connection, transaction_id: str, user: str) 
             _set(connection, transaction_id, user, known["label"], known["labelled_at"], known["labelled_by"])
 
 
-def forget_early(connection: sqlite3.Connection) -> None:
+def forget_early(connection: Connection) -> None:
     """Drops the oldest early labels beyond `EARLY_LABELS`."""
     connection.execute(
         "DELETE FROM early_labels WHERE number <= (SELECT max(number) FROM early_labels) - ?", [EARLY_LABELS]
     )
 
 
-def confirm(connection: sqlite3.Connection, numbers: Iterable[int], now: float) -> None:
+def confirm(connection: Connection, numbers: Iterable[int], now: float) -> None:
     """Marks messages of the outbox that were read back from the topic."""
     connection.executemany(
         "UPDATE outbox SET confirmed = ? WHERE number = ? AND confirmed IS NULL", [(now, each) for each in numbers]
     )
 
 
-def count_unconfirmed(connection: sqlite3.Connection) -> int:
+def count_unconfirmed(connection: Connection) -> int:
     """How many messages of the outbox were not read back yet."""
     (count,) = connection.execute("SELECT count(*) FROM outbox WHERE confirmed IS NULL").fetchone()
     return int(count)
 
 
-def oldest_unconfirmed(connection: sqlite3.Connection) -> float | None:
+def oldest_unconfirmed(connection: Connection) -> float | None:
     """When the first of them was written, s since 1970; None without one."""
     (written,) = connection.execute("SELECT min(written) FROM outbox WHERE confirmed IS NULL").fetchone()
     return None if written is None else float(written)
 
 
-def unconfirmed(connection: sqlite3.Connection, after: int, most: int) -> list[sqlite3.Row]:
+def unconfirmed(connection: Connection, after: int, most: int) -> list[Row]:
     """Messages of the outbox beyond a number that were not read back yet, in order."""
     return connection.execute(
         "SELECT number, key, value FROM outbox WHERE confirmed IS NULL AND number > ? ORDER BY number LIMIT ?",

@@ -1,12 +1,11 @@
 """The queue: which cases wait, in which order, and what of them is shown."""
 
-import re
-import sqlite3
 from typing import Any, Final, Literal
 
 import msgspec
 
 from console.cases import Pivot
+from console.database import Connection, Dialect, Row
 
 Order = Literal["newest", "riskiest"]
 State = Literal["waiting", "mine", "closed", "suppressed"]
@@ -22,7 +21,6 @@ _ORDERS: Final[dict[Order, str]] = {
     "newest": "c.last_alert DESC",
     "riskiest": "c.score DESC, c.amount DESC, c.last_alert DESC",
 }
-_WORD = re.compile(r"\w+")
 
 
 class View(msgspec.Struct, frozen=True):
@@ -49,11 +47,11 @@ class Page(msgspec.Struct, frozen=True):
     count: int  # of all that the view lets through, up to COUNTED + 1
 
 
-def page(connection: sqlite3.Connection, view: View) -> Page:
+def page(connection: Connection, view: View) -> Page:
     """The first rows of a view, and how many cases it lets through."""
     if view.group != "user":
         return _groups(connection, view)
-    where, values = _condition(view)
+    where, values = _condition(view, connection.dialect)
     rows = connection.execute(
         "SELECT c.*, a.transaction_id, a.merchant, a.device, a.ip, a.location, a.why, a.scenario, a.label "
         f"FROM cases c JOIN alerts a ON a.number = c.top_alert WHERE {where} "
@@ -61,13 +59,13 @@ def page(connection: sqlite3.Connection, view: View) -> Page:
         values,
     ).fetchall()
     (count,) = connection.execute(
-        f"SELECT count(*) FROM (SELECT 1 FROM cases c WHERE {where} LIMIT {COUNTED + 1})",
+        f"SELECT count(*) FROM (SELECT 1 FROM cases c WHERE {where} LIMIT {COUNTED + 1}) counted",
         values,
     ).fetchone()
     return Page([_row(each) for each in rows], count)
 
 
-def _row(case: sqlite3.Row) -> dict[str, Any]:
+def _row(case: Row) -> dict[str, Any]:
     shown = (
         "number", "user", "state", "analyst", "last", "last_alert", "score", "action", "amount", "alerts", "merchant",
         "location", "device", "ip", "scenario", "label", "outcome",
@@ -75,7 +73,7 @@ def _row(case: sqlite3.Row) -> dict[str, Any]:
     return {**{name: case[name] for name in shown}, "why": case["why"].split("\n")}
 
 
-def _condition(view: View) -> tuple[str, list[Any]]:
+def _condition(view: View, dialect: Dialect) -> tuple[str, list[Any]]:
     """The condition on a case `c`, and its values."""
     parts: list[str] = []
     values: list[Any] = []
@@ -99,11 +97,8 @@ def _condition(view: View) -> tuple[str, list[Any]]:
     elif of_alert:
         parts.append(f"EXISTS (SELECT 1 FROM alerts x WHERE x.case_number = c.number AND {of_alert})")
         values += alert_values
-    if query := fts_query(view.search):
-        parts.append(
-            "c.number IN (SELECT case_number FROM alerts WHERE number IN "
-            "(SELECT rowid FROM alert_text WHERE alert_text MATCH ?))"
-        )
+    if query := dialect.text_query(view.search):
+        parts.append(f"c.number IN (SELECT case_number FROM alerts WHERE number IN ({dialect.text_matches}))")
         values.append(query)
     return " AND ".join(parts), values
 
@@ -115,7 +110,7 @@ def _alert_condition(view: View) -> tuple[str, list[Any]]:
         (view.merchant, "x.merchant = ?"),
         (view.scenario, "x.scenario = ?"),
         (view.action, "x.action = ?"),
-        (view.rule and f" {view.rule} ", "instr(x.rules, ?)"),
+        (view.rule and f" {view.rule} ", "instr(x.rules, ?) > 0"),
     ):
         if text:
             parts.append(condition)
@@ -132,18 +127,10 @@ def _alert_condition(view: View) -> tuple[str, list[Any]]:
     return " AND ".join(parts), numbers
 
 
-def fts_query(text: str) -> str:
-    """What people type as a query of SQLite's full-text search: all words, each may go on; "" without a word.
-
-    Words are quoted, so that nothing that is typed is an operator.
-    """
-    return " ".join(f'"{word}"*' for word in _WORD.findall(text))
-
-
-def _groups(connection: sqlite3.Connection, view: View) -> Page:
+def _groups(connection: Connection, view: View) -> Page:
     """Live cases by what their alerts share, of the newest alerts; those with the riskiest or newest alert first."""
     column = {"device": "device", "merchant": "merchant", "ip": "ip"}[view.group]
-    where, values = _condition(view)
+    where, values = _condition(view, connection.dialect)
     order = "last_alert DESC" if view.order == "newest" else "score DESC, amount DESC, last_alert DESC"
     newest = (
         "(SELECT number, case_number, user, device, merchant, ip, score, amount, arrived FROM alerts "
@@ -159,7 +146,7 @@ def _groups(connection: sqlite3.Connection, view: View) -> Page:
     return Page([dict(row) for row in rows], len(rows))
 
 
-def cases_of_group(connection: sqlite3.Connection, group: Pivot, name: str) -> list[int]:
+def cases_of_group(connection: Connection, group: Pivot, name: str) -> list[int]:
     """The live cases with an alert that shares this, the newest first."""
     column = {"user": "user", "device": "device", "merchant": "merchant", "ip": "ip"}[group]
     rows = connection.execute(

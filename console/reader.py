@@ -6,7 +6,6 @@ Records and the offsets that they come from are stored together; the broker keep
 import contextlib
 import logging
 import os
-import sqlite3
 import threading
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from console import metrics
+from console.database import AwayError, DatabaseError
 from console.feedback_messages import own_number
 from console.records import parse_alert
 from console.store import Batch, Place, Store
@@ -29,6 +29,8 @@ AT_ONCE: Final = 500
 """Records that one transaction of the database takes in: others wait no longer than that takes (0.1 s)."""
 POLL_SECONDS: Final = 0.1
 LAG_SECONDS: Final = 1.0
+AGAIN_SECONDS: Final = 1.0
+"""Until a database server that was away is tried again."""
 CONSUMER: Final = {
     "enable.partition.eof": True,
     # What is fetched ahead is in memory: librdkafka's own 64 MiB a partition is what the console may have in all.
@@ -122,9 +124,9 @@ class Reader(TopicThread):
                 if first is not None:
                     self._take_in([first, *self._consumer.consume(AT_ONCE - 1, 0)])
                 self._measure_lag()
-        except sqlite3.Error as error:
+        except DatabaseError as error:
             if not self._stop.is_set():
-                lifecycle.fail(UserError(f"CONSOLE_DATABASE={self._store.database.path} cannot be written ({error})"))
+                lifecycle.fail(UserError(f"CONSOLE_DATABASE={self._store.database.where} cannot be written ({error})"))
         except (KafkaException, UserError) as error:
             lifecycle.fail(UserError(f"the console cannot read on: {error}"))
 
@@ -173,7 +175,9 @@ class Reader(TopicThread):
             if isinstance(label, Feedback):
                 feedback.append(label)
         if after:
-            new = self._store.ingest(Batch(alerts, feedback, confirmed, after))
+            new = self._ingest(Batch(alerts, feedback, confirmed, after))
+            if new is None:
+                return
             self._next |= {place: offset for place, (_, offset) in after.items()}
             metrics.ALERTS_READ.inc(new)
             metrics.LABELS_READ.inc(len(feedback))
@@ -186,6 +190,19 @@ class Reader(TopicThread):
             with self._progress:
                 self._at_end |= ends
                 self._progress.notify_all()
+
+    def _ingest(self, batch: Batch) -> int | None:
+        """Stores a batch, once the database server is there; how many alerts were new, None where it ended before.
+
+        A batch that was stored although nobody said so is stored once all the same: what it has is there already.
+        """
+        while True:
+            try:
+                return self._store.ingest(batch)
+            except AwayError:  # the database tells it
+                if self._stop.wait(AGAIN_SECONDS):
+                    return None
+                health.goes_round()
 
 
 def ends_of(settings: Settings, topic: str) -> dict[Place, int]:

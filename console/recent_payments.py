@@ -5,7 +5,6 @@ is skipped.
 """
 
 import logging
-import sqlite3
 import threading
 import time
 from collections import OrderedDict, deque
@@ -14,6 +13,7 @@ from typing import Final
 import msgspec
 from confluent_kafka import KafkaException, Message, TopicPartition
 
+from console.database import DatabaseError
 from console.reader import CONSUMER, POLL_SECONDS, ends_of
 from console.records import Payment, decode_decision, payment_of
 from console.store import Batch, Store
@@ -106,7 +106,7 @@ class RecentPayments(TopicThread):
     def _count(self, transactions: int, fired: list[Fired]) -> None:
         try:
             self._store.ingest(Batch(transactions=transactions, fired=fired))
-        except sqlite3.Error as error:  # the reader ends the process if it cannot write either
+        except DatabaseError as error:  # the reader waits, or ends the process, if it cannot write either
             _log.warning("%d transactions are not counted: %s", transactions, error)
 
     def _take_in(self, message: Message) -> Fired | None:

@@ -7,6 +7,8 @@ import msgspec
 from dataflow.events.decision import Action, Explanation
 from dataflow.events.parsing import event_time
 
+LONGEST_NAME: Final = 256
+"""Characters of what is looked up by its name; the flow writes none that is longer."""
 TOLD: Final = 2
 """Entries of the explanation that the queue tells."""
 
@@ -69,6 +71,12 @@ def parse_alert(value: bytes | None, identity: str, partition: int, offset: int,
         decision = decode_decision(value)
         at = event_time(decision.timestamp)
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, OverflowError, RecursionError):
+        return None
+    names = (
+        decision.transaction_id, decision.user, decision.merchant, decision.device, decision.ip or "",
+        decision.scenario or "", *decision.rules, *decision.shadow_rules,
+    )  # fmt: skip
+    if max(map(len, names)) > LONGEST_NAME:  # PostgreSQL's indexes take no such text
         return None
     return Alert(identity, partition, offset, record_ms / 1000, at, decision, value)
 

@@ -1,5 +1,6 @@
 """The console's web server: pages behind the guard, on a port that is taken before anything is said."""
 
+import logging
 import signal
 import socket
 from types import FrameType
@@ -16,7 +17,7 @@ from console.access.guard import THIS_MACHINE, Guard
 from console.access.proxy import Proxy
 from console.access.sessions import Sessions
 from console.pages.case_page import CasePage
-from console.pages.frame import Desk, serve_static
+from console.pages.frame import Desk, OneLine, serve_static
 from console.pages.overview_page import Overview
 from console.pages.queue_page import QueuePage
 from console.pages.rules_page import RulesPage
@@ -63,6 +64,7 @@ def application(desk: Desk, users: Users | None, proxy: Proxy | None = None) -> 
     if users is not None and proxy is None:
         login.add_to(outer, users, sessions, Attempts())
     serve_static()
+    logging.getLogger("nicegui").addFilter(OneLine())
 
     @ui.page("/")
     def queue() -> None:

@@ -1,7 +1,6 @@
 """How the flow serves, for the overview: lag, latency, versions, and whether as many alerts come as were promised."""
 
 import math
-import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from console.database import Connection
 from console.flow_metrics import FlowFigures, FlowMetrics
 from console.records import decode_decision
 from dataflow.events.transaction import DAY
@@ -84,7 +84,7 @@ class Service:
         self._lock = threading.Lock()
         self._read: tuple[tuple[int, int], Promise] | None = None
 
-    def figures(self, connection: sqlite3.Connection) -> Figures:
+    def figures(self, connection: Connection) -> Figures:
         """All that is known now; takes as long as the flow takes to answer."""
         return Figures(self._flow.figures(), self._promise(), newest_of(connection), self._behind())
 
@@ -113,7 +113,7 @@ def promise_of(raw: bytes) -> Promise:
     return Promise("", model.fingerprint[:12], point.alert, point.expected.alerts_a_day, point.measured_on)
 
 
-def newest_of(connection: sqlite3.Connection) -> Newest:
+def newest_of(connection: Connection) -> Newest:
     """What the newest alerts say."""
     rows = connection.execute(
         "SELECT arrived, decided, at FROM alerts ORDER BY number DESC LIMIT ?", [NEWEST]

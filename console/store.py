@@ -1,6 +1,5 @@
 """All that the console keeps, and all that can be done with it; every change is one transaction of the database."""
 
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,8 @@ import msgspec
 
 from console import audit, cases, figures, labels, queue_view
 from console.cases import Outcome, Pivot, Rules
-from console.database import Database
+from console.database import Connection, Row
+from console.open_database import open_database
 from console.records import Alert
 from dataflow.events.feedback import Feedback
 from dataflow.events.transaction import DAY
@@ -20,6 +20,11 @@ FORGOTTEN_AT_ONCE: Final = 2_000
 """Alerts that one transaction deletes: others wait no longer than that takes."""
 SIBLINGS: Final = 20
 """Other alerts with the same device, merchant or address that are shown, of each."""
+
+SEARCHED: Final = (
+    "transaction_id", "user", "merchant", "device", "ip", "location", "txn_type", "scenario", "reasons", "why",
+)  # fmt: skip
+"""Columns of an alert whose words the search finds."""
 
 Place = tuple[str, int]
 """A topic and its partition."""
@@ -48,17 +53,17 @@ class Store:
 
     def __init__(
         self,
-        path: Path,
+        where: Path | str,
         limits: Limits | None = None,
         rules: Rules | None = None,
         clock: Callable[[], float] = time.time,
     ):
-        """Opens the database, or makes it.
+        """Opens the database, or makes it; `where`: as `CONSOLE_DATABASE` names it.
 
         Raises:
-            UserError: see `Database`.
+            UserError: see `open_database`.
         """
-        self.database = Database(path)
+        self.database = open_database(where)
         self.limits = limits or Limits()
         self.rules = rules or Rules()
         self.clock = clock
@@ -91,7 +96,7 @@ class Store:
         for listener in listeners:
             listener()
 
-    def _act(self, change: Callable[[sqlite3.Connection], Any]) -> Any:
+    def _act(self, change: Callable[[Connection], Any]) -> Any:
         result = self.database.write(change)
         self._changed()
         return result
@@ -101,7 +106,7 @@ class Store:
     def ingest(self, batch: Batch) -> int:
         """Stores records with the offsets that they come from; returns how many alerts were new."""
 
-        def change(connection: sqlite3.Connection) -> int:
+        def change(connection: Connection) -> int:
             now = self.clock()
             counts = figures.Counts()
             new = sum(self._add(connection, alert, now, counts) for alert in batch.alerts)
@@ -116,7 +121,8 @@ class Store:
                 counts.add_fired(now, rules, shadow_rules)
             counts.write(connection)
             connection.executemany(
-                "INSERT OR REPLACE INTO offsets VALUES (?, ?, ?, ?)",
+                "INSERT INTO offsets VALUES (?, ?, ?, ?) ON CONFLICT (topic, partition) "
+                "DO UPDATE SET identity = excluded.identity, next = excluded.next",
                 [(*place, identity, after) for place, (identity, after) in batch.next_offsets.items()],
             )
             return new
@@ -126,7 +132,7 @@ class Store:
             self._changed()
         return new
 
-    def _add(self, connection: sqlite3.Connection, alert: Alert, now: float, counts: figures.Counts) -> bool:
+    def _add(self, connection: Connection, alert: Alert, now: float, counts: figures.Counts) -> bool:
         decision = alert.decision
         known = connection.execute(
             "SELECT 1 FROM alerts WHERE identity = ? AND partition = ? AND offset = ?",
@@ -134,7 +140,7 @@ class Store:
         ).fetchone()
         if known is not None:
             return False
-        number = _next_number(connection)
+        number = connection.dialect.next_alert_number(connection)
         case, suppressed = cases.case_of(connection, alert, number, now, self.rules)
         row = {
             "number": number, "case_number": case, "identity": alert.identity, "partition": alert.partition,
@@ -149,6 +155,7 @@ class Store:
         connection.execute(
             f"INSERT INTO alerts ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", list(row.values())
         )
+        connection.dialect.index_text(connection, number, (str(row[name]) for name in SEARCHED))
         counts.add_alert(now, decision.rules, decision.scenario or "", decision.score, decision.amount)
         counts.add_fired(now, decision.rules, decision.shadow_rules)
         labels.apply_early(connection, decision.transaction_id, decision.user)
@@ -165,10 +172,10 @@ class Store:
         To be called until that is 0.
         """
 
-        def change(connection: sqlite3.Connection) -> int:
+        def change(connection: Connection) -> int:
             now = self.clock()
             newest, oldest = connection.execute(
-                "SELECT ifnull(max(number), 0), ifnull(min(number), 0) FROM alerts"
+                "SELECT coalesce(max(number), 0), coalesce(min(number), 0) FROM alerts"
             ).fetchone()
             # Numbers have gaps only at their beginning: the oldest are deleted first.
             beyond = max(newest - self.limits.alerts, 0)
@@ -228,7 +235,7 @@ class Store:
     def label_case(self, case: int, found: Outcome, analyst: str, note: str = "") -> int:
         """Labels the alerts of a case that have no label yet; all of them, if none is without."""
 
-        def change(connection: sqlite3.Connection) -> int:
+        def change(connection: Connection) -> int:
             rows = connection.execute("SELECT number, label FROM alerts WHERE case_number = ?", [case]).fetchall()
             open_ones = [row["number"] for row in rows if row["label"] is None]
             chosen = open_ones or [row["number"] for row in rows]
@@ -240,7 +247,7 @@ class Store:
     def suppress(self, kind: Pivot, name: str, seconds: float, analyst: str, case: int) -> None:
         """See `cases.suppress`."""
 
-        def change(connection: sqlite3.Connection) -> None:
+        def change(connection: Connection) -> None:
             now = self.clock()
             cases.suppress(connection, kind, name, now + seconds, analyst, now, case)
 
@@ -258,14 +265,12 @@ class Store:
         """See `queue_view.page`."""
         return queue_view.page(self.database.read(), view)
 
-    def case(self, number: int) -> sqlite3.Row | None:
+    def case(self, number: int) -> Row | None:
         """A case; None where it is not kept (any more)."""
-        row: sqlite3.Row | None = (
-            self.database.read().execute("SELECT * FROM cases WHERE number = ?", [number]).fetchone()
-        )
+        row: Row | None = self.database.read().execute("SELECT * FROM cases WHERE number = ?", [number]).fetchone()
         return row
 
-    def alerts_of(self, case: int, most: int = 200) -> list[sqlite3.Row]:
+    def alerts_of(self, case: int, most: int = 200) -> list[Row]:
         """The newest alerts of a case, the newest first."""
         return (
             self.database.read()
@@ -273,16 +278,14 @@ class Store:
             .fetchall()
         )
 
-    def alert(self, number: int) -> sqlite3.Row | None:
+    def alert(self, number: int) -> Row | None:
         """An alert; None where it is not kept (any more)."""
-        row: sqlite3.Row | None = (
-            self.database.read().execute("SELECT * FROM alerts WHERE number = ?", [number]).fetchone()
-        )
+        row: Row | None = self.database.read().execute("SELECT * FROM alerts WHERE number = ?", [number]).fetchone()
         return row
 
-    def siblings(self, alert: sqlite3.Row) -> dict[Pivot, list[sqlite3.Row]]:
+    def siblings(self, alert: Row) -> dict[Pivot, list[Row]]:
         """The newest other alerts, of other users, that share an alert's device, merchant or address."""
-        found: dict[Pivot, list[sqlite3.Row]] = {}
+        found: dict[Pivot, list[Row]] = {}
         for pivot in ("device", "merchant", "ip"):
             if not alert[pivot]:
                 continue
@@ -304,20 +307,17 @@ class Store:
         """Writes when this was, to see that the database takes it.
 
         Raises:
-            sqlite3.Error: it does not.
+            DatabaseError: it does not.
             TimeoutError: it takes longer than `seconds`.
         """
         now = str(self.clock())
         self.database.write(
-            lambda connection: connection.execute("INSERT OR REPLACE INTO about VALUES ('checked', ?)", [now]), seconds
+            lambda connection: connection.execute(
+                "INSERT INTO about VALUES ('checked', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", [now]
+            ),
+            seconds,
         )
 
-    def audit_of(self, case: int) -> list[sqlite3.Row]:
+    def audit_of(self, case: int) -> list[Row]:
         """What was done in a case, the newest first."""
         return audit.of_case(self.database.read(), case)
-
-
-def _next_number(connection: sqlite3.Connection) -> int:
-    """The number that the next alert gets; never one that a deleted alert had."""
-    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'alerts'").fetchone()
-    return 1 if row is None else int(row[0]) + 1

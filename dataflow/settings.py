@@ -44,6 +44,7 @@ Topic = Annotated[
     Meta(pattern=rf"\A{_TOPIC_NAME}\Z", description="a topic name: letters, digits, '.', '_', '-', at most 249"),
 ]
 File = Annotated[Path, Meta(description="a path")]
+FileOrServer = Annotated[str, Meta(description="a path, or postgresql://user@host/database")]
 
 TUTORIAL_RULES = Path(__file__).parent / "rules-tutorial.toml"
 """The tutorial's four checks alone."""
@@ -85,7 +86,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_event_lead_seconds: Annotated[float, Meta(ge=0)] = 300.0
     metrics_address: Address | None = "127.0.0.1:3030"
     console_address: HostAndPort = "127.0.0.1:3080"
-    console_database: File = Path("console.db")
+    console_database: FileOrServer = "console.db"
     console_users_file: File | None = None
     console_proxy_addresses: Networks | None = None
     console_proxy_header: HeaderName = "X-Forwarded-User"
@@ -250,7 +251,11 @@ TABLE: Sequence[Setting] = (
         "CONSOLE_ADDRESS", "console_address",
         "where the analysts' console listens; beyond this machine only with CONSOLE_USERS_FILE",
     ),
-    Setting("CONSOLE_DATABASE", "console_database", "the console's file of alerts, cases and labels"),
+    Setting(
+        "CONSOLE_DATABASE", "console_database",
+        "the console's alerts, cases and labels: an SQLite file, or a PostgreSQL database as "
+        "postgresql://user@host/database",
+    ),
     Setting(
         "CONSOLE_USERS_FILE", "console_users_file",
         "who may use the console, with hashed passwords (`python -m console.users`); without it all who can reach it",

@@ -1,12 +1,12 @@
 """How a case hangs together with others: a small graph of what its alert shares with other users' alerts."""
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from nicegui import ui
 
 from console.cases import Pivot
+from console.database import Row
 from console.pages.charts import chart
 from console.shown_text import shown
 
@@ -24,7 +24,7 @@ COLORS: Final = ("#3563c9", "#7a8699", "#9a6b00", "#d0342c")
 
 
 def nodes_and_links(
-    alert: sqlite3.Row, siblings: Mapping[Pivot, Sequence[sqlite3.Row]]
+    alert: Row, siblings: Mapping[Pivot, Sequence[Row]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """The graph as ECharts takes it: this case to the left, what is shared in the middle, other cases to the right.
 
@@ -75,7 +75,7 @@ def _corner(x: float, y: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def show_graph(alert: sqlite3.Row, siblings: Mapping[Pivot, Sequence[sqlite3.Row]]) -> None:
+def show_graph(alert: Row, siblings: Mapping[Pivot, Sequence[Row]]) -> None:
     """Draws the graph; a click on another case opens it."""
     nodes, links = nodes_and_links(alert, siblings)
 

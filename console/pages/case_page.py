@@ -1,11 +1,11 @@
 """A case: everything that helps to decide it, and the buttons that do."""
 
-import sqlite3
 from typing import Any, Final
 
 from nicegui import ui
 
 from console.cases import Outcome
+from console.database import Row
 from console.pages.alert_graph import NAMES, show_graph
 from console.pages.frame import Desk, act, frame, heading, part, text
 from console.pages.places_map import places_of, show_map
@@ -108,7 +108,7 @@ class CasePage:
         self._state = state
         self._show(case, alerts, audit)
 
-    def _show(self, case: sqlite3.Row, alerts: list[sqlite3.Row], audit: list[sqlite3.Row]) -> None:
+    def _show(self, case: Row, alerts: list[Row], audit: list[Row]) -> None:
         alert, decision = self._alert, decode_decision(self._alert["raw"])
         self._head.clear()
         with self._head:
@@ -133,7 +133,7 @@ class CasePage:
             with part("Record"):
                 ui.label(record(alert["raw"], self._may_see_cards(alert))).classes("record plain")
 
-    def _may_see_cards(self, alert: sqlite3.Row) -> bool:
+    def _may_see_cards(self, alert: Row) -> bool:
         """Whether card numbers stay whole; where there are some, the audit trail says first that they were seen."""
         if not self._session.may("cards"):
             return False
@@ -143,7 +143,7 @@ class CasePage:
             self._desk.store.note_cards_seen(self._number, number, self._session.analyst)
         return True
 
-    def _decision(self, alert: sqlite3.Row, decision: Decided) -> None:
+    def _decision(self, alert: Row, decision: Decided) -> None:
         cards = self._may_see_cards(alert)
         with part("This alert"), ui.element("div").classes("facts"):
             label = alert["label"] and f"{alert['label']}, by {alert['labelled_by']}"
@@ -193,7 +193,7 @@ class CasePage:
                 text(value(each.value))
                 text(value(each.usual))
 
-    def _last_payments(self, alerts: list[sqlite3.Row]) -> list[Payment]:
+    def _last_payments(self, alerts: list[Row]) -> list[Payment]:
         """The user's last payments, those that raised alerts among them, the newest last."""
         past = self._desk.payments.of_user(self._alert["user"])
         raised = [payment_of(decode_decision(each["raw"]), each["at"]) for each in alerts]
@@ -210,7 +210,7 @@ class CasePage:
             else:
                 ui.label("No payment says where.").classes("soft")
 
-    def _alerts(self, alerts: list[sqlite3.Row]) -> None:
+    def _alerts(self, alerts: list[Row]) -> None:
         with part("Alerts of this case"):
             for each in alerts:
 
@@ -223,7 +223,7 @@ class CasePage:
                 said = f"{marked}{moment(each['at'])}  {money(each['amount'])}  score {each['score']:.3f}{label}"
                 ui.button(said, on_click=choose).props("flat dense no-caps align=left").classes("w-full")
 
-    def _shared(self, alert: sqlite3.Row) -> None:
+    def _shared(self, alert: Row) -> None:
         with part("Other users' alerts that share something"):
             siblings = self._desk.store.siblings(alert)
             if not siblings:
@@ -238,7 +238,7 @@ class CasePage:
                         label = f", {row['label']}" if row["label"] else ""
                         text(f"{row['user']}: {money(row['amount'])}, score {row['score']:.3f}{label}")
 
-    def _audit(self, audit: list[sqlite3.Row]) -> None:
+    def _audit(self, audit: list[Row]) -> None:
         with part("What was done"):
             if not audit:
                 ui.label("Nothing yet.").classes("soft")

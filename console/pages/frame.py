@@ -1,6 +1,8 @@
 """What all pages have: who is there, the way from page to page, light and dark."""
 
 import asyncio
+import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ from nicegui import app, ui
 from console.access.guard import session_of
 from console.access.sessions import Session
 from console.cases import ConflictError
+from console.database import AwayError, DatabaseError
 from console.programs import Programs
 from console.recent_payments import RecentPayments
 from console.rules.rules_file import RulesFile
@@ -23,6 +26,8 @@ from dataflow.settings import Settings
 STATIC: Final = "/console-static"
 LOOK_SECONDS: Final = 0.1
 """Between two looks for changes, of each open page."""
+AGAIN_SECONDS: Final = 5.0
+"""Until a page tells again that the database does not answer."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,35 @@ async def act(change: Callable[..., Any], *values: Any) -> bool:
     return True
 
 
+def _teller() -> Callable[[Exception], None]:
+    """Tells whoever looks at a page that the database does not answer, now and then as long as that is so."""
+    not_before = 0.0
+
+    def tell(error: Exception) -> None:
+        nonlocal not_before
+        if isinstance(error, DatabaseError) and time.monotonic() >= not_before:
+            not_before = time.monotonic() + AGAIN_SECONDS
+            ui.notify(
+                "The database does not answer: what you see may be old, and what you just did may not be kept. "
+                "The page goes on once it is back.",
+                color="negative",
+            )
+
+    return tell
+
+
+class OneLine(logging.Filter):
+    """Has NiceGUI log an error of the database, which every page may have ten times a second, in one line or not."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether, and how, this is logged."""
+        logged = record.exc_info[1] if record.exc_info else None
+        error = logged or record.msg  # it logs some as the message, and some besides
+        if isinstance(error, DatabaseError):
+            record.msg, record.args, record.exc_info, record.exc_text = "a page: %s", (error,), None, None
+        return not isinstance(error, AwayError)  # that the database tells itself, once
+
+
 @contextmanager
 def frame(desk: Desk, title: str) -> Iterator[Session]:
     """A page's head; its body is built within."""
@@ -85,6 +119,7 @@ def frame(desk: Desk, title: str) -> Iterator[Session]:
     ui.add_head_html(
         f'<link rel="stylesheet" href="{STATIC}/style.css"><script defer src="{STATIC}/keyboard.js"></script>'
     )
+    ui.on_exception(_teller())
     ui.colors(primary="#1d4f91", negative="#b3261e", positive="#1b6e3a")  # white on them has a contrast above 4.5
     dark = ui.dark_mode(session.dark)
 

@@ -1,13 +1,13 @@
 """The overview: how much comes, which rules raise it, and how right they are, by the labels so far."""
 
 import asyncio
-import sqlite3
 import time
 from typing import Any, Final
 
 from nicegui import ui
 
 from console import figures
+from console.database import Connection
 from console.figures import SCORE_BINS, Precision
 from console.labels import count_unconfirmed
 from console.pages.charts import chart
@@ -114,7 +114,7 @@ class Overview:
 def _read(
     desk: Desk,
 ) -> tuple[dict[str, dict[str, tuple[int, float]]], list[Precision], dict[str, dict[int, int]], int]:
-    connection: sqlite3.Connection = desk.store.database.read()
+    connection: Connection = desk.store.database.read()
     since = desk.store.clock() - SHOWN_MINUTES * 60
     waiting = count_unconfirmed(connection)
     return (

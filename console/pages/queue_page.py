@@ -15,6 +15,8 @@ from console.shown_text import moment, money, shown
 
 CHOICES_SECONDS: Final = 5.0
 """Between two looks for rules and scenarios that are new."""
+AWAY_SECONDS: Final = 1.0
+"""Until a look that failed is tried again."""
 
 AT_ONCE: Final = 50
 """Rows that one change of the grid adds, changes or removes: so it takes the page's thread some 10 ms."""
@@ -201,6 +203,7 @@ class QueuePage:
         self._busy = True
         try:
             began = time.monotonic()
+            self._not_before = began + AWAY_SECONDS  # where the database is away
             page = await asyncio.to_thread(store.page, view)
             # A view that takes long to find (a filter over a million cases) must not keep the machine busy.
             self._not_before = time.monotonic() + 2 * (time.monotonic() - began)

@@ -1,13 +1,13 @@
 """What another threshold would have given on the last days, before it is put in service."""
 
 import asyncio
-import sqlite3
 from typing import Any, Final
 
 from nicegui import ui
 
 from console import what_if
 from console.audit import note_down
+from console.database import Connection
 from console.pages.frame import Desk, may, part, session_here, text
 from console.pages.rules_tables import plain_table
 from console.programs import Run
@@ -94,7 +94,7 @@ class WhatIf:
             return
         who, now = self._session.analyst, self._desk.store.clock()
 
-        def change(connection: sqlite3.Connection) -> None:
+        def change(connection: Connection) -> None:
             note_down(connection, now, who, "asked for another threshold", None, None, f"{threshold:.6g}")
 
         await asyncio.to_thread(self._desk.store.database.write, change)

@@ -5,7 +5,6 @@ The console notices what others write into it, and writes only over what whoever
 
 import logging
 import re
-import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
-from console.database import Database
+from console.database import Connection, Database, DatabaseError
 from console.rules import versions
 from console.rules.trial import in_shadow
 from console.rules.versions import Trial, Version, What
@@ -80,7 +79,8 @@ class RulesFile(FileWatch):
         except UserError as error:
             self.trouble = f"RULES_FILE={self.path}: {error}"
             _log.warning("%s", self.trouble)
-        except sqlite3.Error as error:  # the reader ends the process if it cannot write either
+        except DatabaseError as error:  # the reader waits, or ends the process, if it cannot write either
+            self._used = ()  # which the file never is: it is read again at the next look
             self.trouble = f"the change of {self.path} is not kept: {error}"
             _log.warning("%s", self.trouble)
 
@@ -178,7 +178,7 @@ class RulesFile(FileWatch):
             tried, untried = in_shadow(served.text, copy)
             return self.write(tried.encode(), seen, "shadow", who, reason, Trial(copy, served.number)), untried
 
-    def _change(self, change: Callable[[sqlite3.Connection], T]) -> T:
+    def _change(self, change: Callable[[Connection], T]) -> T:
         return self._database.write(change)
 
 

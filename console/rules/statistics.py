@@ -1,26 +1,18 @@
 """What the rules find: how often each fires, what its alerts turned out to be, and which fire together."""
 
 import json
-import sqlite3
 from collections import Counter
 from itertools import combinations
 from typing import Final
 
 import msgspec
 
+from console.database import Connection, Row
+
 NEWEST: Final = 50_000
 """Alerts that are looked at, the newest: 0.2 s of CPU, away from the pages' thread."""
 HOURS: Final = 48
 """Over which fires are counted; as long as the figures by minute are kept."""
-
-# Most have no rule in shadow, and need not be parsed; what SQLite cannot parse (nested too deeply) counts as without.
-_GROUPS: Final = """
-SELECT rules,
-       CASE WHEN instr(raw, CAST('"shadow_rules":[]' AS BLOB)) THEN NULL
-            WHEN json_valid(CAST(raw AS TEXT)) THEN json_extract(CAST(raw AS TEXT), '$.shadow_rules') END AS shadow,
-       label, count(*) AS n, sum(amount) AS money
-FROM alerts WHERE number > ? GROUP BY 1, 2, 3
-"""
 
 
 class Found(msgspec.Struct):
@@ -51,15 +43,19 @@ class Statistics(msgspec.Struct):
     fires_in_shadow: Counter[str] = msgspec.field(default_factory=Counter)
 
 
-def statistics(connection: sqlite3.Connection, now: float) -> Statistics:
+def statistics(connection: Connection, now: float) -> Statistics:
     """What the console's newest alerts, their labels and its figures say of the rules."""
-    (newest,) = connection.execute("SELECT ifnull(max(number), 0) FROM alerts").fetchone()
+    (newest,) = connection.execute("SELECT coalesce(max(number), 0) FROM alerts").fetchone()
     first = newest - NEWEST
     result = Statistics(found={})
     (result.alerts, result.since) = connection.execute(
         "SELECT count(*), min(arrived) FROM alerts WHERE number > ?", [first]
     ).fetchone()
-    groups = connection.execute(_GROUPS, [first])
+    groups = connection.execute(
+        f"SELECT rules, {connection.dialect.shadow_rules} AS shadow, label, count(*) AS n, sum(amount) AS money "  # noqa: S608
+        "FROM alerts WHERE number > ? GROUP BY 1, 2, 3",
+        [first],
+    )
     for group in groups:
         rules = group["rules"].split()
         shadow = [str(each) for each in json.loads(group["shadow"] or "[]")]
@@ -73,15 +69,15 @@ def statistics(connection: sqlite3.Connection, now: float) -> Statistics:
             result.together[pair] += group["n"]
     since = int(now // 60) - HOURS * 60
     for row in connection.execute(
-        "SELECT kind, name, sum(count) AS n FROM figures WHERE minute > ? AND kind IN ('fires', 'fires in shadow') "
-        "GROUP BY 1, 2",
+        "SELECT kind, name, CAST(sum(count) AS BIGINT) AS n FROM figures "
+        "WHERE minute > ? AND kind IN ('fires', 'fires in shadow') GROUP BY 1, 2",
         [max(since, 0)],
     ):
         (result.fires if row["kind"] == "fires" else result.fires_in_shadow)[row["name"]] = row["n"]
     return result
 
 
-def _add(found: Found, group: sqlite3.Row, *, alone: bool) -> None:
+def _add(found: Found, group: Row, *, alone: bool) -> None:
     found.alerts += group["n"]
     found.alone += group["n"] if alone else 0
     if group["label"] == "fraud":

@@ -5,12 +5,12 @@ whenever the process is killed, what the file holds is what the last version say
 """
 
 import hashlib
-import sqlite3
 from typing import Final, Literal, NamedTuple
 
 import msgspec
 
 from console.audit import note_down
+from console.database import Connection, Result, Row
 
 What = Literal["file", "shadow", "promote", "back"]
 THE_FILE: Final = "the file"
@@ -62,39 +62,39 @@ def digest_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def newest(connection: sqlite3.Connection) -> Version | None:
+def newest(connection: Connection) -> Version | None:
     """The version that the file was last seen to hold."""
     return _first(connection.execute("SELECT * FROM rule_versions WHERE in_place ORDER BY number DESC LIMIT 1"))
 
 
-def one(connection: sqlite3.Connection, number: int) -> Version | None:
+def one(connection: Connection, number: int) -> Version | None:
     """A version that the file has held."""
     return _first(connection.execute("SELECT * FROM rule_versions WHERE in_place AND number = ?", [number]))
 
 
-def all_of(connection: sqlite3.Connection, most: int) -> list[Version]:
+def all_of(connection: Connection, most: int) -> list[Version]:
     """The versions that the file has held, the newest first."""
     rows = connection.execute("SELECT * FROM rule_versions WHERE in_place ORDER BY number DESC LIMIT ?", [most])
     return [_version(row) for row in rows]
 
 
-def without_trial(connection: sqlite3.Connection) -> Version | None:
+def without_trial(connection: Connection) -> Version | None:
     """The newest version, or the one that it was made of by adding what is tried."""
     last = newest(connection)
     return last if last is None or last.base is None else one(connection, last.base)
 
 
-def _first(rows: sqlite3.Cursor) -> Version | None:
+def _first(rows: Result) -> Version | None:
     row = rows.fetchone()
     return None if row is None else _version(row)
 
 
-def _version(row: sqlite3.Row) -> Version:
+def _version(row: Row) -> Version:
     return Version(**{name: row[name] for name in Version.__struct_fields__})
 
 
 def intend(
-    connection: sqlite3.Connection,
+    connection: Connection,
     content: bytes,
     what: What,
     who: str,
@@ -107,17 +107,17 @@ def intend(
     copy, base = (None, None) if trial is None else trial
     connection.execute(
         "INSERT INTO rule_versions (at, who, what, reason, digest, content, copy, base, in_place) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, FALSE)",
         [now, who, what, reason, digest_of(content), content, copy, base],
     )
 
 
-def forget_intended(connection: sqlite3.Connection) -> None:
+def forget_intended(connection: Connection) -> None:
     """Drops what was about to be written, and is not in the file."""
     connection.execute("DELETE FROM rule_versions WHERE NOT in_place")
 
 
-def settle(connection: sqlite3.Connection, content: bytes, now: float) -> bool:
+def settle(connection: Connection, content: bytes, now: float) -> bool:
     """Brings the versions up to what the file holds; returns whether that is a new one.
 
     What was about to be written and is there counts from now on; what is not there was not written. What nobody was
@@ -132,28 +132,32 @@ def settle(connection: sqlite3.Connection, content: bytes, now: float) -> bool:
             intend(connection, content, "file", THE_FILE, reason, now)
             about_to = _intended(connection)
         assert about_to is not None  # noqa: S101 - it was just noted
-        connection.execute("UPDATE rule_versions SET in_place = 1 WHERE number = ?", [about_to.number])
+        connection.execute("UPDATE rule_versions SET in_place = TRUE WHERE number = ?", [about_to.number])
         detail = f"version {about_to.number} ({about_to.digest[:12]}): {about_to.reason}"
         note_down(connection, now, about_to.who, f"rules: {IN_WORDS[about_to.what]}", None, None, detail)
     forget_intended(connection)
     return changed
 
 
-def _intended(connection: sqlite3.Connection) -> Version | None:
+def _intended(connection: Connection) -> Version | None:
     return _first(connection.execute("SELECT * FROM rule_versions WHERE NOT in_place"))
 
 
-def draft_of(connection: sqlite3.Connection, analyst: str) -> Draft | None:
+def draft_of(connection: Connection, analyst: str) -> Draft | None:
     """An analyst's copy; None where they have none."""
     row = connection.execute("SELECT text, base, at FROM rule_drafts WHERE analyst = ?", [analyst]).fetchone()
     return None if row is None else Draft(*row)
 
 
-def keep_draft(connection: sqlite3.Connection, analyst: str, text: str, base: str, now: float) -> None:
+def keep_draft(connection: Connection, analyst: str, text: str, base: str, now: float) -> None:
     """Keeps an analyst's copy, in place of the one before."""
-    connection.execute("INSERT OR REPLACE INTO rule_drafts VALUES (?, ?, ?, ?)", [analyst, text, base, now])
+    connection.execute(
+        "INSERT INTO rule_drafts VALUES (?, ?, ?, ?) ON CONFLICT (analyst) "
+        "DO UPDATE SET text = excluded.text, base = excluded.base, at = excluded.at",
+        [analyst, text, base, now],
+    )
 
 
-def drop_draft(connection: sqlite3.Connection, analyst: str) -> None:
+def drop_draft(connection: Connection, analyst: str) -> None:
     """Forgets an analyst's copy."""
     connection.execute("DELETE FROM rule_drafts WHERE analyst = ?", [analyst])

@@ -60,9 +60,9 @@ class Clock:
 class Console:
     """A store with a clock that the test sets."""
 
-    def __init__(self, path: Path, **limits: Any):
+    def __init__(self, where: Path | str, **limits: Any):
         self.clock = Clock()
-        self.store = Store(path, Limits(**limits), clock=self.clock)
+        self.store = Store(where, Limits(**limits), clock=self.clock)
 
     def come(self, *alerts: Alert) -> None:
         """Alerts come, one after the other."""

@@ -1,13 +1,31 @@
 """What tests of the console share: a browser for each file, and a console's topics."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dataflow.settings import Settings
 from tests.conftest import Broker, MakeTopic
+from tests.console.postgres_server import PostgresServer
 from tests.console.running import open_browser
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    made = PostgresServer()
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new database, once of each kind, as `CONSOLE_DATABASE` names it."""
+    if request.param == "sqlite":
+        return str(tmp_path / "console.db")
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.make_place()
 
 
 @pytest.fixture(scope="module")

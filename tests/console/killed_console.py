@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 
 from console.feedback_sender import FeedbackSender
 from console.reader import Reader
@@ -20,7 +19,7 @@ def main() -> None:
         if where == point:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    store = Store(Path(path))
+    store = Store(path)
     reader = Reader(Settings.load(), store)
     sender = FeedbackSender(Settings.load(), store, reader, kill_there)
     reader.start()

@@ -27,8 +27,8 @@ RULES = "# ours\n[lists]\nbad = ['Shop']\n" + rule("big", "amount > 400") + rule
 
 
 @pytest.fixture
-def console(tmp_path: Path) -> Iterator[Console]:
-    made = Console(tmp_path / "console.db")
+def console(place: str) -> Iterator[Console]:
+    made = Console(place)
     yield made
     made.store.close()
 
@@ -408,7 +408,7 @@ def test_what_rules_find_is_counted_with_labels_and_overlap(console: Console) ->
     assert statistics(store.database.read(), console.clock.now).fires == {}
 
 
-def test_an_alert_that_sqlite_cannot_parse_counts_without_its_rules_in_shadow(console: Console) -> None:
+def test_an_alert_that_the_database_cannot_parse_counts_without_its_rules_in_shadow(console: Console) -> None:
     console.come(alert("ann", rules=["big"], shadow_rules=["try"]), alert("bob", rules=["big"]))
     console.store.database.write(
         lambda connection: connection.execute("UPDATE alerts SET raw = '{' WHERE user = 'ann'")

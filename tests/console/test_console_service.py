@@ -140,8 +140,8 @@ def test_what_is_no_models_json_promises_nothing(raw: bytes) -> None:
     assert "not that of a model" in promise_of(raw).missing
 
 
-def test_alerts_a_day_are_those_of_the_last_day_by_event_time(tmp_path: Path) -> None:
-    held = Console(tmp_path / "console.db")
+def test_alerts_a_day_are_those_of_the_last_day_by_event_time(place: str) -> None:
+    held = Console(place)
 
     def come(hours: float, count: int, **more: Any) -> None:
         held.come(*(alert("ann", timestamp=iso(NOON + hours * HOUR + n), **more) for n in range(count)))

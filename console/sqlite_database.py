@@ -1,0 +1,166 @@
+"""The console's database as one SQLite file."""
+
+import contextlib
+import fcntl
+import os
+import re
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final, TypeVar
+
+from console import database
+from console.database import Database, Dialect
+from console.schema import ADDED, SCHEMA, VERSION
+from dataflow.errors import UserError
+
+T = TypeVar("T")
+
+WRITER_CACHE_KIB: Final = 32 * 1024
+READER_CACHE_KIB: Final = 4 * 1024
+"""Of SQLite's pages in memory: of the connection that writes, and of each that reads (one a thread)."""
+
+TEXT_SEARCH: Final = """
+CREATE VIRTUAL TABLE alert_text USING fts5 (
+    transaction_id, user, merchant, device, ip, location, txn_type, scenario, reasons, why,
+    content='alerts', content_rowid='number'
+);
+CREATE TRIGGER alert_text_insert AFTER INSERT ON alerts BEGIN
+    INSERT INTO alert_text
+        (rowid, transaction_id, user, merchant, device, ip, location, txn_type, scenario, reasons, why)
+    VALUES (new.number, new.transaction_id, new.user, new.merchant, new.device, new.ip, new.location, new.txn_type,
+            new.scenario, new.reasons, new.why);
+END;
+CREATE TRIGGER alert_text_delete AFTER DELETE ON alerts BEGIN
+    INSERT INTO alert_text
+        (alert_text, rowid, transaction_id, user, merchant, device, ip, location, txn_type, scenario, reasons, why)
+    VALUES ('delete', old.number, old.transaction_id, old.user, old.merchant, old.device, old.ip, old.location,
+            old.txn_type, old.scenario, old.reasons, old.why);
+END;
+"""
+
+_WORD: Final = re.compile(r"\w+")
+
+
+class Sqlite(Dialect):
+    """SQLite's ways."""
+
+    text_matches = "SELECT rowid FROM alert_text WHERE alert_text MATCH ?"
+    # Most have no rule in shadow, and need not be parsed; what SQLite cannot parse (nested too deeply) counts as
+    # without.
+    shadow_rules = """
+    CASE WHEN instr(raw, CAST('"shadow_rules":[]' AS BLOB)) THEN NULL
+         WHEN json_valid(CAST(raw AS TEXT)) THEN json_extract(CAST(raw AS TEXT), '$.shadow_rules') END
+    """
+
+    def text_query(self, text: str) -> str:
+        """Words are quoted, so that nothing that is typed is an operator."""
+        return " ".join(f'"{word}"*' for word in _WORD.findall(text))
+
+    def next_alert_number(self, connection: database.Connection) -> int:
+        """The one that AUTOINCREMENT would give."""
+        row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'alerts'").fetchone()
+        return 1 if row is None else int(row[0]) + 1
+
+    def index_text(self, connection: database.Connection, alert: int, texts: Iterable[str]) -> None:
+        """Nothing: triggers do it."""
+
+
+class SqliteConnection(sqlite3.Connection):
+    """A connection that knows SQLite's ways."""
+
+    dialect: Dialect = Sqlite()
+
+
+class SqliteDatabase(Database):
+    """The file, its writing thread, and its readers."""
+
+    def __init__(self, path: Path):
+        """Opens the file, or makes it.
+
+        Raises:
+            UserError: it cannot be opened, is another program's or version's, or another console has it.
+        """
+        super().__init__()
+        self.path = path
+        self.where = str(path)
+        self._lock = _lock(path)
+        self._local = threading.local()
+        try:
+            self._connection = self._open(WRITER_CACHE_KIB)
+            self._prepare(self._connection)
+        except sqlite3.Error as error:
+            os.close(self._lock)
+            msg = f"CONSOLE_DATABASE={path} cannot be used ({error}); mend that, or name another file"
+            raise UserError(msg) from error
+        except UserError:
+            os.close(self._lock)
+            raise
+        self._thread.start()
+
+    def _open(self, cache_kib: int) -> SqliteConnection:
+        connection = sqlite3.connect(
+            self.path, isolation_level=None, check_same_thread=False, timeout=30, factory=SqliteConnection
+        )
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode = WAL")
+        # A commit is on the disk when it returns: a label must survive a failure of the machine, too.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA cache_size = -{cache_kib}")
+        return connection
+
+    def _prepare(self, connection: SqliteConnection) -> None:
+        """Makes the tables of a new file; checks the version of an old one."""
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables and version != VERSION:
+            msg = (
+                f"CONSOLE_DATABASE={self.path} is of version {version}, and this console reads version {VERSION}: "
+                "name another file"
+            )
+            raise UserError(msg)
+        if not tables:
+            made = "INSERT INTO about VALUES ('id', lower(hex(randomblob(8))));"
+            connection.executescript(f"BEGIN; {SCHEMA} {TEXT_SEARCH} {made} PRAGMA user_version = {VERSION}; COMMIT;")
+        connection.executescript(f"BEGIN; {ADDED} COMMIT;")
+
+    def read(self) -> SqliteConnection:
+        """This thread's connection to read with."""
+        if not hasattr(self._local, "connection"):
+            self._local.connection = self._open(READER_CACHE_KIB)
+            self._local.connection.execute("PRAGMA query_only = ON")
+        connection: SqliteConnection = self._local.connection
+        return connection
+
+    def _transact(self, change: Callable[[database.Connection], T]) -> T:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            result = change(self._connection)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):  # a full disk has rolled it back already
+                self._connection.execute("ROLLBACK")
+            raise
+        return result
+
+    def _close(self) -> None:
+        self._connection.close()
+        os.close(self._lock)
+
+
+def _lock(path: Path) -> int:
+    """Holds the file for this process; only its owner may read it, as it has what the transactions have."""
+    try:
+        held = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        msg = f"CONSOLE_DATABASE={path} cannot be opened ({error.strerror}); mend that, or name another file"
+        raise UserError(msg) from error
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(held)
+        msg = f"CONSOLE_DATABASE={path}: another console has it open; stop that one, or name another file"
+        raise UserError(msg) from error
+    return held
