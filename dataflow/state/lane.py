@@ -18,11 +18,11 @@ from dataflow.state.log import BEGINNING, HEAD_BYTES, ChunkId, Token
 from dataflow.state.store import Step
 from dataflow.tables.table import TableChanges, Tables, new_tables
 
-FLUSH_SECONDS = 1.0
+FLUSH_SECONDS = 2.0
 """What changed in a lane is written when its last flush is that old: an epoch's end then finds no more than that.
 
-A user who pays several times meanwhile is written once: of 5,000 users at 20,000/s one transaction in four. At 5,000/s
-an epoch's end finds 5,000 rows at most, which take some 4 ms."""
+A user who pays several times meanwhile is written once: of 5,000 users at 20,000/s one transaction in eight, at half a
+second one in two. At 5,000/s an epoch's end finds 10,000 rows at most, which take some 7 ms."""
 COMPACT_PART = 0.5
 """A new image is made when the chunks since are larger than this part of the old one..."""
 COMPACT_BYTES = 4_000_000

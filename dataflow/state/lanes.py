@@ -1,7 +1,7 @@
 """`stateful_map` in lanes: a step whose state is rows of a few large tables.
 
 Its items are what of a batch belongs to a lane of keys, as one object, which hops once; Bytewax knows lanes, not keys.
-A lane's rows go to the log when its last flush is a second old, and at the end of an epoch, where Bytewax gets a
+A lane's rows go to the log when its last flush is two seconds old, and at the end of an epoch, where Bytewax gets a
 token in place of the state.
 """
 

@@ -20,7 +20,7 @@ from dataflow.state.disk import Disk, write_all
 
 FILE_BYTES = 64_000_000
 """A file that has grown to that is followed by another."""
-SYNC_BYTES = 1_000_000
+SYNC_BYTES = 4_000_000
 """With so much written since, a sync begins before an epoch ends: one after each chunk fights Kafka for the disk."""
 
 MAGIC = b"RFC1"
