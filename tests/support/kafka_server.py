@@ -235,6 +235,7 @@ def class_archive(jars: Path) -> Path | None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not archive.exists():
             part = Path(f"{archive}.part")
+            part.unlink(missing_ok=True)  # of one that was killed as it wrote it
             with KafkaServer(archive_to=part) as server:
                 server.stop(ARCHIVE_TIMEOUT_S)  # Java writes it as it ends
                 if not part.exists():
