@@ -105,7 +105,8 @@ class StartReport:
     def _recovery_line(self, held: "Held") -> str:
         state = "resumed" if held.resumed else "new"
         interval = f"a snapshot every {self._execution.epoch_seconds:g} s"
-        return f"recovery in {held.directory}, {state}, {held.partitions} files, {interval}"
+        files = f"{held.partitions} file{'' if held.partitions == 1 else 's'}"
+        return f"recovery in {held.directory}, {state}, {files}, {interval}"
 
     def _warn_of_made_up(self, topic: str, count: int, places: Places) -> None:
         """A topic that the broker made by itself, as somebody asked for it: so it looks, and so it stays for ever."""

@@ -139,7 +139,7 @@ def test_in_json_every_line_is_an_object_and_says_what_is_in_force_and_nothing_o
     flow.give(200)
     wait_for(lambda: len(flow.decided()) >= 200)
     assert flow.stop() == 0, flow.said()
-    assert "new, 4 files, a snapshot every 1 s" in flow.said()
+    assert "new, 1 file, a snapshot every 1 s" in flow.said()
     flow.environ["LOG_FORMAT"] = "json"
     flow.start()
     assert flow.stop() == 0, flow.said()
@@ -147,7 +147,7 @@ def test_in_json_every_line_is_an_object_and_says_what_is_in_force_and_nothing_o
     messages = [event["message"] for event in events if event["logger"].startswith("redflag.")]
     for beginning in ("brokers", "rules", "model", "recovery", "no metrics", "writes", "reads"):
         assert any(message.startswith(f"in force: {beginning}") for message in messages), beginning
-    assert any("resumed, 4 files, a snapshot every 1 s" in message for message in messages)
+    assert any("resumed, 1 file, a snapshot every 1 s" in message for message in messages)
     topic = flow.settings.transactions_topic
     (reads,) = [e["fields"] for e in events if e["message"].startswith(f"in force: reads {topic}, 4 of 4 partitions")]
     assert sum(place["end"] for place in reads["partitions"].values()) == 200
