@@ -12,6 +12,7 @@ from dataflow.events.transaction import Transaction
 from dataflow.profiles.columns import FEATURES
 from dataflow.profiles.compilation import FOLDER, compile_lock, is_compiled
 from dataflow.profiles.profiles import MerchantProfiles, UserProfiles, in_order
+from dataflow.scoring.tiers import ColdStart, Normal
 from dataflow.scoring.trees import TOGETHER, Tree, TreeSum
 
 log = logging.getLogger("redflag.kernels")
@@ -24,6 +25,7 @@ def warm_up() -> None:
             log.warning("compiling the kernels of profiles and trees, once: that takes about 40 s")
         _profiles()
         _trees()
+        ColdStart(["history", "amount"], Normal({}, 1.0, 1.0))(np.zeros((1, 2), np.float32))
 
 
 def _profiles() -> None:

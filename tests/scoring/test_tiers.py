@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from training.train import main as train
 pytestmark = pytest.mark.slow
 
 DAY = 86_400.0
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,12 @@ def picked(model: TieredModel, rows: np.ndarray, names: list[str]) -> np.ndarray
 
 def warm(model: TieredModel, rows: np.ndarray) -> np.ndarray:
     return rows[:, model.features.index("history")] >= 5
+
+
+def test_after_the_warm_up_nothing_is_compiled_while_a_flow_decides(model_file: Path) -> None:
+    command = [sys.executable, "-m", "tests.support.compiled_late", str(model_file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
 def test_the_compiled_tiers_are_scikit_learns(model_file: Path, model: TieredModel, rows: np.ndarray) -> None:
