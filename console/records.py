@@ -8,7 +8,9 @@ from dataflow.events.decision import Action, Explanation
 from dataflow.events.parsing import event_time
 
 LONGEST_NAME: Final = 256
-"""Characters of what is looked up by its name; the flow writes none that is longer."""
+"""Characters of what is looked up by its name; the flow writes none that is longer..."""
+LONGEST_ID: Final = 300
+"""... but for ids that it makes: a topic's name, which may have 249, and the numbers of a partition and an offset."""
 TOLD: Final = 2
 """Entries of the explanation that the queue tells."""
 
@@ -73,11 +75,12 @@ def parse_alert(value: bytes | None, identity: str, partition: int, offset: int,
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, OverflowError, RecursionError):
         return None
     names = (
-        decision.transaction_id, decision.user, decision.merchant, decision.device, decision.ip or "",
-        decision.scenario or "", *decision.rules, *decision.shadow_rules,
+        decision.user, decision.merchant, decision.device, decision.ip or "", *decision.rules, *decision.shadow_rules,
     )  # fmt: skip
-    if max(map(len, names)) > LONGEST_NAME:  # PostgreSQL's indexes take no such text
-        return None
+    if max(map(len, names)) > LONGEST_NAME or len(decision.transaction_id) > LONGEST_ID:
+        return None  # PostgreSQL's indexes take no such text, and the flow writes none
+    if decision.scenario:  # the producer's own, of any length: to leave that out would hide the alert
+        decision.scenario = decision.scenario[:LONGEST_NAME]
     return Alert(identity, partition, offset, record_ms / 1000, at, decision, value)
 
 

@@ -252,10 +252,23 @@ def test_numbers_have_no_gap_where_a_transaction_failed(either: Console) -> None
 
 
 def test_an_alert_with_a_name_that_no_index_takes_is_none() -> None:
-    for name in ("user", "merchant", "device", "ip", "transaction_id"):
-        assert parse_alert(alert_json(**{name: "n" * 256}), "topic", 0, 0, int(NOON * 1000)) is not None
-        assert parse_alert(alert_json(**{name: "n" * 257}), "topic", 0, 0, int(NOON * 1000)) is None
+    for name, most in (("user", 256), ("merchant", 256), ("device", 256), ("ip", 256), ("transaction_id", 300)):
+        assert parse_alert(alert_json(**{name: "n" * most}), "topic", 0, 0, int(NOON * 1000)) is not None
+        assert parse_alert(alert_json(**{name: "n" * (most + 1)}), "topic", 0, 0, int(NOON * 1000)) is None
     assert parse_alert(alert_json(rules=["n" * 257]), "topic", 0, 0, int(NOON * 1000)) is None
+
+
+def test_nothing_that_a_producer_or_the_flow_may_write_keeps_an_alert_out(either: Console) -> None:
+    ours = f"{'t' * 249}-{2**31 - 1}-{2**63 - 1}"  # the longest id that the flow makes
+    value = alert_json("ann", transaction_id=ours, scenario="\N{GRINNING FACE}" * 100_000)
+    found = parse_alert(value, "topic", 0, 0, int(NOON * 1000))
+    assert found is not None
+    either.come(found)
+    (shown,) = either.store.page(View()).rows
+    assert (shown["user"], shown["scenario"]) == ("ann", "\N{GRINNING FACE}" * 256)
+    row = either.store.alert(1)
+    assert row is not None
+    assert (row["transaction_id"], row["raw"]) == (ours, value)
 
 
 def test_statements_are_put_into_postgresqls_words() -> None:
