@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from confluent_kafka import Producer
 
+from benchmarks.stage import paced
 from console.store import Batch, Store
 from dataflow.settings import Settings
 from tests.console.builders import alert, alert_json
@@ -104,9 +105,7 @@ def _produce(bootstrap: str, rate: float, seconds: float) -> dict[str, float]:
     """Produces alerts of users of their own at a pace; returns when each was, ms since 1970."""
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 1})
     sent: dict[str, float] = {}
-    began = time.perf_counter()
-    for number in range(int(rate * seconds)):
-        time.sleep(max(began + number / rate - time.perf_counter(), 0.0))
+    for number in paced(range(int(rate * seconds)), rate):
         user = f"new{number:06}"
         sent[user] = time.time() * 1000
         producer.produce("fraud_alerts", key=user.encode(), value=alert_json(user))

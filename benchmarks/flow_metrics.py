@@ -8,7 +8,7 @@ from confluent_kafka import Producer
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.payments import Message
-from benchmarks.stage import Job
+from benchmarks.stage import Job, paced
 
 USERS = ("step", "update_user_profile")
 LOOK_SECONDS = 1.0  # seldom enough to cost nothing; there are snapshots every 5 s
@@ -65,14 +65,11 @@ class Pauses:
         producer = Producer(
             {"bootstrap.servers": job.bootstrap, "linger.ms": 1, "acks": "all", "enable.idempotence": True}
         )
-        begun = looked = time.monotonic()
-        for number, (key, value) in enumerate(payments):
-            due = begun + number / rate
-            if due - time.monotonic() > BURST_SECONDS:
-                time.sleep(due - time.monotonic())
-                if time.monotonic() - looked > LOOK_SECONDS:
-                    self.look()
-                    looked = time.monotonic()
+        looked = time.monotonic()
+        for key, value in paced(payments, rate, slack=BURST_SECONDS):
+            if time.monotonic() - looked > LOOK_SECONDS:
+                self.look()
+                looked = time.monotonic()
             producer.produce(job.source, value, key)
             producer.poll(0)
         producer.flush(60)

@@ -32,6 +32,7 @@ from benchmarks.stage import (
     cpu_seconds,
     default_model,
     machine,
+    paced,
     run_through,
     transactions,
 )
@@ -47,12 +48,8 @@ def send(bootstrap: str, topic: str, rate: float, seconds: float) -> None:
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 1, "acks": "all", "enable.idempotence": True})
     count = int(rate * seconds)
     bodies = [msgspec.json.decode(value) for _, value in transactions(min(count, 20_000))]
-    begun = time.monotonic()
-    for number in range(count):
+    for number in paced(range(count), rate):
         body = bodies[number % len(bodies)]
-        wait = begun + number / rate - time.monotonic()
-        if wait > 0.0005:  # a sleep before each of 20,000 a second would take a core of the two by itself
-            time.sleep(wait)
         body["transaction_id"] = f"{time.time_ns()}-{number}"
         producer.produce(topic, msgspec.json.encode(body), body["user"])
         producer.poll(0)

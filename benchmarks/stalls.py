@@ -23,9 +23,20 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.latency import child as latency_child
-from benchmarks.stage import PARTITIONS, RESULTS, ROOT, Job, add_model_option, default_model, machine, transactions
+from benchmarks.stage import (
+    PARTITIONS,
+    RESULTS,
+    ROOT,
+    Job,
+    add_model_option,
+    default_model,
+    machine,
+    paced,
+    transactions,
+)
 from tests.support.kafka_server import KafkaServer, free_ports
 
+LEAST_MINUTES = 3
 BUSY_SHARE = 0.9  # of the transactions go to the partition of one process, where there are two
 
 
@@ -33,12 +44,8 @@ def send(bootstrap: str, topic: str, rate: float, seconds: float, uneven: bool) 
     """Sends evenly in time; a transaction's id is the nanosecond at which it was handed to the producer."""
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 1, "acks": "all", "enable.idempotence": True})
     bodies = [msgspec.json.decode(value) for _, value in transactions(20_000)]
-    begun = time.monotonic()
-    for number in range(int(rate * seconds)):
+    for number in paced(range(int(rate * seconds)), rate):
         body = bodies[number % len(bodies)]
-        wait = begun + number / rate - time.monotonic()
-        if wait > 0.0005:
-            time.sleep(wait)
         body["transaction_id"] = f"{time.time_ns()}-{number}"
         share = number % 100 / 100
         partition = (0 if share < BUSY_SHARE else number % PARTITIONS) if uneven else number % PARTITIONS
@@ -90,7 +97,7 @@ def measure(
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stalls", description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=10.0, help="at least 3 (default 10)")
+    parser.add_argument("--minutes", type=float, default=10.0, help=f"at least {LEAST_MINUTES} (default 10)")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--rate", type=float, default=1000.0, help="a second (default 1000)")
     parser.add_argument("--interval", type=int, default=1, help="seconds between snapshots (default 1)")
@@ -103,6 +110,10 @@ def main() -> int:
         bootstrap, topic, rate, seconds, uneven = given.send
         send(bootstrap, topic, float(rate), float(seconds), uneven == "1")
         return 0
+    if given.minutes < LEAST_MINUTES:
+        parser.error(
+            f"--minutes {given.minutes:g}: the last minute is held against the second: at least {LEAST_MINUTES}"
+        )
     where = machine()
     with tempfile.TemporaryDirectory(prefix="redflag-bench-") as scratch:
         rows = measure(given.minutes, given.processes, given.rate, given.interval, given.model, Path(scratch))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from bytewax.testing import TestingSink, TestingSource, run_main
 
-from benchmarks import state
+from benchmarks import stage, state
 from benchmarks.flow_metrics import Pauses, Values
 from benchmarks.payments import CHUNK, OWN_MERCHANTS, Message, Payments
 from dataflow.detect import build
@@ -119,3 +119,20 @@ def test_costs_are_compared_with_those_among_the_fewest_users_in_whatever_order_
     state.compare(rows)
     assert [row["cost_to_smallest"] for row in rows] == [1.5, 1.0]
     assert [row["cost_of_users"] for row in rows] == [10.0, 0.0]
+
+
+def test_what_is_paced_comes_evenly_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, slept = 100.0, 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now, slept
+        now, slept = now + seconds, slept + 1
+
+    monkeypatch.setattr(stage.time, "monotonic", lambda: now)
+    monkeypatch.setattr(stage.time, "sleep", sleep)
+    came = [(item, now - 100.0) for item in stage.paced("abcd", 10.0)]
+    assert [item for item, _ in came] == list("abcd")
+    assert [at for _, at in came] == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    slept = 0
+    assert len(list(stage.paced(range(1000), 1000.0, slack=0.0105))) == 1000
+    assert slept < 110  # it is let come early, and sleeps seldom
