@@ -83,11 +83,7 @@ def finish(job: Job, execution: int, processes: int = 1) -> None:
 
 
 @pytest.mark.parametrize("point", list(Point), ids=[point.name for point in Point])
-def test_a_flow_that_is_killed_at_a_point_decides_as_if_it_had_not_been(
-    tmp_path: Path, model_file: Path, point: Point
-) -> None:
-    job = Job(tmp_path, model_file, transactions=700, users=80, seed=1)
-    prepare(job)
+def test_a_flow_that_is_killed_at_a_point_decides_as_if_it_had_not_been(job: Job, point: Point) -> None:
     killed = 0
     for execution, times in enumerate((2, 6)):  # how often it is reached
         (code,) = execute(job, execution, Crash(point, times, waits=True))
