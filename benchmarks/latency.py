@@ -1,7 +1,9 @@
 """Milliseconds from a producer's send to the decision in a consumer's hands, at several rates; and CPU when idle.
 
 The sender, the flow and the reader are processes of their own on one machine, and share its clock. A transaction's id
-holds the moment of its send, so nothing else has to be kept. Transactions are sent evenly, to half a millisecond.
+holds the moment of its send, so nothing else has to be kept. Transactions are sent evenly, to half a millisecond. They
+are those of `benchmarks.payments`, of users whom the flow knows, about one in a hundred an alert; if more than one
+decision in twenty is one, it ends with a line that says so: explanations would be measured.
 
 Sender, broker and reader take their time too, and more than a core of a machine that has two. So a job that only hands
 on what comes, by the flow's clients, is measured at the same rates first: what is more than that is the flow's.
@@ -17,16 +19,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from confluent_kafka import Consumer, Producer, TopicPartition
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.measured_flow import TooManyAlerts, check_alerts
+from benchmarks.payments import Message, Payments, stamp, stamped
 from benchmarks.stage import (
     PARTITIONS,
     RESULTS,
     ROOT,
+    Counter,
     Job,
     add_model_option,
     cpu_seconds,
@@ -34,24 +38,27 @@ from benchmarks.stage import (
     machine,
     paced,
     run_through,
-    transactions,
 )
 from tests.support.kafka_server import KafkaServer
 
 WARM_UP = 3.0  # seconds of each rate that are sent and not counted
 BROKER_WARM_UP = 60.0  # seconds at the highest of the rates below: until the broker is compiled
 RATES = (10.0, 1000.0, 5000.0)
+USERS = 10_000
+PAID = 30_000  # payments that the flow has decided before any is counted: it is warm, and knows its users
+HIGHEST = 200_000  # payments that the highest throughput is taken of
 
 
-def send(bootstrap: str, topic: str, rate: float, seconds: float) -> None:
-    """Sends evenly; a transaction's id is the nanosecond at which it was handed to the producer."""
+def send(bootstrap: str, topic: str, rate: float, seconds: float, after: int) -> None:
+    """Sends evenly; a transaction's id says the nanosecond at which it was handed to the producer.
+
+    Args:
+        after: how many payments the flow had before.
+    """
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 1, "acks": "all", "enable.idempotence": True})
-    count = int(rate * seconds)
-    bodies = [msgspec.json.decode(value) for _, value in transactions(min(count, 20_000))]
-    for number in paced(range(count), rate):
-        body = bodies[number % len(bodies)]
-        body["transaction_id"] = f"{time.time_ns()}-{number}"
-        producer.produce(topic, msgspec.json.encode(body), body["user"])
+    payments = list(Payments(USERS, seed=1 + after, after=after).anyone(int(rate * seconds)))
+    for number, (user, value) in enumerate(paced(payments, rate)):
+        producer.produce(topic, stamped(value, number), user)
         producer.poll(0)
     producer.flush(60)
 
@@ -78,60 +85,87 @@ def read(bootstrap: str, topics: Sequence[str], count: int, out: Path) -> None:
         messages, now = [first, *consumer.consume(1000, 0)], time.time_ns()
         deadline = time.monotonic() + 60  # without any
         found += [(message.value(), now) for message in messages if message.error() is None]
-    sent = [int(msgspec.json.decode(value)["transaction_id"].split("-")[0]) for value, _ in found]
-    np.save(out, np.array([(at, now - at) for at, (_, now) in zip(sent, found, strict=True)]))
+    np.save(out, np.array([(at, now - at) for at, now in ((stamp(value), now) for value, now in found)]))
 
 
 def child(*arguments: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-m", "benchmarks.latency", *arguments], cwd=ROOT)
 
 
-def at_rate(job: Job, rate: float, seconds: float, scratch: Path) -> dict[str, Any]:
-    count = int(rate * (seconds + WARM_UP))
-    out = scratch / f"{job.scratch.name}-{rate:g}.npy"
-    out.with_suffix(".ready").unlink(missing_ok=True)  # of the warm-up at this rate
-    reader = child("--read", job.bootstrap, ",".join(job.topics), str(count), str(out))
-    while not out.with_suffix(".ready").exists():
-        time.sleep(0.05)
-    spent, begun = cpu_seconds(job.processes), time.monotonic()
-    sender = child("--send", job.bootstrap, job.source, str(rate), str(seconds + WARM_UP))
-    if sender.wait() or reader.wait():
-        msg = f"sending or reading at {rate:g}/s failed"
-        raise RuntimeError(msg)
-    job.check()
-    share = (cpu_seconds(job.processes) - spent) / (time.monotonic() - begun)
-    rows = np.load(out)
-    counted = rows[rows[:, 0] >= rows[:, 0].min() + WARM_UP * 1e9, 1] / 1e6
-    p50, p99, p999 = np.percentile(counted, (50, 99, 99.9))
-    return {
-        "row": f"latency_{rate:g}", "per_second": rate, "decisions": len(counted), "seconds": seconds,
-        "p50_ms": float(p50), "p99_ms": float(p99), "p999_ms": float(p999),
-        "max_ms": float(counted.max()), "cpu_share": share,
-    }  # fmt: skip
+class Rates:
+    """One job at one rate after the other, its decisions read from the topics.
+
+    Args:
+        job: that runs.
+        scratch: for what the reader writes.
+        paid: how many payments it was sent before.
+    """
+
+    def __init__(self, job: Job, scratch: Path, paid: int = 0):
+        self._job = job
+        self._scratch = scratch
+        self._paid = paid
+        self._alerts = Counter(job.bootstrap, [topic for topic in job.topics if topic.endswith("-alerts")])
+
+    def __call__(self, rate: float, seconds: float) -> dict[str, Any]:
+        """The row of a rate.
+
+        Raises:
+            TooManyAlerts: the model is not one of ordinary payments.
+        """
+        job, count = self._job, int(rate * (seconds + WARM_UP))
+        out = self._scratch / f"{job.scratch.name}-{rate:g}.npy"
+        out.with_suffix(".ready").unlink(missing_ok=True)  # of the warm-up at this rate
+        reader = child("--read", job.bootstrap, ",".join(job.topics), str(count), str(out))
+        while not out.with_suffix(".ready").exists():
+            time.sleep(0.05)
+        alerts, spent, begun = self._alerts(), cpu_seconds(job.processes), time.monotonic()
+        sender = child("--send", job.bootstrap, job.source, str(rate), str(seconds + WARM_UP), str(self._paid))
+        self._paid += count
+        if sender.wait() or reader.wait():
+            msg = f"sending or reading at {rate:g}/s failed"
+            raise RuntimeError(msg)
+        job.check()
+        share = (cpu_seconds(job.processes) - spent) / (time.monotonic() - begun)
+        rows = np.load(out)
+        counted = rows[rows[:, 0] >= rows[:, 0].min() + WARM_UP * 1e9, 1] / 1e6
+        p50, p99, p999 = np.percentile(counted, (50, 99, 99.9))
+        return {
+            "row": f"latency_{rate:g}", "per_second": rate, "decisions": len(counted), "seconds": seconds,
+            "alerts": check_alerts(f"{rate:g}/s", self._alerts() - alerts, count), "p50_ms": float(p50),
+            "p99_ms": float(p99), "p999_ms": float(p999), "max_ms": float(counted.max()), "cpu_share": share,
+        }  # fmt: skip
 
 
 def measure(seconds: float, given: Path | None, scratch: Path) -> list[dict[str, Any]]:
     console = Console(stderr=True)
     model = default_model(given, scratch)
-    messages = transactions(200_000)
+    payments = Payments(USERS)
+    known = list(payments.everyone(PAID // USERS))
     with KafkaServer(lasting=True) as kafka:
+
+        def detection(name: str, more: Sequence[Message] = (), **environment: str) -> tuple[Job, Rates, float]:
+            """A flow that knows its users; and the seconds a transaction takes of `more`, sent to it at once."""
+            job = Job(kafka.bootstrap, name, scratch, {"MODEL_FILE": str(model), **environment})
+            job.start(sys.executable, "-m", "dataflow.detect")
+            pace, _ = run_through(job, more or known, timeout=180, warm_up=known if more else ())
+            return job, Rates(job, scratch, PAID), pace
+
         job = Job(kafka.bootstrap, "pass_through", scratch, {})
         job.start(sys.executable, "-m", "benchmarks.jobs.pass_through")
-        at_rate(job, max(RATES), BROKER_WARM_UP, scratch)
-        passed = [at_rate(job, rate, seconds, scratch) for rate in RATES]
-        rows = [row | {"row": f"pass_through_{row['per_second']:g}"} for row in passed]
-        for row in rows:
-            console.print(row)
+        at_rate = Rates(job, scratch)
+        at_rate(max(RATES), BROKER_WARM_UP)
+        rows = []
+        for rate in RATES:
+            row = at_rate(rate, seconds)
+            rows.append(row | {"row": f"pass_through_{row['per_second']:g}"})
+            console.print(rows[-1])
         job.stop()
-        job = Job(kafka.bootstrap, "fastest", scratch, {"MODEL_FILE": str(model)})
-        job.start(sys.executable, "-m", "dataflow.detect")
-        pace, _ = run_through(job, messages, timeout=180)
+        job, _, pace = detection("fastest", list(payments.anyone(HIGHEST)))
         job.stop()
         highest = 1 / pace
         console.print(f"highest throughput {highest:,.0f}/s")
-        job = Job(kafka.bootstrap, "latency", scratch, {"MODEL_FILE": str(model)})
-        job.start(sys.executable, "-m", "dataflow.detect")
-        run_through(job, messages[:20_000], timeout=180)  # warm, and with snapshots to take
+        job, at_rate, _ = detection("latency")
         time.sleep(5)
         spent = cpu_seconds(job.processes)
         time.sleep(seconds)
@@ -139,13 +173,11 @@ def measure(seconds: float, given: Path | None, scratch: Path) -> list[dict[str,
         rows.append({"row": "idle", "seconds": seconds, "cpu_share": idle})
         console.print(rows[-1])
         for rate in (*RATES, round(highest / 2)):
-            rows.append(at_rate(job, rate, seconds, scratch))
+            rows.append(at_rate(rate, seconds))
             console.print(rows[-1])
         job.stop()
-        job = Job(kafka.bootstrap, "often", scratch, {"MODEL_FILE": str(model), "RECOVERY_INTERVAL": "1"})
-        job.start(sys.executable, "-m", "dataflow.detect")
-        run_through(job, messages[:20_000], timeout=180)
-        rows.append(at_rate(job, 1000.0, seconds, scratch) | {"row": "latency_1000_snapshots_every_1_s"})
+        job, at_rate, _ = detection("often", RECOVERY_INTERVAL="1")
+        rows.append(at_rate(1000.0, seconds) | {"row": "latency_1000_snapshots_every_1_s"})
         console.print(rows[-1])
         job.stop()
     return [{"row": "highest", "per_second": highest}, *rows]
@@ -169,12 +201,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of each rate (default 60: one snapshot at least)")
     parser.add_argument("--out", type=Path, default=RESULTS / "latency.jsonl")
     add_model_option(parser)
-    parser.add_argument("--send", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--send", nargs=5, help=argparse.SUPPRESS)
     parser.add_argument("--read", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.send:
-        bootstrap, topic, rate, seconds = arguments.send
-        send(bootstrap, topic, float(rate), float(seconds))
+        bootstrap, topic, rate, seconds, after = arguments.send
+        send(bootstrap, topic, float(rate), float(seconds), int(after))
         return
     if arguments.read:
         bootstrap, topics, count, out = arguments.read
@@ -182,7 +214,10 @@ def main() -> None:
         return
     where = machine()
     with tempfile.TemporaryDirectory(prefix="redflag-bench-") as scratch:
-        rows = measure(arguments.seconds, arguments.model, Path(scratch))
+        try:
+            rows = measure(arguments.seconds, arguments.model, Path(scratch))
+        except TooManyAlerts as error:
+            sys.exit(str(error))
     show(rows)
     arguments.out.parent.mkdir(exist_ok=True)
     arguments.out.write_text("".join(json.dumps(line) + "\n" for line in [{"machine": where}, *rows]))

@@ -7,9 +7,11 @@ slowly, the more users there are. Nothing is kept of a user: their habits are ha
 merchants for any number of users.
 """
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,8 +36,20 @@ _MESSAGE = (
     '"txn_type":"purchase","timestamp":"%sZ","latitude":%.4f,"longitude":%.4f}'
 )
 
+_ID_AT = len(b'{"transaction_id":"')
+
 Message = tuple[bytes, bytes]
 Numbers = NDArray[np.int64]
+
+
+def stamped(value: bytes, number: int) -> bytes:
+    """The payment with another id: the nanosecond of now, and a number that no other has; `stamp` reads the first."""
+    return b'{"transaction_id":"%d-%d%s' % (time.time_ns(), number, value[value.index(b'"', _ID_AT) :])
+
+
+def stamp(decision: bytes) -> int:
+    """When the payment of a decision was `stamped`: nanoseconds since 1970."""
+    return int(msgspec.json.decode(decision)["transaction_id"].split("-")[0])
 
 
 def _unit(numbers: Numbers, question: int) -> NDArray[np.float64]:
@@ -59,14 +73,15 @@ class Payments:
         users: how many.
         seed: of what is drawn.
         name: what their names begin with.
+        after: how many of their payments were made before, elsewhere: event time goes on from there.
     """
 
-    def __init__(self, users: int, seed: int = 1, name: str = "user"):
+    def __init__(self, users: int, seed: int = 1, name: str = "user", after: int = 0):
         self.users = users
-        self.made = 0
+        self.made = after
         self._name = name
         self._draw = np.random.default_rng(seed)
-        self._at = BEGIN
+        self._at = BEGIN + after * (DAY / PER_DAY / users)
 
     def everyone(self, rounds: int) -> Iterator[Message]:
         """Each of them pays so many times: all once, then all again."""

@@ -15,42 +15,32 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
-import msgspec
 import numpy as np
 from confluent_kafka import Producer
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.latency import child as latency_child
-from benchmarks.stage import (
-    PARTITIONS,
-    RESULTS,
-    ROOT,
-    Job,
-    add_model_option,
-    default_model,
-    machine,
-    paced,
-    transactions,
-)
+from benchmarks.payments import Payments, stamped
+from benchmarks.stage import PARTITIONS, RESULTS, ROOT, Job, add_model_option, default_model, machine, paced
 from tests.support.kafka_server import KafkaServer, free_ports
 
 LEAST_MINUTES = 3
-BUSY_SHARE = 0.9  # of the transactions go to the partition of one process, where there are two
+USERS = 10_000
+BUSY_PERCENT = 90  # of the users go to the partition of one process, where there are two
 
 
 def send(bootstrap: str, topic: str, rate: float, seconds: float, uneven: bool) -> None:
-    """Sends evenly in time; a transaction's id is the nanosecond at which it was handed to the producer."""
+    """Sends evenly in time; a transaction's id says the nanosecond at which it was handed to the producer."""
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 1, "acks": "all", "enable.idempotence": True})
-    bodies = [msgspec.json.decode(value) for _, value in transactions(20_000)]
-    for number in paced(range(int(rate * seconds)), rate):
-        body = bodies[number % len(bodies)]
-        body["transaction_id"] = f"{time.time_ns()}-{number}"
-        share = number % 100 / 100
-        partition = (0 if share < BUSY_SHARE else number % PARTITIONS) if uneven else number % PARTITIONS
-        body["user"] = f"u{number % 5000 * PARTITIONS + partition}"  # each user's transactions in one partition
-        producer.produce(topic, msgspec.json.encode(body), body["user"], partition)
+    payments = Payments(USERS).anyone(int(rate * seconds))
+    for number, (user, value) in enumerate(paced(payments, rate)):
+        partition = crc32(user) % PARTITIONS  # each user's transactions in one
+        if uneven and crc32(user) // PARTITIONS % 100 < BUSY_PERCENT:
+            partition = 0
+        producer.produce(topic, stamped(value, number), user, partition)
         producer.poll(0)
     producer.flush(60)
 

@@ -14,7 +14,8 @@ from bytewax.testing import TestingSink, TestingSource, run_main
 
 from benchmarks import stage, state
 from benchmarks.flow_metrics import Pauses, Values
-from benchmarks.payments import CHUNK, OWN_MERCHANTS, Message, Payments
+from benchmarks.measured_flow import TooManyAlerts, check_alerts
+from benchmarks.payments import CHUNK, OWN_MERCHANTS, Message, Payments, stamp, stamped
 from dataflow.detect import build
 from dataflow.rules import LiveRules
 from dataflow.scoring.isolation_forest import Model
@@ -50,6 +51,21 @@ def test_a_user_pays_at_the_same_pace_among_any_number_of_users(users: int) -> N
     assert second(last) < second(after) < time.time()
 
 
+def test_payments_go_on_where_others_were_made_before() -> None:
+    made = bodies(Payments(50).anyone(300))
+    then, *_ = bodies(Payments(50, after=300).anyone(1))
+    assert 0 < second(then) - second(made[-1]) <= DAY / PER_DAY / 50 + 0.001
+    assert then["transaction_id"] not in {body["transaction_id"] for body in made}
+
+
+def test_a_payment_is_stamped_with_the_moment_and_is_else_the_same() -> None:
+    (_, value), *_ = Payments(5).anyone(1)
+    before = time.time_ns()
+    other = stamped(value, 7)
+    assert before <= stamp(other) <= time.time_ns()
+    assert json.loads(other) | {"transaction_id": ""} == json.loads(value) | {"transaction_id": ""}
+
+
 def test_users_keep_to_their_place_card_and_merchants() -> None:
     made = [body for body in bodies(Payments(5).anyone(2000)) if body["user"] == "user-0000003"]
     assert len({body["location"] for body in made}) == 1
@@ -77,11 +93,9 @@ def test_about_one_payment_in_a_hundred_is_an_alert_among_any_number_of_users(us
 
 
 def test_too_many_alerts_are_refused_in_one_line() -> None:
-    assert state.check_alerts("under a backlog", 50, 1000) == 0.05
-    with pytest.raises(
-        state.TooManyAlerts, match=r"^under a backlog: 87% of 1,000 decisions are alerts.*--model"
-    ) as found:
-        state.check_alerts("under a backlog", 870, 1000)
+    assert check_alerts("under a backlog", 50, 1000) == 0.05
+    with pytest.raises(TooManyAlerts, match=r"^under a backlog: 87% of 1,000 decisions are alerts.*--model") as found:
+        check_alerts("under a backlog", 870, 1000)
     assert "\n" not in str(found.value)
 
 
@@ -89,7 +103,7 @@ def test_the_benchmark_ends_with_that_line_and_keeps_no_figures(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def measure(*_: object) -> dict[str, Any]:
-        state.check_alerts("everyone pays", 1, 1)
+        check_alerts("everyone pays", 1, 1)
         return {}
 
     monkeypatch.setattr(state, "measure", measure)

@@ -40,10 +40,11 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningConsole
             "ann", NOON - 900, transaction_id="p", fraudulent=False, score=0.1, latitude=40.7, longitude=-74.0
         )
         producer.produce(settings.classified_topic, key=b"ann", value=msgspec.json.encode(paid))
-        for user in ("ann", "bob", "cy"):
+        for user in ("ann", "bob", "cy"):  # on one partition, so that case 1 is ann's
             producer.produce(
-                settings.alerts_topic, key=user.encode(), value=alert_json(user, latitude=48.9, longitude=2.4)
-            )
+                settings.alerts_topic, key=user.encode(), value=alert_json(user, latitude=48.9, longitude=2.4),
+                partition=0,
+            )  # fmt: skip
         assert producer.flush(30) == 0
         yield running
     broker.close()

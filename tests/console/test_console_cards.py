@@ -46,8 +46,9 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningConsole
     settings = Settings(brokers=broker.address)
     with run_console(settings, folder, CONSOLE_USERS_FILE=str(folder / "users.txt")) as running:
         producer = Producer({"bootstrap.servers": broker.address, "log_level": 0})
-        producer.produce(settings.alerts_topic, key=b"ann", value=alert_json("ann", device=CARD))
-        producer.produce(settings.alerts_topic, key=b"bob", value=alert_json("bob"))
+        # On one partition: case 1 is the alert that is read first, and two partitions are read in either order.
+        producer.produce(settings.alerts_topic, key=b"ann", value=alert_json("ann", device=CARD), partition=0)
+        producer.produce(settings.alerts_topic, key=b"bob", value=alert_json("bob"), partition=0)
         assert producer.flush(30) == 0
         yield running
     broker.close()
