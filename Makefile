@@ -30,9 +30,11 @@ $(VENV)/.run: $(VENV)/.python requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
+TREES := dataflow/scoring/trees.py dataflow/scoring/leaf_masks.py
+
 # Compiles the profiles' kernels with Numba (40 s, once) into the cache that every start loads them from. Without this the
 # first start would.
-$(VENV)/.kernels: $(VENV)/.run $(wildcard dataflow/profiles/*.py) dataflow/scoring/trees.py dataflow/kernels.py
+$(VENV)/.kernels: $(VENV)/.run $(wildcard dataflow/profiles/*.py) $(TREES) dataflow/kernels.py
 	@$(BIN)/python -m dataflow.kernels
 	@touch $@
 

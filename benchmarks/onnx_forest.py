@@ -10,8 +10,8 @@ from typing import Any
 import joblib
 import numpy as np
 
+from dataflow.scoring.decision_tree import Tree, round_down
 from dataflow.scoring.isolation_forest import IsolationScores, isolation_trees
-from dataflow.scoring.trees import Tree, round_down
 
 
 def write_forest(pickle: Path, onnx: Path) -> None:

@@ -12,8 +12,10 @@ from dataflow.events.transaction import Transaction
 from dataflow.profiles.columns import FEATURES
 from dataflow.profiles.compilation import FOLDER, compile_lock, is_compiled
 from dataflow.profiles.profiles import MerchantProfiles, UserProfiles, in_order
+from dataflow.scoring.decision_tree import Tree
+from dataflow.scoring.leaf_masks import MOST_LEAVES
 from dataflow.scoring.tiers import ColdStart, Normal
-from dataflow.scoring.trees import TOGETHER, Tree, TreeSum
+from dataflow.scoring.trees import TOGETHER, TreeSum
 
 log = logging.getLogger("redflag.kernels")
 
@@ -45,10 +47,18 @@ def _profiles() -> None:
 
 
 def _trees() -> None:
-    leaf = Tree(*(np.array([value]) for value in (0, 0.0, -1, -1, True, 1.0)))
-    add = TreeSum([leaf])
-    for count, value in ((1, 0.0), (TOGETHER, 0.0), (1, np.nan)):
-        add(np.full((count, 1), value, np.float32))
+    for leaves in (1, MOST_LEAVES + 1):  # small trees have kernels of their own
+        add = TreeSum([_tree(leaves)])
+        for count, value in ((1, 0.0), (2 * TOGETHER, 0.0), (1, np.nan)):
+            add(np.full((count, 1), value, np.float32))
+
+
+def _tree(leaves: int) -> Tree:
+    """A tree at each node of which the left one is a leaf."""
+    nodes = np.arange(2 * leaves - 1)
+    inner = (nodes % 2 == 0) & (nodes < len(nodes) - 1)
+    left, right = np.where(inner, nodes + 1, -1), np.where(inner, nodes + 2, -1)
+    return Tree(np.zeros_like(nodes), nodes.astype(np.float64), left, right, inner, np.ones(len(nodes)))
 
 
 if __name__ == "__main__":

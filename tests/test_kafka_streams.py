@@ -16,8 +16,8 @@ from confluent_kafka.admin import AdminClient
 from benchmarks import stage
 from benchmarks.kafka_streams import build, forest
 from benchmarks.kafka_streams.compare import Decided, Decision, both, differences
+from dataflow.scoring.decision_tree import round_down
 from dataflow.scoring.isolation_forest import isolation_trees, rows_at_splits
-from dataflow.scoring.trees import round_down
 from tests.conftest import Broker
 from tests.support.builders import HOUR, MINUTE, NOON, raw
 from tests.support.kafka_server import KafkaUnavailableError

@@ -14,9 +14,9 @@ from typing import Any
 import joblib
 import numpy as np
 
+from dataflow.scoring.decision_tree import round_down
 from dataflow.scoring.isolation_forest import average_path_length, isolation_trees
 from dataflow.scoring.metadata import read_metadata
-from dataflow.scoring.trees import round_down
 
 
 def as_json(forest: Any, features: list[str]) -> dict[str, Any]:

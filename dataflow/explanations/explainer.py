@@ -19,9 +19,9 @@ from dataflow.features.batch import FeatureBatch
 from dataflow.metrics import UNEXPLAINED
 from dataflow.rules import NUMBER_OF, Rule, RuleResult, RuleSet, value_of
 from dataflow.scoring.common_values import CommonValues
+from dataflow.scoring.decision_tree import Floats, Rows
 from dataflow.scoring.metadata import Scorer
 from dataflow.scoring.operating_point import MODEL_FIELD_NAMES
-from dataflow.scoring.trees import Floats, Rows
 
 MOST: Final = 5
 """Entries of an explanation."""

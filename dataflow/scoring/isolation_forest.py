@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataflow.profiles.amounts import AmountPrior
+from dataflow.scoring.decision_tree import Bools, Floats, Rows, Tree, round_down
 from dataflow.scoring.metadata import Metadata
 from dataflow.scoring.operating_point import OperatingPoint
-from dataflow.scoring.trees import Bools, Floats, Rows, Tree, TreeSum, round_down
+from dataflow.scoring.trees import TreeSum
 
 
 class Model:

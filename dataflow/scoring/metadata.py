@@ -11,8 +11,8 @@ from dataflow.errors import UserError
 from dataflow.features.catalogue import FIELDS
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.scoring.common_values import CommonValues
+from dataflow.scoring.decision_tree import Bools, Floats, Rows
 from dataflow.scoring.operating_point import OperatingPoint
-from dataflow.scoring.trees import Bools, Floats, Rows
 
 FORMAT = 1
 """Of the metadata; another number is refused."""

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.compilation import compiled, quiet
+from dataflow.scoring.decision_tree import Bools, Floats, Rows, Tree
 from dataflow.scoring.isolation_forest import IsolationScores, isolation_trees, rows_at_splits
 from dataflow.scoring.metadata import Metadata
 from dataflow.scoring.operating_point import OperatingPoint
-from dataflow.scoring.trees import Bools, Floats, Rows, Tree, TreeSum
+from dataflow.scoring.trees import TreeSum
 
 EVIDENCE, FEEDBACK, SUPERVISED = "evidence", "feedback", "supervised"
 

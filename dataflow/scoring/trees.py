@@ -1,26 +1,24 @@
-"""Decision trees of scikit-learn, walked by a compiled kernel: the sum of a row's leaves, bit for bit.
+"""The sum of the leaves that a row falls in, over the decision trees of scikit-learn, bit for bit, by compiled kernels.
 
-In batches of 500 a row takes .45 of the CPU time that ONNX Runtime takes, by itself .7 (200 isolation trees and 300
-boosted ones; `python -m benchmarks.trees`). Eight rows go down a tree in step, or one row down sixteen trees, so that
-the processor has as many loads under way where a walk node by node waits for each; a node takes 8 bytes, so that all
-trees lie in its second cache.
-Numbers of nodes are unsigned: to look for negative ones at each takes a third of the time.
+Trees are walked: eight rows go down a tree in step, or one row down sixteen trees, so that the processor has as many
+loads under way where a walk node by node waits for each; a node takes 8 bytes, so that all trees lie in its second
+cache. Numbers of nodes are unsigned: to look for negative ones at each takes a third of the time.
+
+Small trees, as those of gradient boosting, are not walked where rows are many: see `leaf_masks`.
+`python -m benchmarks.trees` measures both beside ONNX Runtime.
 """
 
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dataflow.profiles.compilation import compiled
-
-Rows = NDArray[np.float32]
-Floats = NDArray[np.float64]
-Indices = NDArray[np.int64]
-Bools = NDArray[np.bool_]
+from dataflow.scoring.decision_tree import Bools, Floats, Rows, Tree, round_down
+from dataflow.scoring.leaf_masks import LeafMasks
 
 NODE: Final = np.dtype([
     ("threshold", "f4"),  # a row goes left where its value is not above; infinite in a leaf
@@ -34,23 +32,12 @@ TREES_TOGETHER: Final = 16
 """Trees that a row goes down in step, where there are too few rows."""
 FEW_ROWS: Final = 5
 """So many rows go down the trees one after the other: that takes less than eight in step, of which most are in vain."""
+FEW_FOR_MASKS: Final = 8
+"""So many rows are walked with in any case: masks take as long for one row as for sixteen, 27 µs for 400 trees."""
 _WORTH = 128
 """Rows of which half are scored beside: handing them over takes 40 µs."""
-
-
-class Tree(NamedTuple):
-    """A decision tree as arrays, one element a node, node 0 the root.
-
-    A row goes left where `row[feature] <= threshold`, and where that value is NaN and `nan_left` holds. A leaf has
-    `left == -1` and is worth its `value`.
-    """
-
-    feature: Indices
-    threshold: Floats
-    left: Indices
-    right: Indices
-    nan_left: Bools
-    value: Floats
+_WORTH_BY_MASKS = 512
+"""The same for trees that are not walked."""
 
 
 class TreeSum:
@@ -75,6 +62,8 @@ class TreeSum:
         self._depths = np.array([depth for *_, depth in laid_out], np.int64)
         self._depths_together = self._depths.reshape(-1, TREES_TOGETHER).max(axis=1)
         self._start = start
+        self._masks = LeafMasks(trees) if LeafMasks.hold(trees) else None
+        self._worth = _WORTH if self._masks is None else _WORTH_BY_MASKS
         self._beside = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="redflag-score")
 
     def __call__(self, rows: Rows) -> Floats:
@@ -85,7 +74,7 @@ class TreeSum:
         """
         rows = np.ascontiguousarray(rows, np.float32)
         sums = np.empty(len(rows))
-        half = len(rows) // 2 if len(rows) >= _WORTH else 0
+        half = len(rows) // 2 if len(rows) >= self._worth else 0
         # The kernel lets go of the interpreter's lock, and a flow leaves a core or more idle: in half the time.
         other = self._beside.submit(self._add, rows[:half], sums[:half]) if half else None
         self._add(rows[half:], sums[half:])
@@ -100,7 +89,9 @@ class TreeSum:
 
     def _add(self, rows: Rows, sums: Floats) -> None:
         sums[:] = self._start
-        if len(rows) > FEW_ROWS:
+        if self._masks is not None and len(rows) > FEW_FOR_MASKS:
+            self._masks.add(rows, sums)
+        elif len(rows) > FEW_ROWS:
             _add_in_step(rows, self._nodes, self._roots, self._depths, self._values, sums)
         else:
             _add_by_row(rows, self._nodes, self._roots, self._depths_together, self._values, sums)
@@ -133,17 +124,6 @@ def _laid_out(tree: Tree) -> tuple[NDArray[Any], Floats, Bools, int]:
 
 _NOTHING = (np.array([(np.inf, 0, 0)], NODE), np.zeros(1), np.ones(1, np.bool_), 0)
 """A tree laid out whose one leaf adds nothing: with these the trees are so many sixteens."""
-
-
-def round_down(threshold: Floats) -> Rows:
-    """The largest float32 that is not above the threshold.
-
-    scikit-learn compares float32 values with float64 thresholds; here float32 is on both sides. For a float32 x,
-    `x <= threshold` and `x <= round_down(threshold)` are the same; rounded to nearest they are not.
-    """
-    with np.errstate(over="ignore"):
-        nearest = threshold.astype(np.float32)
-    return np.where(nearest > threshold, np.nextafter(nearest, np.float32(-np.inf)), nearest)
 
 
 @compiled

@@ -6,7 +6,7 @@ import numpy as np
 
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.profiles import NO_PRIOR
-from dataflow.scoring.trees import Rows
+from dataflow.scoring.decision_tree import Rows
 from training.histories.history import LabelTime, Past
 from training.histories.replay import replay
 

@@ -17,8 +17,8 @@ from dataflow.events.decision import combined
 from dataflow.events.transaction import DAY
 from dataflow.features.batch import FeatureBatch
 from dataflow.rules import RuleSet
+from dataflow.scoring.decision_tree import Bools, Floats, Indices
 from dataflow.scoring.operating_point import OperatingPoint
-from dataflow.scoring.trees import Bools, Floats, Indices
 from training.evaluation.evaluation import Replayed, Result
 from training.evaluation.measures import calibration_errors, reliability
 

@@ -13,10 +13,10 @@ from dataflow.events.transaction import DAY
 from dataflow.features.batch import FeatureBatch
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.rules import RuleSet
+from dataflow.scoring.decision_tree import Bools, Floats, Indices, Rows
 from dataflow.scoring.metadata import Metadata, Window
 from dataflow.scoring.operating_point import OperatingPoint
 from dataflow.scoring.tiers import SUPERVISED, TieredModel, needed
-from dataflow.scoring.trees import Bools, Floats, Indices, Rows
 from training.evaluation.measures import Measures, measure
 from training.evaluation.options import Options
 from training.fitting.infinities import CannotFitError, bounded

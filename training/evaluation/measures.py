@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dataflow.events.transaction import DAY
-from dataflow.scoring.trees import Bools, Floats
+from dataflow.scoring.decision_tree import Bools, Floats
 
 FALSE_POSITIVE_RATES = (0.001, 0.005, 0.01, 0.05)
 ALERT_RATE = 0.01  # false positive rate at which alerts a day and time to detect are told

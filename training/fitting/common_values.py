@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dataflow.scoring.common_values import BinnedFrauds, CommonValues
-from dataflow.scoring.trees import Bools, Floats, Rows
+from dataflow.scoring.decision_tree import Bools, Floats, Rows
 
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 """Where the bins of a feature end, by the values of all labelled transactions: fine where frauds are."""

@@ -8,10 +8,10 @@ import numpy as np
 from dataflow.errors import UserError
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.rules import RuleSet
+from dataflow.scoring.decision_tree import Floats, Rows
 from dataflow.scoring.isolation_forest import Model
 from dataflow.scoring.metadata import ISOLATION_FOREST, Metadata
 from dataflow.scoring.tiers import TieredModel, needed
-from dataflow.scoring.trees import Floats, Rows
 from training.fitting.infinities import CannotFitError, bounded
 from training.fitting.options import Options
 from training.fitting.tiers import FOREST_FEATURES, SUPERVISED_FEATURES, TooFewLabelsError

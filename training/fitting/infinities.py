@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dataflow.scoring.decision_tree import Rows
 from dataflow.scoring.metadata import ISOLATION_FOREST
 from dataflow.scoring.tiers import needed
-from dataflow.scoring.trees import Rows
 from training.fitting.tiers import FOREST_FEATURES, SUPERVISED_FEATURES, all_tiers
 
 

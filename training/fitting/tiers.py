@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dataflow.profiles.amounts import AmountPrior
+from dataflow.scoring.decision_tree import Bools, Floats, Rows
 from dataflow.scoring.isolation_forest import IsolationScores, isolation_trees
 from dataflow.scoring.metadata import ISOLATION_FOREST
 from dataflow.scoring.tiers import (
@@ -26,7 +27,6 @@ from dataflow.scoring.tiers import (
     Tail,
     Weights,
 )
-from dataflow.scoring.trees import Bools, Floats, Rows
 from training.histories.history import Past
 
 TREES, MAX_SAMPLES = 200, 1024

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dataflow.features.batch import FeatureBatch
+from dataflow.scoring.decision_tree import Bools, Floats, Rows
 from dataflow.scoring.metadata import Window
-from dataflow.scoring.trees import Bools, Floats, Rows
 from training.histories.history import Past
 
 

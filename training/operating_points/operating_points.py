@@ -16,8 +16,8 @@ from dataflow.errors import UserError
 from dataflow.events.transaction import DAY
 from dataflow.features.batch import FeatureBatch
 from dataflow.rules import RuleSet
+from dataflow.scoring.decision_tree import Bools, Floats, Indices
 from dataflow.scoring.operating_point import CurvePoint, Interval, OperatingPoint, columns_without_model
-from dataflow.scoring.trees import Bools, Floats, Indices
 from training.cli import number
 
 BLOCK_PRECISION = 0.9

@@ -12,9 +12,9 @@ from dataflow.errors import UserError
 from dataflow.events.parsing import event_time
 from dataflow.events.transaction import DAY
 from dataflow.rules import RuleSet
+from dataflow.scoring.decision_tree import Bools, Floats
 from dataflow.scoring.metadata import Metadata, Scorer
 from dataflow.scoring.tiers import SUPERVISED
-from dataflow.scoring.trees import Bools, Floats
 from dataflow.simulation.simulator import POPULATIONS
 from training.backtesting.deciders import Deciders
 from training.fitting.options import LABEL_DELAY, simulated_size
