@@ -116,7 +116,7 @@ def measure(count: int, rounds: int, rows: list[Row], given: Path | None, scratc
     before = max((row.warm_up for row in run), default=0)
     messages = transactions(before + count)
     earlier, messages = messages[:before], messages[before:]
-    with KafkaServer() as kafka:
+    with KafkaServer(lasting=True) as kafka:
         for number in range(rounds + 1):
             for row in run:
                 name = f"{row.name}-{uuid.uuid4().hex[:6]}"
