@@ -51,7 +51,7 @@ class Alerts(NamedTuple):
 def simulated(count: int, model: Scorer, rules: RuleSet) -> list[Alerts]:
     """The alerts of so many simulated transactions, if the riskiest hundredth are."""
     history = list(islice(read_history(None, users=USERS, days=count / USERS), count))
-    scored = [(batch, *model.score(batch.floats(model.features))) for _, batch in replay(history)]
+    scored = [(batch, *model.risk_first(batch.floats(model.features))) for _, batch in replay(history)]
     riskiest = float(np.quantile(np.concatenate([risks for _, risks, _ in scored]), 0.99))
     point = OperatingPoint(alert=riskiest)
     found = []

@@ -90,7 +90,10 @@ class Sample(NamedTuple):
 
         point = OperatingPoint(alert=0.5)
         parts = [slice(begin, begin + size) for begin in range(0, len(self), size)]
-        return [partial(make, part, point.columns(self.risks[part], self.risks[part] > 0.7)) for part in parts]
+        return [
+            partial(make, part, point.columns(self.risks[part], partial(np.greater, self.risks[part], 0.7)))
+            for part in parts
+        ]
 
 
 def sample(count: int) -> Sample:

@@ -161,8 +161,8 @@ class Steps:
         return self.check(self.score(batch.part([place for place, _ in some])))
 
     def score(self, batch: FeatureBatch) -> FeatureBatch:
-        """Adds the model's verdict to the features: whether it is an anomaly, and the risk, 0 to 1."""
-        risks, anomalies = self._model.score(batch.floats(self._model.features))
+        """Adds the model's verdict to the features: the risk, 0 to 1, and once a rule reads it, the forest's."""
+        risks, anomalies = self._model.risk_first(batch.floats(self._model.features))
         batch.put(self._model.operating_point.columns(risks, anomalies))
         return batch
 

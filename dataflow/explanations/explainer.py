@@ -124,7 +124,7 @@ class Explainer:
         usual = np.where(np.isnan(usual), rows, usual)
         asked, groups = np.nonzero((usual != rows) @ self._members.T)
         effects = np.zeros((len(rows), len(self._groups)))
-        risk, _ = self._model.score(np.where(self._members[groups], usual[asked], rows[asked]))
+        risk, _ = self._model.risk_first(np.where(self._members[groups], usual[asked], rows[asked]))
         effects[asked, groups] = risks[asked] - risk
         return effects
 

@@ -1,7 +1,7 @@
 """The features of a batch of transactions by column, as the model and the rules read them."""
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from dataflow.features.catalogue import FLAGS, LAST_LOCATION, NUMBERS, TEXTS
 
 Column = NDArray[Any] | list[str]
 """A field's values: numbers an array of float64, flags one of bool, texts a list."""
+
+OnDemand = Callable[[], Column]
+"""Works a column out, once it is read."""
 
 _PLACES = {name: place for place, name in enumerate(NUMBERS)}
 
@@ -29,13 +32,13 @@ class FeatureBatch:
         self.transactions = transactions
         self._last_locations = last_locations
         self._numbers = numbers
-        self._columns: dict[str, Column] = {}  # that were made, or are the model's
+        self._columns: dict[str, Column | OnDemand] = {}  # that were made, or are the model's
 
     def __len__(self) -> int:
         return len(self.transactions)
 
-    def put(self, columns: Mapping[str, Column]) -> None:
-        """Puts columns there that are not of the profiles: the model's."""
+    def put(self, columns: Mapping[str, Column | OnDemand]) -> None:
+        """Puts columns there that are not of the profiles: the model's. One on demand is not made before it is read."""
         self._columns.update(columns)
 
     def column(self, name: str) -> Column:
@@ -43,6 +46,8 @@ class FeatureBatch:
         column = self._columns.get(name)
         if column is None:
             column = self._columns[name] = self._make(name)
+        elif callable(column):
+            column = self._columns[name] = column()
         return column
 
     def _make(self, name: str) -> Column:
@@ -71,7 +76,15 @@ class FeatureBatch:
             self._numbers[list(places)],
         )
         part._columns = {
-            name: [values[place] for place in places] if isinstance(values, list) else values[list(places)]
-            for name, values in self._columns.items()
+            name: partial(self._some, name, places) if callable(column) else _at(column, places)
+            for name, column in self._columns.items()
         }
         return part
+
+    def _some(self, name: str, places: Sequence[int]) -> Column:
+        """These places of a column."""
+        return _at(self.column(name), places)
+
+
+def _at(column: Column, places: Sequence[int]) -> Column:
+    return [column[place] for place in places] if isinstance(column, list) else column[list(places)]

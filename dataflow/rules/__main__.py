@@ -136,7 +136,7 @@ def sample(rules: RuleSet, history: Path | None, model: Path | None) -> tuple[li
 
     loaded = load_model(path)
     for batch in batches:
-        batch.put(loaded.operating_point.columns(*loaded.score(batch.floats(loaded.features))))
+        batch.put(loaded.operating_point.columns(*loaded.risk_first(batch.floats(loaded.features))))
     return batches, source, True
 
 

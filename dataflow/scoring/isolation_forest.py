@@ -1,6 +1,6 @@
 """scikit-learn's Isolation Forest, whose trees a compiled kernel walks: the same scores, bit for bit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,11 @@ class Model:
         Infinite values lie beyond every split; NaN goes at each split where scikit-learn sends it. No value raises.
         """
         return self._isolation(rows)
+
+    def risk_first(self, rows: Rows) -> tuple[Floats, Callable[[], Bools]]:
+        """See `Scorer`: here the risk is the forest's."""
+        risk, anomaly = self._isolation(rows)
+        return risk, lambda: anomaly
 
 
 class IsolationScores:

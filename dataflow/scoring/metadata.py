@@ -1,7 +1,7 @@
 """What the JSON beside a model says of it, checked; and what the flow asks of any model."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -79,6 +79,10 @@ class Scorer(Protocol):
 
     def score(self, rows: Rows) -> tuple[Floats, Bools]:
         """Risk, 0 to 1, and whether the Isolation Forest calls it an anomaly, for each row."""
+        ...
+
+    def risk_first(self, rows: Rows) -> tuple[Floats, Callable[[], Bools]]:
+        """The same, but of the anomalies what works them out: a risk that does not need the forest does not ask it."""
         ...
 
 

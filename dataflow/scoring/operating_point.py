@@ -5,11 +5,13 @@ training anew (`python -m training.threshold`), and a running flow takes it up b
 """
 
 import math
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from dataflow.features.batch import Column, OnDemand
 from dataflow.features.catalogue import Field
 
 Floats = NDArray[np.float64]
@@ -105,14 +107,17 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True):
         measured = f", measured on {self.measured_on}" if self.measured_on else ""
         return f"{line}; it promises {', '.join(figures)}{measured}"
 
-    def columns(self, risk: Floats, anomaly: Bools) -> dict[str, Floats | Bools]:
-        """The model's fields, as rules read them, in the order of `MODEL_FIELD_NAMES`; each of n values."""
+    def columns(self, risk: Floats, anomaly: Callable[[], Bools]) -> dict[str, Column | OnDemand]:
+        """The model's fields, as rules read them, in the order of `MODEL_FIELD_NAMES`; each of n values.
+
+        `anomaly` is called only if the alert is the forest's verdict, or a rule reads that.
+        """
         count = len(risk)
         block = math.inf if self.block is None else self.block
-        columns = (
+        columns: tuple[Column | OnDemand, ...] = (
             anomaly,
             risk,
-            self.alerts(risk, anomaly),
+            anomaly() if self.of_forest else risk >= self.alert,
             np.full(count, self.alert),
             self.blocks(risk),
             np.full(count, block),

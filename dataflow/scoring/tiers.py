@@ -10,7 +10,7 @@ A user with fewer than `ENOUGH_HISTORY` transactions looks strange beside a past
 therefore read as the population's normal for such a user, in all tiers: see `ColdStart`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -214,11 +214,16 @@ class TieredModel:
         risk: 0 to 1, of the highest tier. anomaly: exactly the Isolation Forest's `predict(rows) == -1`, on the rows
         as `ColdStart` leaves them. No value raises, and a row's score does not depend on the batch that it is in.
         """
+        risk, anomaly = self.risk_first(rows)
+        return risk, anomaly()
+
+    def risk_first(self, rows: Rows) -> tuple[Floats, Callable[[], Bools]]:
+        """See `Scorer`: the supervised tier does not need the forest, which takes 3 µs a row, three times as much."""
         rows = self._cold_start(rows)
-        isolation, anomaly = self._isolation(rows)
         if self._supervised:
-            return self._calibration(self._probability(rows)), anomaly
-        return self.graded(isolation, rows, feedback=self._feedback), anomaly
+            return self._calibration(self._probability(rows)), lambda: self._isolation(rows)[1]
+        isolation, anomaly = self._isolation(rows)
+        return self.graded(isolation, rows, feedback=self._feedback), lambda: anomaly
 
     def tiers(self, rows: Rows) -> dict[str, Floats]:
         """The risk of each tier by itself, to compare them; the forest's own under `isolation_forest`."""

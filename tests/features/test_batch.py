@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataflow.features.batch import FeatureBatch
+from dataflow.features.batch import Column, FeatureBatch
 from dataflow.features.catalogue import FIELDS, FLAGS, NUMBERS
 from dataflow.rules import load_rules
 from dataflow.scoring.operating_point import MODEL_FIELDS, OperatingPoint
@@ -95,3 +95,18 @@ def test_an_empty_batch_has_no_rows() -> None:
     batch = FeatureBatch([], [], np.empty((0, len(NUMBERS))))
     assert (len(batch), len(batch.column("amount")), batch.column("user")) == (0, 0, [])
     assert batch.floats(["amount", "txn_per_hour"]).shape == (0, 2)
+
+
+def test_a_column_on_demand_is_worked_out_once_it_is_read_also_of_a_part(known: FeatureBatch) -> None:
+    worked_out = []
+
+    def anomaly() -> Column:
+        worked_out.append(1)
+        return np.arange(len(known)) % 7 == 0
+
+    known.put({"model_anomaly": anomaly})
+    part = known.part([7, 8, 21]).part([0, 1])
+    assert worked_out == []
+    assert np.array_equal(part.column("model_anomaly"), [True, False])
+    assert known.part([9, 14]).column("model_anomaly").tolist() == [False, True]  # type: ignore[union-attr]
+    assert worked_out == [1]

@@ -13,9 +13,11 @@ import pytest
 
 from dataflow.errors import UserError
 from dataflow.events.transaction import Transaction
+from dataflow.features.batch import FeatureBatch
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.scoring.loading import load_model
 from dataflow.scoring.metadata import fingerprint
+from dataflow.scoring.operating_point import OperatingPoint
 from dataflow.scoring.tiers import CAREFUL, ColdStart, Normal, Tail, TieredModel
 from tests.support.replaying import replayed_rows
 from training.fitting.tiers import amount_prior, calibrate
@@ -224,3 +226,29 @@ def test_tiers_of_an_earlier_release_are_refused_in_one_line(model_file: Path, t
     path.with_suffix(".json").write_text(json.dumps(meta))
     with pytest.raises(UserError, match=r"old\.pkl holds tiers of an earlier release.*train again"):
         load_model(path)
+
+
+def test_the_forest_is_asked_only_where_something_reads_its_verdict(
+    model: TieredModel, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = rows
+    risk, anomaly = model.score(some)
+    asked = []
+    forest = model._isolation
+    monkeypatch.setattr(model, "_isolation", lambda rows: asked.append(len(rows)) or forest(rows))
+
+    def batch(point: OperatingPoint) -> FeatureBatch:
+        made = FeatureBatch([], [], np.empty((len(some), 0)))
+        made.put(point.columns(*model.risk_first(some)))
+        return made
+
+    by_risk = batch(OperatingPoint(alert=0.5))
+    assert np.array_equal(by_risk.column("model_score"), risk)
+    assert np.array_equal(by_risk.column("model_alert"), risk >= 0.5)
+    assert asked == []
+    assert np.array_equal(by_risk.column("model_anomaly"), anomaly)
+    assert np.array_equal(by_risk.column("model_anomaly"), anomaly)
+    assert asked == [len(some)]  # once
+    by_forest = batch(OperatingPoint(alert=0.5, of_forest=True))
+    assert np.array_equal(by_forest.column("model_alert"), anomaly)
+    assert 0 < anomaly.sum() < len(some)

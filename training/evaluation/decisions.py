@@ -75,10 +75,10 @@ def _decide(
     fired: dict[str, list[int]] = {}
     for rows, batch in _of_window(replayed, result.window):
         block = replayed.rows[rows]
-        risk, anomaly = result.model.score(block)
-        risks.append(risk)
-        own.append(point.alerts(risk, anomaly))
+        risk, anomaly = result.model.risk_first(block)
         batch.put(point.columns(risk, anomaly))
+        risks.append(risk)
+        own.append(np.asarray(batch.column("model_alert")))
         found = rules.evaluate(batch)
         for place, each in enumerate(found, len(alerts)):
             if each.fraudulent:
