@@ -36,6 +36,7 @@ from dataflow.process.faults import Guard, guarded
 from dataflow.process.health import HUNG_SECONDS, Health
 from dataflow.profile_steps import ProfileLimits, ProfileSteps
 from dataflow.profiles import VERSION as PROFILES_VERSION
+from dataflow.profiles.compilation import FOLDER
 from dataflow.profiles.profiles import MERCHANT_LAYOUT, USER_LAYOUT
 from dataflow.rules import LiveRules
 from dataflow.rules.cooldown import VERSION as COOLDOWN_VERSION
@@ -120,7 +121,7 @@ def flow() -> Dataflow:
     this_flow = recovery.lock_and_verify(recovery_identity(settings), sys.argv[1:])
     execution = Execution.read()
     store = Store.open(execution.directory)
-    model = load_model(settings.model_file)
+    model = load_model(settings.model_file, keep_in=FOLDER)
     rules = LiveRules(settings.rules_file, check_every=settings.rules_check_seconds)
     warm_up()
     health = Health(hung_seconds=max(HUNG_SECONDS, 2 * execution.epoch_seconds))
