@@ -11,15 +11,15 @@ import joblib
 import numpy as np
 
 from dataflow.scoring.decision_tree import Tree, round_down
-from dataflow.scoring.isolation_forest import IsolationScores, isolation_trees
+from dataflow.scoring.isolation_forest import ForestParts, IsolationScores
 
 
 def write_forest(pickle: Path, onnx: Path) -> None:
     """The two-feature forest as ONNX, for jobs that do not import ours."""
     forest = joblib.load(io.BytesIO(pickle.read_bytes()))
-    trees = isolation_trees(forest)
-    onnx.write_bytes(as_onnx({"depths": trees}, 2))
-    scores = IsolationScores(forest, trees)
+    parts = ForestParts.of(forest)
+    onnx.write_bytes(as_onnx({"depths": parts.trees}, 2))
+    scores = IsolationScores(parts)
     known = {"average": scores._average, "threshold": scores.threshold}
     Path(f"{onnx}.json").write_text(json.dumps(known))
 

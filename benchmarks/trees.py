@@ -18,10 +18,10 @@ from rich.table import Table
 
 from benchmarks.onnx_forest import session_of
 from dataflow.errors import UserError
-from dataflow.scoring.decision_tree import Rows, Tree
+from dataflow.scoring.decision_tree import Rows, Tree, remapped
 from dataflow.scoring.isolation_forest import isolation_trees
 from dataflow.scoring.loading import load_model
-from dataflow.scoring.tiers import boosting_trees, remapped
+from dataflow.scoring.tier_parts import boosting_trees
 from dataflow.scoring.trees import TreeSum
 from training.histories.history import read_history
 from training.histories.replay import replay

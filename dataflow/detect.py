@@ -4,6 +4,12 @@
 does so with recovery on. A step's id is a recovery key: one that was released stays as it is.
 """
 
+if __name__ == "__main__":
+    # Before all that follows: to import that takes .8 s of CPU, and `bytewax.run`, which this process becomes, does it.
+    from dataflow.launch import main
+
+    main()
+
 import os
 import sys
 from itertools import chain
@@ -21,15 +27,16 @@ from dataflow.connectors.kafka_source import KafkaSource
 from dataflow.connectors.ownership import own_outputs
 from dataflow.connectors.readiness import ready_checks
 from dataflow.connectors.topic_changes import TopicChanges
-from dataflow.errors import UserError
 from dataflow.events.decision import Decision
 from dataflow.kernels import warm_up
+from dataflow.launch import ACCEPT_GAP
 from dataflow.process import lifecycle, metrics_server
 from dataflow.process.execution import Execution
 from dataflow.process.faults import Guard, guarded
 from dataflow.process.health import HUNG_SECONDS, Health
 from dataflow.profile_steps import ProfileLimits, ProfileSteps
 from dataflow.profiles import VERSION as PROFILES_VERSION
+from dataflow.profiles.compilation import FOLDER
 from dataflow.profiles.profiles import MERCHANT_LAYOUT, USER_LAYOUT
 from dataflow.rules import LiveRules
 from dataflow.rules.cooldown import VERSION as COOLDOWN_VERSION
@@ -51,10 +58,6 @@ from dataflow.steps import (
     key_alerts_by_user,
     suppress_repeats,
 )
-
-ACCEPT_GAP = "REDFLAG_ACCEPT_GAP"
-"""Says to the flow that --accept-gap was given: `bytewax.run` takes no options but its own."""
-ACCEPT_GAP_OPTION = "--accept-gap"
 
 
 def build(
@@ -118,7 +121,7 @@ def flow() -> Dataflow:
     this_flow = recovery.lock_and_verify(recovery_identity(settings), sys.argv[1:])
     execution = Execution.read()
     store = Store.open(execution.directory)
-    model = load_model(settings.model_file)
+    model = load_model(settings.model_file, keep_in=FOLDER)
     rules = LiveRules(settings.rules_file, check_every=settings.rules_check_seconds)
     warm_up()
     health = Health(hung_seconds=max(HUNG_SECONDS, 2 * execution.epoch_seconds))
@@ -162,27 +165,3 @@ def recovery_identity(settings: Settings) -> dict[str, Any]:
         "source": settings.transactions_topic,
         "outputs": [settings.alerts_topic, settings.classified_topic, settings.invalid_topic],
     }
-
-
-def main() -> None:
-    """Runs the flow with recovery on; further options are those of `bytewax.run`, such as -w, -i and -a.
-
-    With `--accept-gap` it goes on where records are gone that were not read yet, or a topic was made anew.
-    """
-    lifecycle.report_mistakes()
-    arguments = sys.argv[1:]
-    if ACCEPT_GAP_OPTION in arguments:
-        arguments = [each for each in arguments if each != ACCEPT_GAP_OPTION]
-        os.environ[ACCEPT_GAP] = "1"
-    try:
-        settings = Settings.load()
-        recovery.prepare(settings.recovery_dir, settings.recovery_partitions)
-    except UserError as error:
-        lifecycle.fail(error)
-    # The same process goes on as bytewax.run, so that signals and exit status are the flow's own.
-    options = ["-r", str(settings.recovery_dir), "-s", str(settings.recovery_interval), "-b", "0", *arguments]
-    os.execv(sys.executable, [sys.executable, "-m", "bytewax.run", "dataflow.detect:flow", *options])  # noqa: S606
-
-
-if __name__ == "__main__":
-    main()

@@ -16,7 +16,7 @@ LEVELS = [
     ("scoring", "connectors"),
     ("rules", "simulation", "kernels"),
     ("explanations", "profile_steps"),
-    ("steps", "generate", "start_report", "explain", "dead_letters"),
+    ("steps", "generate", "start_report", "explain", "dead_letters", "launch"),
     ("demo", "detect"),
     ("training",),
     ("console",),

@@ -30,10 +30,10 @@ from dataflow.process.whole_files import put_in_place
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.profiles import NO_PRIOR
 from dataflow.rules import RuleSet, load_rules
-from dataflow.scoring.isolation_forest import agrees
+from dataflow.scoring.loading import agrees, ask
 from dataflow.scoring.metadata import FORMAT, ISOLATION_FOREST, Metadata, Window, fingerprint
 from dataflow.scoring.operating_point import OperatingPoint
-from dataflow.scoring.tiers import FEEDBACK, SUPERVISED, TieredModel
+from dataflow.scoring.tiers import FEEDBACK, SUPERVISED
 from training.fitting.common_values import common_values
 from training.fitting.fitting import (
     BATCH,
@@ -145,7 +145,7 @@ def train(history: History, options: Options, console: Console) -> Trained:
             joblib.dump(artifact, buffer)
             metadata = describe(buffer.getvalue(), options, replayed.window(history.source))
             model = make_model(metadata, artifact)
-            if not (model.agrees(artifact) if isinstance(model, TieredModel) else agrees(model, artifact)):
+            if not agrees(model, ask(metadata, artifact)):
                 msg = "compiled, the model scores otherwise than in scikit-learn, so nothing was written: report this"
                 raise UserError(msg)
         with _step(progress, "score the history") as tell:

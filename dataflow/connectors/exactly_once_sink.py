@@ -31,8 +31,8 @@ from dataflow.connectors.kafka_clients import (
     PerWorker,
     TopicIdentity,
     client_config,
-    count_partitions,
     identify_topics,
+    partition_counts,
 )
 from dataflow.connectors.offset_set import OffsetSet
 from dataflow.connectors.record_producer import produce_records, source_headers
@@ -163,7 +163,7 @@ class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
 
     def _ask(self) -> _Facts:
         settings, outputs, sources = self._settings, self._outputs, tuple(self._routes)
-        counts = {topic: count_partitions(settings, topic) for topic in (*sources, *outputs)}
+        counts = partition_counts(settings, (*sources, *outputs))
         equal = {topic: counts[topic] for topic in outputs if topic != settings.invalid_topic}
         if len(set(equal.values())) > 1:
             found = ", ".join(f"{topic} has {count}" for topic, count in equal.items())
@@ -175,7 +175,7 @@ class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
         check_rights(admin, sources, outputs, seconds)
         limits = read_limits(admin, (*sources, *outputs), seconds)
         warn_of_small_outputs(limits, sources, outputs)
-        identities = identify_topics(settings, (*sources, *outputs))
+        identities = identify_topics(settings, (*sources, *outputs), admin)
         source_ends, output_ends = (
             ask_ends(admin, [(topic, number) for topic in topics for number in range(counts[topic])], seconds)
             for topics in (sources, outputs)

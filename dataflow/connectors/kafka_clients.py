@@ -113,18 +113,24 @@ def _make(kind: Callable[[dict[str, Any]], T], config: dict[str, Any]) -> T:
 
 
 def count_partitions(settings: Settings, topic: str) -> int:
-    """How many partitions a topic has, once each of them has a leader.
+    """How many partitions a topic has: see `partition_counts`."""
+    return partition_counts(settings, [topic])[topic]
 
-    Asks through a consumer, which does not make a broker create the topic: a misspelt name would become one. Only the
-    embedded broker, which knows no other way, is made to.
+
+def partition_counts(settings: Settings, topics: Sequence[str]) -> dict[str, int]:
+    """How many partitions each topic has, once each of them has a leader.
+
+    Through one client, as each that is made takes 50 ms until it has found its way to the broker. It is a consumer, as
+    that does not make a broker create the topic: a misspelt name would become one. Only the embedded broker is made to,
+    which knows no other way.
 
     Raises:
-        UserError: the topic does not exist, or no broker answers, within `BROKER_WAIT_SECONDS`; or, much sooner, what a
+        UserError: a topic does not exist, or no broker answers, within `BROKER_WAIT_SECONDS`; or, much sooner, what a
             broker answers shows that a setting is wrong.
     """
     reports = ConnectionReports(settings)
     with contextlib.closing(make_consumer(settings, reports=reports)) as consumer:
-        return _wait_for_partitions(settings, topic, consumer, reports)
+        return {topic: _wait_for_partitions(settings, topic, consumer, reports) for topic in topics}
 
 
 def _wait_for_partitions(settings: Settings, topic: str, consumer: Consumer, reports: ConnectionReports) -> int:
@@ -211,13 +217,15 @@ NO_TOPIC_ID = "AAAAAAAAAAAAAAAAAAAAAA"  # sixteen zero bytes: how a broker says 
 EMBEDDED_CLUSTER = "mockCluster"  # how the cluster id of librdkafka's embedded broker begins
 
 
-def identify_topics(settings: Settings, topics: Sequence[str]) -> dict[str, TopicIdentity]:
-    """The identity of each topic; waits for a broker that is away.
+def identify_topics(
+    settings: Settings, topics: Sequence[str], admin: AdminClient | None = None
+) -> dict[str, TopicIdentity]:
+    """The identity of each topic; waits for a broker that is away. `admin`: who asks, where there is one already.
 
     Raises:
         UserError: the broker did not answer within the delivery timeout, or a topic cannot be described.
     """
-    admin = make_admin(settings)
+    admin = admin or make_admin(settings)
     seconds = settings.delivery_timeout_seconds
     cluster_id = retry("cannot ask for the cluster id", lambda: admin.list_topics(timeout=5), seconds).cluster_id or ""
     found = {}

@@ -21,9 +21,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from dataflow.connectors.kafka_clients import (
     PerWorker,
     TopicIdentity,
-    count_partitions,
     identify_topics,
     make_consumer,
+    partition_counts,
     watermarks,
 )
 from dataflow.errors import UserError
@@ -128,7 +128,7 @@ class KafkaSource(FixedPartitionedSource[Message, SourceState]):
     @lifecycle.exit_on_user_error
     def list_parts(self) -> list[str]:
         """One part for each partition number, zero-padded."""
-        self._counts.update({topic: count_partitions(self._settings, topic) for topic in self._topics})
+        self._counts.update(partition_counts(self._settings, self._topics))
         self._identities = identify_topics(self._settings, self._topics)
         if len(set(self._counts.values())) > 1 and not self._said:
             self._said = True
@@ -152,7 +152,7 @@ class KafkaSource(FixedPartitionedSource[Message, SourceState]):
         offsets = {}
         for topic in self._topics:
             if number < self._counts[topic]:
-                low, high = watermarks(fetcher.consumer, topic, number, self._settings.delivery_timeout_seconds)
+                low, high = watermarks(fetcher.asking, topic, number, self._settings.delivery_timeout_seconds)
                 offsets[topic] = self._begin(topic, number, saved.get(topic), low, high)
                 if self._started is not None:
                     self._started(topic, number, offsets[topic], high)
@@ -245,6 +245,8 @@ class _Fetcher:
         self._snapshots = snapshots or SnapshotTimes(recovery=False)
         self._look = look
         self.consumer: Consumer = make_consumer(settings, {"enable.partition.eof": True})
+        # A broker answers a client in turn: who fetches hears an answer only once the fetch ends, up to 100 ms later.
+        self.asking: Consumer = make_consumer(settings)
         self._partitions: dict[Place, _Partition] = {}
         self._followers: list[_Partition] = []
         self._served: set[int] = set()  # parts that had their turn in this activation
@@ -282,6 +284,7 @@ class _Fetcher:
             self._snapshots.ended()
             stops_going_round()
             self.consumer.close()
+            self.asking.close()
 
     def partition(self, topic: str, number: int) -> _Partition:
         """What is known of a partition."""
@@ -429,7 +432,7 @@ class _Fetcher:
         try:
             for follower in self._followers:
                 thought = self.end(follower)
-                follower.asked_end = self.consumer.get_watermark_offsets(follower.known, timeout=ASK_SECONDS)[1]
+                follower.asked_end = self.asking.get_watermark_offsets(follower.known, timeout=ASK_SECONDS)[1]
                 follower.asked_of = thought
         except KafkaException:
             return False

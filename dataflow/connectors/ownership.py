@@ -25,7 +25,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from dataflow.connectors.kafka_clients import BROKER_WAIT_SECONDS, count_partitions, make_consumer, retry
+from dataflow.connectors.kafka_clients import BROKER_WAIT_SECONDS, make_consumer, partition_counts, retry
 from dataflow.errors import UserError
 from dataflow.metrics import LEASE_AGE
 from dataflow.process import lifecycle
@@ -104,8 +104,7 @@ def own_outputs(settings: Settings, identity: FlowIdentity) -> "Ownership":
     Raises:
         UserError: another flow writes them; the consumer group may not be used; no broker answers.
     """
-    for topic in (settings.alerts_topic, settings.classified_topic):
-        count_partitions(settings, topic)
+    partition_counts(settings, [settings.alerts_topic, settings.classified_topic])
     ownership = Ownership(settings, identity)
     LEASE_AGE.set_function(ownership.age)
     if identity.process == 0:

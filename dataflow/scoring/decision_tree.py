@@ -1,6 +1,6 @@
 """A decision tree of scikit-learn as arrays, and the types of what trees are given and give."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,3 +35,8 @@ def round_down(threshold: Floats) -> Rows:
     with np.errstate(over="ignore"):
         nearest = threshold.astype(np.float32)
     return np.where(nearest > threshold, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+
+
+def remapped(tree: Tree, columns: NDArray[Any]) -> Tree:
+    """The tree with its features as columns of the whole row."""
+    return tree._replace(feature=columns[np.where(tree.left < 0, 0, tree.feature)])

@@ -1,34 +1,59 @@
 """scikit-learn's Isolation Forest, whose trees a compiled kernel walks: the same scores, bit for bit."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dataflow.profiles.amounts import AmountPrior
-from dataflow.scoring.decision_tree import Bools, Floats, Rows, Tree, round_down
+from dataflow.scoring.decision_tree import Bools, Floats, Rows, Tree, remapped, round_down
 from dataflow.scoring.metadata import Metadata
 from dataflow.scoring.operating_point import OperatingPoint
 from dataflow.scoring.trees import TreeSum
 
 
-class Model:
-    """A model ready to score. It cannot be pickled: every worker's process loads its own.
+class ForestParts(NamedTuple):
+    """What is read of a fitted `IsolationForest`."""
 
-    `forest` is a fitted `IsolationForest`; a ValueError says that its trees saw too little to tell anything.
-    """
+    trees: list[Tree]
+    offset: float
+    max_samples: int  # that each tree saw
 
-    def __init__(self, metadata: Metadata, forest: Any):
+    @classmethod
+    def of(cls, forest: Any) -> Self:
+        """Reads the forest; a ValueError says that its trees saw too little to tell anything."""
         if forest.max_samples_ < 2:
             msg = "its trees saw one transaction each"
             raise ValueError(msg)
-        trees = isolation_trees(forest)
+        return cls(isolation_trees(forest), float(forest.offset_), int(forest.max_samples_))
+
+
+class ForestAnswers(NamedTuple):
+    """What scikit-learn says of rows that lie at its splits: what is compiled must say the same."""
+
+    rows: Rows  # with all columns of the model
+    risk: Floats
+    anomaly: Bools
+
+    @classmethod
+    def of(cls, forest: Any, columns: Sequence[int], width: int) -> Self:
+        """Asks a fitted `IsolationForest` whose features are these columns, of so many in a row."""
+        trees = [remapped(tree, np.array(columns)) for tree in isolation_trees(forest)]
+        rows = rows_at_splits(trees, width)
+        read = rows[:, columns]
+        return cls(rows, -forest.score_samples(read), forest.predict(read) == -1)
+
+
+class Model:
+    """A model ready to score. It cannot be pickled: every worker's process loads its own."""
+
+    def __init__(self, metadata: Metadata, forest: ForestParts):
         self.metadata = metadata
         self.features = tuple(metadata.features)
         self.version = metadata.fingerprint[:12]
         self.amount_prior = AmountPrior()
-        self._isolation = IsolationScores(forest, trees)
+        self._isolation = IsolationScores(forest)
         self.threshold = self._isolation.threshold  # a risk above it is an anomaly
         self.operating_point = metadata.operating_point or OperatingPoint.of_the_forest(self.threshold)
 
@@ -46,22 +71,31 @@ class Model:
         risk, anomaly = self._isolation(rows)
         return risk, lambda: anomaly
 
+    def agrees(self, answers: ForestAnswers) -> bool:
+        """Whether it says what scikit-learn says."""
+        return self._isolation.agrees(answers)
+
 
 class IsolationScores:
     """An Isolation Forest's verdicts, bit for bit as scikit-learn computes them."""
 
-    def __init__(self, forest: Any, trees: Sequence[Tree]):
-        """`trees`: the forest's, as of `isolation_trees`; their columns may be others than the forest's own."""
-        self.threshold = -float(forest.offset_)
-        self._depths = TreeSum(trees)
+    def __init__(self, forest: ForestParts):
+        """The columns of the trees may be others than the forest's own."""
+        self.threshold = -forest.offset
+        self._depths = TreeSum(forest.trees)
         # What a row's depths would sum to if every tree isolated it after the average number of splits.
-        self._average = len(trees) * float(average_path_length(np.array([forest.max_samples_]))[0])
+        self._average = len(forest.trees) * float(average_path_length(np.array([forest.max_samples]))[0])
 
     def __call__(self, rows: Rows) -> tuple[Floats, Bools]:
         """Risk and anomaly of each of the rows, of shape (n, k)."""
         risk: Floats = 2 ** (-np.divide(self._depths(rows), self._average))
         # The threshold is a quantile of training scores, so it is quite common to score exactly that.
         return risk, risk - self.threshold > 0
+
+    def agrees(self, answers: ForestAnswers) -> bool:
+        """Whether they are scikit-learn's."""
+        risk, anomaly = self(answers.rows)
+        return np.array_equal(risk, answers.risk) and np.array_equal(anomaly, answers.anomaly)
 
 
 def isolation_trees(forest: Any) -> list[Tree]:
@@ -106,10 +140,3 @@ def rows_at_splits(trees: Sequence[Tree], width: int) -> Rows:
             node = random.choice(np.flatnonzero(splits[tree].left >= 0))
             row[splits[tree].feature[node]] = round_down(splits[tree].threshold[node])
     return np.concatenate([rows, np.nextafter(rows, np.float32(np.inf))])
-
-
-def agrees(model: Model, forest: Any) -> bool:
-    """Whether the compiled model is the forest."""
-    rows = rows_at_splits(isolation_trees(forest), len(model.features))
-    risk, anomaly = model.score(rows)
-    return np.array_equal(risk, -forest.score_samples(rows)) and np.array_equal(anomaly, forest.predict(rows) == -1)

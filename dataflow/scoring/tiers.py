@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.compilation import compiled, quiet
-from dataflow.scoring.decision_tree import Bools, Floats, Rows, Tree
-from dataflow.scoring.isolation_forest import IsolationScores, isolation_trees, rows_at_splits
+from dataflow.scoring.decision_tree import Bools, Floats, Rows, remapped
+from dataflow.scoring.isolation_forest import IsolationScores
 from dataflow.scoring.metadata import Metadata
 from dataflow.scoring.operating_point import OperatingPoint
+from dataflow.scoring.tier_parts import TierAnswers, TierParts
 from dataflow.scoring.trees import TreeSum
 
 EVIDENCE, FEEDBACK, SUPERVISED = "evidence", "feedback", "supervised"
@@ -179,34 +180,32 @@ class Evidence:
 
 
 class TieredModel:
-    """A model of several tiers, ready to score; `artifact` is what training makes and the pickle holds."""
+    """A model of several tiers, ready to score."""
 
-    def __init__(self, metadata: Metadata, artifact: dict[str, Any]):
+    def __init__(self, metadata: Metadata, parts: TierParts):
         self.metadata = metadata
         self.features = tuple(metadata.features)
         self.version = metadata.fingerprint[:12]
-        self.amount_prior = AmountPrior(*artifact["population"])
-        self._cold_start = ColdStart(self.features, Normal(*artifact["normal"]))
+        self.amount_prior = AmountPrior(*parts.population)
+        self._cold_start = ColdStart(self.features, Normal(*parts.normal))
         columns = {name: column for column, name in enumerate(self.features)}
-        forest_columns = np.array([columns[name] for name in artifact["forest_features"]])
-        trees = [remapped(tree, forest_columns) for tree in isolation_trees(artifact["forest"])]
-        self._isolation = IsolationScores(artifact["forest"], trees)
+        forest_columns = np.array([columns[name] for name in parts.forest_features])
+        trees = [remapped(tree, forest_columns) for tree in parts.forest.trees]
+        self._isolation = IsolationScores(parts.forest._replace(trees=trees))
         self.threshold = self._isolation.threshold
         self.operating_point = metadata.operating_point or OperatingPoint.of_the_forest(self.threshold)
-        tails = {name: Tail(*tail) for name, tail in artifact["tails"].items()}
-        self._evidence = Evidence(self.features, Tail(*artifact["forest_tail"]), tails)
-        self._weights = Weights(*artifact["weights"]) if "weights" in artifact else CAREFUL  # of earlier models
+        tails = {name: Tail(*tail) for name, tail in parts.tails.items()}
+        self._evidence = Evidence(self.features, Tail(*parts.forest_tail), tails)
+        self._weights = Weights(*parts.weights) if parts.weights is not None else CAREFUL  # of earlier models
         self._feedback = FEEDBACK in metadata.tiers
-        self._supervised = SUPERVISED in metadata.tiers
+        self._supervised = parts.supervised is not None
         self.importance: dict[str, float] = {}  # of each feature to the supervised tier: its share of the splits' gain
-        if self._supervised:
-            supervised = np.array([columns[name] for name in artifact["supervised_features"]])
-            boosting = artifact["boosting"]
-            baseline = float(np.ravel(boosting._baseline_prediction)[0])
-            self._odds = TreeSum([remapped(tree, supervised) for tree in boosting_trees(boosting)], baseline)
-            self._calibration = Calibration(*artifact["calibration"])
-            gains = gain_shares(boosting, len(supervised))
-            self.importance = dict(zip(artifact["supervised_features"], gains.tolist(), strict=True))
+        if parts.supervised is not None:
+            names, boosting = parts.supervised.features, parts.supervised
+            supervised = np.array([columns[name] for name in names])
+            self._odds = TreeSum([remapped(tree, supervised) for tree in boosting.trees], boosting.baseline)
+            self._calibration = Calibration(*boosting.calibration)
+            self.importance = dict(zip(names, boosting.gain_shares, strict=True))
 
     def score(self, rows: Rows) -> tuple[Floats, Bools]:
         """Scores rows of shape (n, len(features)), float32, n >= 0; gives (risk, anomaly), each of shape (n,).
@@ -236,28 +235,14 @@ class TieredModel:
             risks[SUPERVISED] = self._calibration(self._probability(rows))
         return risks
 
-    def agrees(self, artifact: dict[str, Any]) -> bool:
-        """Whether what was compiled are the models of the artifact, tried on rows at their split values."""
-
-        def picked(rows: Rows, names: Sequence[str]) -> Rows:
-            return rows[:, [self.features.index(name) for name in names]]
-
-        def close(ours: NDArray[Any], theirs: NDArray[Any]) -> bool:
-            return bool(np.all(np.abs(ours - theirs) <= 1e-12))
-
-        forest = artifact["forest"]
-        columns = np.array([self.features.index(name) for name in artifact["forest_features"]])
-        rows = rows_at_splits([remapped(tree, columns) for tree in isolation_trees(forest)], len(self.features))
-        _, anomaly = self._isolation(rows)
-        if not np.array_equal(anomaly, forest.predict(picked(rows, artifact["forest_features"])) == -1):
+    def agrees(self, answers: TierAnswers) -> bool:
+        """Whether what was compiled says what scikit-learn says."""
+        if not self._isolation.agrees(answers.forest) or self._supervised != (answers.supervised is not None):
             return False
-        if not self._supervised:
+        if answers.supervised is None:
             return True
-        names = artifact["supervised_features"]
-        columns = np.array([self.features.index(name) for name in names])
-        model = artifact["boosting"]
-        rows = rows_at_splits([remapped(tree, columns) for tree in boosting_trees(model)], len(self.features))
-        return close(self._probability(rows), model.predict_proba(picked(rows, names))[:, 1])
+        rows, probability = answers.supervised
+        return bool(np.all(np.abs(self._probability(rows) - probability) <= 1e-12))
 
     def graded(self, isolation: Floats, rows: Rows, feedback: bool) -> Floats:
         """Noisy-OR of the evidence: of the forest, of rarity, and with `feedback` of the merchant's frauds."""
@@ -273,30 +258,6 @@ class TieredModel:
         return probability
 
 
-def remapped(tree: Tree, columns: NDArray[Any]) -> Tree:
-    """The tree with its features as columns of the whole row."""
-    return tree._replace(feature=columns[np.where(tree.left < 0, 0, tree.feature)])
-
-
-def boosting_trees(boosting: Any) -> list[Tree]:
-    """The trees of a fitted `HistGradientBoostingClassifier` of two classes; their leaves add up to the log odds."""
-    trees = []
-    for (predictor,) in boosting._predictors:
-        nodes = predictor.nodes
-        leaf = nodes["is_leaf"].astype(np.bool_)
-        trees.append(
-            Tree(
-                feature=np.where(leaf, 0, nodes["feature_idx"]),
-                threshold=nodes["num_threshold"],
-                left=np.where(leaf, -1, nodes["left"].astype(np.int64)),
-                right=np.where(leaf, -1, nodes["right"].astype(np.int64)),
-                nan_left=nodes["missing_go_to_left"].astype(np.bool_),
-                value=nodes["value"],
-            )
-        )
-    return trees
-
-
 def needed(tiers: Sequence[str], forest: Sequence[str], supervised: Sequence[str]) -> list[str]:
     """The features that a model of these tiers reads, each once, in a fixed order."""
     names = [*forest, *GRADED, "amount", "history"]
@@ -305,14 +266,3 @@ def needed(tiers: Sequence[str], forest: Sequence[str], supervised: Sequence[str
     if SUPERVISED in tiers:
         names += supervised
     return list(dict.fromkeys(names))
-
-
-def gain_shares(boosting: Any, features: int) -> Floats:
-    """Of all that the splits of a fitted `HistGradientBoostingClassifier` gained, the share of each feature."""
-    gains = np.zeros(features)
-    for (predictor,) in boosting._predictors:
-        inner = predictor.nodes[predictor.nodes["is_leaf"] == 0]
-        np.add.at(gains, inner["feature_idx"], inner["gain"])
-    total = gains.sum()
-    shares: Floats = gains / total if total > 0.0 else gains
-    return shares

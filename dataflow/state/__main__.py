@@ -24,9 +24,10 @@ from dataflow.profiles.profiles import LAYOUTS
 from dataflow.state.batches import lane_of
 from dataflow.state.committed import committed_tokens
 from dataflow.state.compaction import read_layout
+from dataflow.state.disk import DIRECTORY
 from dataflow.state.log import HEAD_BYTES
 from dataflow.state.parquet import export_to, import_from, read_lanes
-from dataflow.state.store import DIRECTORY, chains, read_manifest
+from dataflow.state.store import chains, read_manifest
 from dataflow.tables.table import Layout, Tables
 
 

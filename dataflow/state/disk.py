@@ -4,6 +4,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+DIRECTORY = "state"
+"""Of the lanes' files, in the recovery directory."""
+
 
 class Disk:
     """The real disk. A test puts in its place one that fails, writes short, or forgets what was not synced."""

@@ -19,11 +19,11 @@ from dataflow.errors import UserError
 from dataflow.state.batches import lane_of
 from dataflow.state.committed import committed_tokens
 from dataflow.state.compaction import read_layout
-from dataflow.state.disk import Disk
+from dataflow.state.disk import DIRECTORY, Disk
 from dataflow.state.image import ImageId, image_id, write_image
 from dataflow.state.loading import load_lane
 from dataflow.state.log import BEGINNING
-from dataflow.state.store import DIRECTORY, Store, read_manifest
+from dataflow.state.store import Store, read_manifest
 from dataflow.tables.table import Layout, Rows, Table, Tables, new_tables
 
 LANE, ROW, KEY = "_lane", "_row", "_key"

@@ -15,13 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from bytewax.recovery import init_db_dir
-
 from dataflow.errors import UserError
 from dataflow.process import lifecycle
 from dataflow.process.execution import Execution
+from dataflow.state.disk import DIRECTORY as STATE
 from dataflow.state.disk import private
-from dataflow.state.store import DIRECTORY as STATE
 
 MANIFEST = "redflag.json"
 ROOM_NEEDED = 1_000_000  # bytes free under the directory: with less, SQLite fails or, on a tmpfs, crashes
@@ -75,6 +73,8 @@ def prepare(directory: Path, partitions: int) -> None:
                 _shut(directory)
                 return
             # Made aside and moved in: a kill in between leaves a set that is seen to be incomplete, and made again.
+            from bytewax.recovery import init_db_dir  # late: `dataflow.launch` seldom gets here
+
             with tempfile.TemporaryDirectory(dir=directory, prefix=".new") as new:
                 init_db_dir(Path(new), partitions)  # type: ignore[no-untyped-call]
                 for part in Path(new).glob("part-*.sqlite3"):

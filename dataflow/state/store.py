@@ -14,15 +14,13 @@ from dataflow.metrics import PROFILE_BYTES, PROFILES
 from dataflow.state.committed import committed_tokens
 from dataflow.state.compaction import Compactor
 from dataflow.state.crash_points import Point, reached
-from dataflow.state.disk import Disk, private, write_all
+from dataflow.state.disk import DIRECTORY, Disk, private, write_all
 from dataflow.state.image import image_id
 from dataflow.state.lane_names import lane_names
 from dataflow.state.loading import Chain, Loaded, chain_of, load_lane
 from dataflow.state.log import BEGINNING, FILE_BYTES, ChunkId, Log, LogReader, Token, log_name
 from dataflow.tables.table import Layout, Tables, first_table
 
-DIRECTORY = "state"
-"""Of the lanes' files, in the recovery directory."""
 MANIFEST = "state.json"
 LANES = 8
 """Lanes of a new directory: enough for 8 workers; each further one splits every batch into smaller pieces."""

@@ -362,11 +362,9 @@ def test_partitions_that_are_added_while_the_flow_starts_are_told(settings: Sett
 def test_output_topics_with_different_partitions_are_refused(
     settings: Settings, topics: MakeTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = exactly_once_sink.count_partitions
+    real = exactly_once_sink.partition_counts
     for topic, refused in ((settings.classified_topic, True), (settings.invalid_topic, False)):
-        monkeypatch.setattr(
-            exactly_once_sink, "count_partitions", lambda s, t, topic=topic: 3 if t == topic else real(s, t)
-        )
+        monkeypatch.setattr(exactly_once_sink, "partition_counts", lambda s, t, topic=topic: {**real(s, t), topic: 3})
         sink = ExactlyOnceSink(settings, routes(settings))
         if refused:
             with pytest.raises(UserError, match="equally many partitions"):
@@ -430,8 +428,8 @@ def no_topic_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the embedded broker, and older ones."""
     real = exactly_once_sink.identify_topics
 
-    def identify(settings: Settings, topics: Sequence[str]) -> dict[str, kafka_clients.TopicIdentity]:
-        return {topic: found._replace(topic_id="") for topic, found in real(settings, topics).items()}
+    def identify(settings: Settings, topics: Sequence[str], admin: Any) -> dict[str, kafka_clients.TopicIdentity]:
+        return {topic: found._replace(topic_id="") for topic, found in real(settings, topics, admin).items()}
 
     monkeypatch.setattr(exactly_once_sink, "identify_topics", identify)
 

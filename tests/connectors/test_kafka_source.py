@@ -53,13 +53,8 @@ class FakeConsumer:
     def get_watermark_offsets(
         self, partition: TopicPartition, timeout: float = 0.0, cached: bool = False
     ) -> tuple[int, int]:
-        place = partition.topic, partition.partition
-        if cached:
-            return 0, self.ends.get(place, -1001)
-        if self.away:
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-        self.asked += 1
-        return 0, self.true_ends.get(place, 0)
+        assert cached, "who fetches is answered only once the fetch ends"
+        return 0, self.ends.get((partition.topic, partition.partition), -1001)
 
     def pause(self, partitions: list[TopicPartition]) -> None:
         self.paused += [(p.topic, p.partition) for p in partitions]
@@ -69,6 +64,19 @@ class FakeConsumer:
 
     def close(self) -> None:
         pass
+
+
+class FakeAsking:
+    """Asks the broker of a fake consumer where partitions end."""
+
+    def __init__(self, consumer: FakeConsumer) -> None:
+        self._consumer = consumer
+
+    def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
+        if self._consumer.away:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        self._consumer.asked += 1
+        return 0, self._consumer.true_ends.get((partition.topic, partition.partition), 0)
 
 
 def record(topic: str, partition: int, offset: int, ms: int) -> Message:
@@ -99,7 +107,8 @@ class Reading:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, leaders: int = 2, followers: int = 2, max_batch: int = 500):
         self.consumer = FakeConsumer()
-        monkeypatch.setattr(kafka_source, "make_consumer", lambda *_: self.consumer)
+        asking = FakeAsking(self.consumer)
+        monkeypatch.setattr(kafka_source, "make_consumer", lambda _settings, own=None: self.consumer if own else asking)
         counts = {LEADER: leaders, FOLLOWER: followers}
         self.fetcher = kafka_source._Fetcher(Settings(max_batch=max_batch), (LEADER, FOLLOWER), counts, None, None)
         self.parts = max(counts.values())

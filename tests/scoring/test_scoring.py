@@ -20,7 +20,7 @@ from sklearn.ensemble import IsolationForest
 from dataflow.errors import UserError
 from dataflow.features.catalogue import FIELDS
 from dataflow.scoring import isolation_forest, trees
-from dataflow.scoring.isolation_forest import Model, agrees
+from dataflow.scoring.isolation_forest import ForestAnswers, ForestParts, Model
 from dataflow.scoring.loading import load_model
 from dataflow.scoring.metadata import ISOLATION_FOREST, Metadata, Window, fingerprint
 from tests.support.builders import MINUTE, NOON, txn
@@ -68,7 +68,7 @@ def data(width: int, rows: int, seed: int) -> Any:
 
 
 def compiled(forest: Any) -> Model:
-    return Model(metadata(["amount"] * forest.n_features_in_), forest)
+    return Model(metadata(["amount"] * forest.n_features_in_), ForestParts.of(forest))
 
 
 def rows_at_splits(forest: Any, seed: int = 0, limit: int = 600) -> Any:
@@ -134,13 +134,14 @@ def test_rows_at_the_split_values_score_as_in_scikit_learn() -> None:
 
 def test_thresholds_rounded_to_nearest_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = forest(width=3, rows=5_000, trees=50)
-    assert agrees(compiled(tried), tried)
+    answers = ForestAnswers.of(tried, range(3), 3)
+    assert compiled(tried).agrees(answers)
     monkeypatch.setattr(trees, "round_down", lambda threshold: threshold.astype(np.float32))
     mutant = compiled(tried)
     with pytest.raises(AssertionError):
         assert_same(mutant, tried, rows_at_splits(tried))
     monkeypatch.undo()
-    assert not agrees(mutant, tried)
+    assert not mutant.agrees(answers)
 
 
 @given(st.floats(allow_nan=False), st.floats(width=32, allow_nan=False))
@@ -205,7 +206,7 @@ def test_risk_is_higher_for_the_stranger_row() -> None:
 @pytest.mark.parametrize("features", [["amount"], ["txn_per_hour", "amount"]])
 def test_rows_take_the_models_features_in_the_models_order(features: list[str]) -> None:
     profiles = Profiles().read(txn(at=NOON), txn(at=NOON + MINUTE), txn(at=NOON + 2 * MINUTE, amount=12.5))
-    model = Model(metadata(features), forest(width=len(features)))
+    model = Model(metadata(features), ForestParts.of(forest(width=len(features))))
     values = {"amount": 12.5, "txn_per_hour": 2.0}
     rows = profiles.batch().part([2, 2, 2]).floats(model.features)
     assert rows.dtype == np.float32
@@ -215,7 +216,7 @@ def test_rows_take_the_models_features_in_the_models_order(features: list[str]) 
 
 def test_an_amount_beyond_float32_is_taken_for_a_very_large_one() -> None:
     tried = forest(width=1, seed=1)
-    model = Model(metadata(["amount"]), tried)
+    model = Model(metadata(["amount"]), ForestParts.of(tried))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         paid = [txn(user, amount=amount) for user, amount in (("ann", 1e300), ("bob", 3e38))]

@@ -18,6 +18,7 @@ from dataflow.profiles.amounts import AmountPrior
 from dataflow.scoring.loading import load_model
 from dataflow.scoring.metadata import fingerprint
 from dataflow.scoring.operating_point import OperatingPoint
+from dataflow.scoring.tier_parts import TierAnswers, TierParts
 from dataflow.scoring.tiers import CAREFUL, ColdStart, Normal, Tail, TieredModel
 from tests.support.replaying import replayed_rows
 from training.fitting.tiers import amount_prior, calibrate
@@ -79,7 +80,23 @@ def test_the_compiled_tiers_are_scikit_learns(model_file: Path, model: TieredMod
     assert np.array_equal(anomaly, isolation.predict(picked(model, finite, artifact["forest_features"])) == -1)
     assert risk.min() >= 0.0
     assert risk.max() <= 1.0
-    assert model.agrees(artifact)
+    assert model.agrees(TierAnswers.of(artifact, model.features, supervised=True))
+
+
+def test_from_what_was_kept_of_it_the_model_is_the_same(
+    model_file: Path, model: TieredModel, rows: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_model(model_file, tmp_path)
+    monkeypatch.setattr(joblib, "load", None)
+    kept = load_model(model_file, tmp_path)
+    assert isinstance(kept, TieredModel)
+    assert (kept.amount_prior, kept.threshold, kept.importance, kept._weights) == (
+        model.amount_prior, model.threshold, model.importance, model._weights,
+    )  # fmt: skip
+    for found, expected in zip(kept.score(rows), model.score(rows), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    for tier, risk in model.tiers(rows).items():
+        np.testing.assert_array_equal(kept.tiers(rows)[tier], risk)
 
 
 def test_calibration_makes_probabilities_of_scores_and_keeps_their_order() -> None:
@@ -152,7 +169,7 @@ def test_newcomers_are_not_alerted_more_often_than_others_by_more_than_three_tim
 def test_a_model_of_before_weights_were_chosen_has_the_careful_ones(model_file: Path, model: TieredModel) -> None:
     artifact = joblib.load(model_file)
     del artifact["weights"]
-    assert TieredModel(model.metadata, artifact)._weights == CAREFUL
+    assert TieredModel(model.metadata, TierParts.of(artifact, supervised=True))._weights == CAREFUL
 
 
 def test_a_score_does_not_depend_on_its_batch(model: TieredModel, rows: np.ndarray) -> None:

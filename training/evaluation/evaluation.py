@@ -16,6 +16,7 @@ from dataflow.rules import RuleSet
 from dataflow.scoring.decision_tree import Bools, Floats, Indices, Rows
 from dataflow.scoring.metadata import Metadata, Window
 from dataflow.scoring.operating_point import OperatingPoint
+from dataflow.scoring.tier_parts import TierParts
 from dataflow.scoring.tiers import SUPERVISED, TieredModel, needed
 from training.evaluation.measures import Measures, measure
 from training.evaluation.options import Options
@@ -190,7 +191,8 @@ def fitted(
     in_time = replayed.labelled & (replayed.label_at <= moment)
     rows = bounded(np.ascontiguousarray(replayed.rows[past]), FEATURES, options.tiers)
     artifact = fit(options.tiers, rows, FEATURES, replayed.fraud[past], in_time[past], prior, seed, 0.01)
-    return TieredModel(_metadata(options, seed, moment), artifact)
+    parts = TierParts.of(artifact, supervised=SUPERVISED in options.tiers)
+    return TieredModel(_metadata(options, seed, moment), parts)
 
 
 def choose_point(

@@ -10,6 +10,7 @@ from dataflow.profiles.amounts import AmountPrior
 from dataflow.rules import RuleSet
 from dataflow.scoring.decision_tree import Floats, Rows
 from dataflow.scoring.isolation_forest import Model
+from dataflow.scoring.loading import of_parts, read_parts
 from dataflow.scoring.metadata import ISOLATION_FOREST, Metadata
 from dataflow.scoring.tiers import TieredModel, needed
 from training.fitting.infinities import CannotFitError, bounded
@@ -140,4 +141,4 @@ def figures(risks: dict[str, Floats], threshold: float, replayed: Replayed) -> d
 
 def make_model(metadata: Metadata, artifact: Any) -> Model | TieredModel:
     """What is fitted, ready to score."""
-    return Model(metadata, artifact) if metadata.tiers == [ISOLATION_FOREST] else TieredModel(metadata, artifact)
+    return of_parts(metadata, read_parts(metadata, artifact))

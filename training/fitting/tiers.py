@@ -9,7 +9,7 @@ import numpy as np
 
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.scoring.decision_tree import Bools, Floats, Rows
-from dataflow.scoring.isolation_forest import IsolationScores, isolation_trees
+from dataflow.scoring.isolation_forest import ForestParts, IsolationScores
 from dataflow.scoring.metadata import ISOLATION_FOREST
 from dataflow.scoring.tiers import (
     BOLD_EVIDENCE,
@@ -189,7 +189,7 @@ def fit_weights(evidence: Evidence, forest: Any, learned: Rows, rows: Rows, frau
 
     if fraud.sum() < FEWEST_FRAUDS or fraud.all():
         return CAREFUL
-    isolation, _ = IsolationScores(forest, isolation_trees(forest))(learned)
+    isolation, _ = IsolationScores(ForestParts.of(forest))(learned)
 
     def order(risk: Floats) -> float:
         return float(average_precision_score(fraud, risk))
