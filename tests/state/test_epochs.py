@@ -110,7 +110,7 @@ def test_a_worker_that_fell_behind_is_waited_for_once(tmp_path: Path) -> None:
     second.closed(1, began + INTERVAL + 0.7)  # it closed that epoch 0.7 s later
     clock.now = began + 2 * INTERVAL - GUARD / 2  # at which Bytewax would soon close the next one
     early.activated()
-    assert clock.now == pytest.approx(began + 2 * INTERVAL + 0.7)
+    assert clock.now == pytest.approx(began + 2 * INTERVAL + 0.7, rel=0, abs=1e-6)
 
 
 def test_parts_that_were_built_one_after_the_other_are_closed_together(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_parts_that_were_built_one_after_the_other_are_closed_together(tmp_path:
     pace.began(1)
     clock.now = began + INTERVAL - GUARD / 2
     pace.activated()
-    assert clock.now == pytest.approx(began + 0.3 + INTERVAL)
+    assert clock.now == pytest.approx(began + 0.3 + INTERVAL, rel=0, abs=1e-6)
     pace.closed(0)
     pace.closed(1)
     closed = clock.now
