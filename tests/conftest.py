@@ -44,10 +44,11 @@ LONGEST = (
     "test_killed_flow",
     "test_console_pages",
     "test_console_rules_page",
-    "test_flow_state",
     "test_train",
     "test_gate",
     "test_ownership",
+    "test_compose",
+    "test_flow_state",
     "test_evaluate",
     "test_tiers",
     "test_explanation",
@@ -148,9 +149,13 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Tr
 @pytest.fixture(scope="session")
 def model_file(trained_once: TrainOnce) -> Path:
     """A small model on features of the user only, where any will do."""
-    from tests.chaos.__main__ import train_model
+    from tests.chaos.__main__ import TRAINING
+    from training.train import main
 
-    return trained_once("small-model", train_model)
+    def train(path: Path) -> None:
+        assert main(["--out", str(path), *TRAINING]) == 0
+
+    return trained_once("small-model", train)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Imports point one way: from what decides down to what it is made of, and nowhere in a circle."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -43,9 +44,14 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imported(path: Path) -> Iterator[str]:
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
     """The modules of ours that a module imports, wherever in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    return frozenset(_imported(ast.parse(path.read_text())))
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in MODULES)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -85,12 +91,12 @@ def test_the_flow_and_training_do_not_import_the_console() -> None:
 
 
 def test_no_imports_go_in_a_circle() -> None:
-    graph = {module: set(imported(path)) - {module} for module, path in MODULES.items()}
+    graph = {module: imported(path) - {module} for module, path in MODULES.items()}
     TopologicalSorter(graph).prepare()  # names the circle, where there is one
 
 
 def test_what_a_mistake_would_look_like_is_seen() -> None:
     with pytest.raises(ValueError, match="nodes are in a cycle"):
         TopologicalSorter({"a": {"b"}, "b": {"a"}}).prepare()
-    assert "dataflow.errors" in set(imported(MODULES["dataflow.settings"]))
+    assert "dataflow.errors" in imported(MODULES["dataflow.settings"])
     assert LEVEL[part("training.train")] > LEVEL[part("dataflow.detect")] > LEVEL[part("dataflow.events.transaction")]

@@ -11,10 +11,10 @@ from tests.state import executions
 from tests.state.executions import NO_CRASH, Crash
 from tests.state.killed_flow import Job, expected, prepare, read_states, run
 
+pytestmark = pytest.mark.slow
+
 MAYBE = {Point.CLEANING}
 """Points that an execution may not come to: there is not always a file to clean."""
-QUICK = {Point.TOKEN_PICKLED}
-"""Points at which a flow is killed in the quick tests, too: each takes seconds."""
 
 
 def execute(job: Job, execution: int, crash: Crash, processes: int = 1, workers: int = 1) -> list[int | None]:
@@ -43,11 +43,7 @@ def finish(job: Job, execution: int, processes: int = 1) -> None:
     check(job)
 
 
-def marked(point: Point) -> object:
-    return pytest.param(point, marks=() if point in QUICK else pytest.mark.slow, id=point.name)
-
-
-@pytest.mark.parametrize("point", [marked(point) for point in Point])
+@pytest.mark.parametrize("point", list(Point), ids=[point.name for point in Point])
 def test_a_flow_that_is_killed_at_a_point_goes_on_as_if_it_had_not_been(tmp_path: Path, point: Point) -> None:
     job = Job(tmp_path, items=700, keys=25, lanes=5, seed=int(point))
     prepare(job)
@@ -60,7 +56,6 @@ def test_a_flow_that_is_killed_at_a_point_goes_on_as_if_it_had_not_been(tmp_path
     finish(job, 9)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_flows_of_one_to_three_processes_in_changing_order_survive_kills_anywhere(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
@@ -78,7 +73,6 @@ def test_flows_of_one_to_three_processes_in_changing_order_survive_kills_anywher
     finish(job, 99, chance.choice([1, 2, 3]))
 
 
-@pytest.mark.slow
 def test_two_processes_go_on_where_one_and_three_left_off(tmp_path: Path) -> None:
     job = Job(tmp_path, items=700, keys=40, lanes=6, seed=1)
     prepare(job)
@@ -88,7 +82,6 @@ def test_two_processes_go_on_where_one_and_three_left_off(tmp_path: Path) -> Non
     finish(job, 9, 2)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "how"),
     [(Point.IMAGE_WRITTEN, "helper"), (Point.IMAGE_RENAMED, "helper"), (Point.IMAGE_SYNCED, "hang")],
