@@ -27,6 +27,9 @@ def test_a_file_of_secrets_is_never_open_to_others_whatever_it_was(
     old, new = tmp_path / "old", tmp_path / "new"
     old.write_text("before")
     old.chmod(0o644)
+    left = tmp_path / f".old.{os.getpid()}"  # by a process of that number which was killed
+    left.touch()
+    left.chmod(0o644)
     modes = []
 
     def sync(descriptor: int) -> None:
