@@ -89,15 +89,23 @@ class Flow:
                 raise RuntimeError(msg)
             time.sleep(0.02)
 
-    def frozen(self, payments: Iterable[Message], count: int) -> tuple[float, float]:
-        """Sends payments while the flow is frozen; seconds and CPU-seconds that it then takes for all of them."""
-        process = self.job.processes[-1]
-        process.send_signal(signal.SIGSTOP)
+    def freeze(self, payments: Iterable[Message], count: int) -> None:
+        """Sends payments while the flow is frozen, and leaves it so."""
+        self.job.processes[-1].send_signal(signal.SIGSTOP)
         self.send(payments, count)
+
+    def thaw(self) -> tuple[float, float]:
+        """Lets a frozen flow go on; seconds and CPU-seconds that it takes until all that was sent is decided."""
+        process = self.job.processes[-1]
         spent, begun = cpu_seconds([process]), time.monotonic()
         process.send_signal(signal.SIGCONT)
         self.wait()
         return time.monotonic() - begun, cpu_seconds([process]) - spent
+
+    def frozen(self, payments: Iterable[Message], count: int) -> tuple[float, float]:
+        """Sends payments while the flow is frozen; seconds and CPU-seconds that it then takes for all of them."""
+        self.freeze(payments, count)
+        return self.thaw()
 
     def alert_share(self, step: str) -> float:
         """Of the decisions since it was last asked for; see `check_alerts`."""

@@ -19,6 +19,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from dataflow.errors import UserError
 from dataflow.process import event_log, lifecycle
+from dataflow.process.whole_files import put_in_place
 
 ROLES: Final = ("look", "label", "rules", "cards")
 """What a user may do: see the console; label and work cases; change rules; see whole card numbers in a case."""
@@ -122,7 +123,7 @@ def write(path: Path, name: str, roles: frozenset[str], password: str | None) ->
     """Adds a user to the file, or replaces the one of that name; without a password only a proxy lets them in.
 
     Raises:
-        UserError: the name or the password cannot be one, or the file cannot be written.
+        UserError: the name or the password cannot be one, or the file cannot be read or written.
     """
     if not _NAME.fullmatch(name):
         msg = f"{name!r} cannot be a name: it takes letters, digits, '.', '_', '@', '-', at most 64"
@@ -132,16 +133,13 @@ def write(path: Path, name: str, roles: frozenset[str], password: str | None) ->
         raise UserError(msg)
     try:
         lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if line.split()[:1] != [name]]
-        hashed = NO_PASSWORD if password is None else _hasher.hash(password)
-        written = f"{name} {','.join(role for role in ROLES if role in roles)} {hashed}"
-        part = path.with_name(path.name + ".part")
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write("\n".join([*kept, written]) + "\n")
-        part.replace(path)
     except OSError as error:
-        msg = f"{path} cannot be written ({error.strerror})"
+        msg = f"{path} cannot be read ({error.strerror})"
         raise UserError(msg) from error
+    kept = [line for line in lines if line.split()[:1] != [name]]
+    hashed = NO_PASSWORD if password is None else _hasher.hash(password)
+    written = f"{name} {','.join(role for role in ROLES if role in roles)} {hashed}"
+    put_in_place({path: ("\n".join([*kept, written]) + "\n").encode()}, mode=0o600)
 
 
 def _asked_password() -> str:

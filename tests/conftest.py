@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
+from hypothesis import HealthCheck
+from hypothesis import settings as property_settings
 
 from dataflow.process import event_log
 from tests.support.kafka_server import (
@@ -36,6 +38,11 @@ if TYPE_CHECKING:
 EMBEDDED_PARTITIONS = 4
 KAFKA_FIXTURES = frozenset(("broker", "topics", "apache_kafka", "kafka_server"))
 """Whatever asks for one of these gets the mark `kafka`."""
+
+# How long an example takes says nothing of what is tested where others use the machine, too: hypothesis would have each
+# done in 200 ms.
+property_settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+property_settings.load_profile("any machine")
 
 # Files whose tests take longest, from the longest on. They are begun first: one that is begun last would run alone at
 # the end, while the other workers have nothing left to do.

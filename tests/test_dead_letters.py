@@ -657,7 +657,7 @@ def test_sending_twice_decides_once(
         assert len(read_all(settings, [settings.invalid_topic])) == 2
     finally:
         flow.send_signal(signal.SIGTERM)
-        assert flow.wait(20) == 0, flow.communicate()[1]
+        assert flow.wait(60) == 0, flow.communicate()[1]
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:

@@ -81,7 +81,7 @@ class Processes:
         for process in self.running:
             process.send_signal(signal.SIGTERM)
         for process in self.running:
-            assert process.wait(20) == 0, process.communicate()[1]
+            assert process.wait(60) == 0, process.communicate()[1]
         self.running.clear()
 
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
-from confluent_kafka import Consumer, TopicPartition
 
 from dataflow import generate
 from dataflow.connectors.embedded_broker import EmbeddedBroker
 from dataflow.events.feedback import Feedback, parse_feedback
 from dataflow.generate import MAX_BATCH, Event, Labelled, SimulationSource, build, feedback_on
+from dataflow.settings import Settings
 from dataflow.simulation.simulator import (
     Simulated,
     history,
@@ -31,6 +31,7 @@ from dataflow.simulation.simulator import (
     to_json,
 )
 from tests.support.kafka_server import free_ports
+from tests.support.reading import read_all
 
 pytestmark = pytest.mark.slow
 
@@ -424,15 +425,11 @@ def start(tmp_path: Path, brokers: str, *options: str, **environ: str) -> subpro
 
 
 def read(brokers: str, topic: str, at_least: int) -> list[Item]:
-    consumer = Consumer({"bootstrap.servers": brokers, "group.id": "test", "log_level": 3})
-    consumer.assign([TopicPartition(topic, partition, 0) for partition in range(4)])
-    found: list[Item] = []
-    deadline = time.monotonic() + 20
-    while len(found) < at_least and time.monotonic() < deadline:
-        found += [(m.key(), m.value()) for m in consumer.consume(1000, 0.2) if m.error() is None]
-    found += [(m.key(), m.value()) for m in consumer.consume(1000, 0.5) if m.error() is None]  # not one too many
-    consumer.close()
-    return found
+    """All that stands on a topic, once so much does, and what came in a minute otherwise."""
+    deadline = time.monotonic() + 60
+    while len(found := read_all(Settings(brokers=brokers), [topic])) < at_least and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return [(m.key(), m.value()) for m in found]
 
 
 WISHES = {
@@ -466,7 +463,7 @@ def test_a_signal_ends_the_program_gracefully(tmp_path: Path) -> None:
         process = start(tmp_path, brokers, GENERATOR_RATE="200")
         assert read(brokers, "transactions", 20)
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
         transactions = read(brokers, "transactions", 20)
         labels = read(brokers, "transaction_labels", len(transactions))

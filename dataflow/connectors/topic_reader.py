@@ -2,12 +2,12 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from dataflow.connectors.kafka_clients import count_partitions, make_consumer
+from dataflow.connectors.kafka_clients import EMBEDDED_CLUSTER, count_partitions, make_consumer
 from dataflow.errors import UserError
 from dataflow.settings import Settings
 
@@ -27,15 +27,16 @@ def read_topic(settings: Settings, topic: str, since: float | None = None) -> It
     committed = {**settings.kafka_config, "isolation.level": "read_committed"}
     with contextlib.closing(make_consumer(msgspec.structs.replace(settings, kafka_config=committed))) as consumer:
         try:
-            starts, ends = [], {}
-            for number in range(partitions):
-                low, high = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)
-                if low < high:
-                    starts.append(TopicPartition(topic, number, low))
-                    ends[number] = high
-            if since is not None and starts:
-                starts = _since(consumer, starts, since)
-            consumer.assign(starts)
+            limits = {
+                number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)
+                for number in range(partitions)
+            }
+            first_offsets = {number: low for number, (low, _) in limits.items()}
+            if since is not None:
+                first_offsets = offsets_since(consumer, topic, limits, since, 10)
+            # Of a partition that is read from its end nothing would come, and no position.
+            ends = {number: high for number, (_, high) in limits.items() if first_offsets[number] < high}
+            consumer.assign([TopicPartition(topic, number, first_offsets[number]) for number in ends])
         except KafkaException as error:
             msg = f"cannot read {topic!r} on {settings.brokers} ({error.args[0].str()}): is the broker up?"
             raise UserError(msg) from error
@@ -61,10 +62,46 @@ def _position(consumer: Consumer, topic: str, partition: int) -> int:
     return int(consumer.position([TopicPartition(topic, partition)])[0].offset)
 
 
-def _since(consumer: Consumer, starts: list[TopicPartition], since: float) -> list[TopicPartition]:
-    """Where the messages of a time begin; where the broker does not say (it has none, or is embedded), all are read."""
-    asked = [TopicPartition(each.topic, each.partition, int(since * 1000)) for each in starts]
-    found = {each.partition: each.offset for each in consumer.offsets_for_times(asked, timeout=10)}
-    return [
-        TopicPartition(each.topic, each.partition, max(found.get(each.partition, 0), each.offset)) for each in starts
-    ]
+def offsets_since(
+    consumer: Consumer, topic: str, limits: Mapping[int, tuple[int, int]], since: float, seconds: float
+) -> dict[int, int]:
+    """By partition, the offset of the first message whose Kafka timestamp is not before a time; its end without one.
+
+    Args:
+        consumer: which may have other partitions assigned afterwards.
+        topic: whose partitions.
+        limits: by partition, where it begins and ends.
+        since: the time, s since 1970.
+        seconds: how long a broker may take to answer.
+
+    Raises:
+        KafkaException: it does not answer, or not for a partition.
+    """
+    moment = int(since * 1000)
+    if (consumer.list_topics(topic, timeout=seconds).cluster_id or "").startswith(EMBEDDED_CLUSTER):
+        # It answers no such question: look by ourselves.
+        return {number: _look_for(consumer, topic, number, limits[number], moment, seconds) for number in limits}
+    asked = [TopicPartition(topic, number, moment) for number in limits]
+    found: dict[int, int] = {}
+    for each in consumer.offsets_for_times(asked, timeout=seconds):
+        if each.error is not None:
+            raise KafkaException(each.error)
+        found[each.partition] = each.offset if each.offset >= 0 else limits[each.partition][1]
+    return found
+
+
+def _look_for(
+    consumer: Consumer, topic: str, partition: int, limits: tuple[int, int], moment: int, seconds: float
+) -> int:
+    """The same of one partition, message by message; `moment`: ms since 1970."""
+    at, end = limits
+    consumer.assign([TopicPartition(topic, partition, at)])
+    while at < end:
+        message = consumer.poll(seconds)
+        if message is None or ((error := message.error()) and error.code() == KafkaError._PARTITION_EOF):
+            break
+        if message.error() is None:
+            if message.timestamp()[1] >= moment:
+                return int(message.offset() or 0)
+            at = (message.offset() or 0) + 1
+    return end

@@ -73,7 +73,7 @@ def test_one_line_when_the_broker_goes_one_a_minute_and_one_when_it_is_back(
         assert said() == []
         killed = time.monotonic()
         server.kill()
-        wait_for(lambda: len(said()) == 3)
+        wait_for(lambda: len(said()) >= 3)
         waited = broker_watch.AWAY_AFTER_SECONDS + 2 * broker_watch.SAY_EVERY_SECONDS
         assert watch.seconds_since_answer() >= waited
         assert gauge() >= waited

@@ -130,7 +130,7 @@ def make_anew(settings: Settings, topic: str, partitions: int = 4) -> None:
     create_topics(settings.brokers, {topic: partitions})
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -219,7 +219,7 @@ def test_a_record_that_was_still_on_its_way_is_waited_for_whatever_others_write(
     writing = threading.Thread(target=write_on)
     writing.start()
     try:
-        assert begun.wait(20)
+        assert begun.wait(60)
         part = run(settings)
     finally:
         built.set()

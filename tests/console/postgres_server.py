@@ -5,7 +5,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
+from tests.support.kafka_server import free_ports
 
 SECONDS = 30
 
@@ -44,9 +45,7 @@ class PostgresServer:
             rest = file.read()
             file.seek(0)
             file.write("host all locked 127.0.0.1/32 scram-sha-256\n" + rest)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        (self.port,) = free_ports(1)  # which no outgoing connection is given while it is down
         self._made = 0
         self.start()
 

@@ -42,7 +42,7 @@ class RunningConsole:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "console"], env=self._environ, cwd=ROOT, stderr=log, stdout=log
             )
-        await_that(lambda: SERVED in self.log() or self._process.poll() is not None, 60)
+        await_that(lambda: SERVED in self.log() or self._process.poll() is not None, 120)
         assert self._process.poll() is None, self.log()
         self.url = self.log().partition(SERVED)[2].split()[0]
 
@@ -72,7 +72,7 @@ def run_console(settings: Settings, folder: Path, **extra: str) -> Iterator[Runn
         assert "Traceback" not in console.log(), console.log()
 
 
-def await_that(holds: Callable[[], Any], seconds: float = 30) -> None:
+def await_that(holds: Callable[[], Any], seconds: float = 60) -> None:
     """Asks ever more rarely: to ask a browser for the text of its page takes it longer than what is waited for."""
     deadline, pause = time.monotonic() + seconds, 0.02
     while not holds():

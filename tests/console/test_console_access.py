@@ -211,6 +211,14 @@ def test_the_command_adds_a_user_and_refuses_short_passwords(tmp_path: Path) -> 
     eve = Users.load(path).check("eve", PASSWORD)
     assert eve is not None
     assert eve.roles == {"look", "label"}
+    path.chmod(0o644)
+    assert add(PASSWORD, "--roles", "rules").returncode == 0
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [each.name for each in tmp_path.iterdir()] == ["users.txt"]
+    path.unlink()
+    path.mkdir()
+    refused = add(PASSWORD)
+    assert (refused.returncode, refused.stderr) == (2, f"redflag: {path} cannot be read (Is a directory)\n")
 
 
 def test_a_session_ends_by_time_and_by_log_out() -> None:

@@ -187,14 +187,15 @@ def test_a_rule_edited_backtested_put_into_shadow_and_promoted_changes_the_next_
         browser.get(f"{console.url}case/1")
         await_that(lambda: "This alert" in text(browser))
         click(browser, "fraud")
+        await_that(lambda: "analyst has it" in text(browser))  # a page that is left sends nothing more
         open_rules(browser, console)
         await_that(lambda: "100.0%" in text(browser))
         click(browser, "go back to 1")
         await_that(lambda: "version 4 of" in in_service(browser))
         assert rules_file.read_text() == RULES
         await_that(lambda: not flow.decide(f"b{time.monotonic()}", 350.0)["fraudulent"])
-        said = text(browser)
         await_that(lambda: "rules: went back" in text(browser))  # in the audit trail
+        said = text(browser)
         for expected in ("smaller ones, too", "it was right", "back to version 1", "put into shadow", "analyst"):
             assert expected in said
         assert severe(browser) == []
@@ -241,7 +242,7 @@ def test_what_others_write_into_the_file_is_told_and_not_written_over_unasked(
     assert severe(browser) == []
     browser.get("about:blank")
     assert console.stop() == 0
-    await_that(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started), 2)
+    await_that(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
 
 
 def children(pid: int) -> list[int]:

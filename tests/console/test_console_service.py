@@ -1,7 +1,6 @@
 """How the flow serves: what its metrics, the model's JSON and the newest alerts say, and what is said of that."""
 
 import math
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from dataflow.metrics import BatchHistogram, Metric
 from dataflow.process import metrics_server
 from tests.console.builders import Clock, Console, alert
 from tests.support.builders import HOUR, NOON, iso
+from tests.support.kafka_server import free_ports
 
 
 class Flow:
@@ -33,9 +33,8 @@ class Flow:
 
 
 def nobody() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
+    (port,) = free_ports(1)
+    return f"127.0.0.1:{port}"
 
 
 def test_lag_and_latency_are_summed_over_the_processes_of_the_flow() -> None:

@@ -19,6 +19,7 @@ from dataflow.events import output_record as record
 from dataflow.settings import Settings
 from tests.conftest import Broker
 from tests.support.builders import raw
+from tests.support.detection import environ_of, topics_by_default, topics_of_its_own
 from tests.support.kafka_server import KafkaServer
 from tests.support.reading import read_all
 
@@ -29,18 +30,7 @@ class Flow:
     def __init__(self, settings: Settings, model_file: Path, directory: Path):
         self.settings = settings
         self._log = directory / "flow.log"
-        self.environ = {
-            **os.environ,
-            "KAFKA_BROKERS": settings.brokers,
-            "TRANSACTIONS_TOPIC": settings.transactions_topic,
-            "ALERTS_TOPIC": settings.alerts_topic,
-            "CLASSIFIED_TOPIC": settings.classified_topic,
-            "INVALID_TOPIC": settings.invalid_topic,
-            "FEEDBACK_TOPIC": settings.feedback_topic,
-            "MODEL_FILE": str(model_file),
-            "RECOVERY_DIR": str(directory / "recovery"),
-            "RECOVERY_INTERVAL": "1",
-        }
+        self.environ = environ_of(settings, model_file, directory)
         self.process: subprocess.Popen[bytes]
 
     def start(self) -> None:
@@ -53,7 +43,7 @@ class Flow:
     def said(self) -> str:
         return self._log.read_text(errors="replace")
 
-    def stop(self, seconds: float = 10) -> int:
+    def stop(self, seconds: float = 60) -> int:
         self.process.terminate()
         return self.process.wait(seconds)
 
@@ -82,8 +72,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 @pytest.fixture
 def flow(broker: Broker, topics: Callable[..., str], model_file: Path, tmp_path: Path) -> Iterator[Flow]:
-    names = {f"{name}_topic": topics(name) for name in ("transactions", "alerts", "classified", "invalid", "feedback")}
-    made = Flow(Settings(brokers=broker.bootstrap, **names), model_file, tmp_path)
+    made = Flow(topics_of_its_own(broker, topics), model_file, tmp_path)
     made.start()
     yield made
     made.process.kill()
@@ -96,16 +85,7 @@ def own_broker(kafka_server: KafkaServer, model_file: Path, tmp_path: Path) -> I
 
     So some of its last decisions stay unsent, however fast it is, and however late its broker is frozen.
     """
-    settings = Settings(brokers=kafka_server.bootstrap)
-    names = (
-        settings.transactions_topic,
-        settings.alerts_topic,
-        settings.classified_topic,
-        settings.invalid_topic,
-        settings.feedback_topic,
-    )
-    kafka_server.create_topics(dict.fromkeys(names, 2))
-    made = Flow(settings, model_file, tmp_path)
+    made = Flow(topics_by_default(kafka_server), model_file, tmp_path)
     made.environ |= {"KAFKA_CONFIG_LINGER_MS": "60000", "RECOVERY_INTERVAL": "600"}
     made.start()
     yield kafka_server, made
@@ -127,12 +107,12 @@ def test_sigterm_in_the_midst_of_work_ends_with_0_and_loses_and_doubles_nothing(
 def test_an_idle_flow_ends_at_once(flow: Flow) -> None:
     began = time.monotonic()
     assert flow.stop() == 0, flow.said()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 6  # it gives up after 8 s
 
 
 def test_ctrl_c_is_a_graceful_stop_too(flow: Flow) -> None:
     flow.process.send_signal(signal.SIGINT)
-    assert flow.process.wait(10) == 0, flow.said()
+    assert flow.process.wait(60) == 0, flow.said()
 
 
 def test_in_json_every_line_is_an_object_and_says_what_is_in_force_and_nothing_of_users(flow: Flow) -> None:
@@ -190,7 +170,7 @@ def test_a_second_signal_ends_it_at_once(own_broker: tuple[KafkaServer, Flow]) -
     assert flow.process.poll() is None
     began = time.monotonic()
     assert flow.stop() == 128 + signal.SIGTERM
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 4  # by itself it would go on for 7 s
     os.kill(pid, signal.SIGCONT)
 
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -92,13 +91,9 @@ def arm_helper(crash: Crash, store: Store) -> None:
 
 def free_addresses(count: int) -> list[str]:
     """So many addresses on which nobody listens."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
-    return addresses
+    from tests.support.kafka_server import free_ports  # here, as the processes of an execution need no Kafka client
+
+    return [f"127.0.0.1:{port}" for port in free_ports(count)]
 
 
 def execute(

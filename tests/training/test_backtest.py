@@ -203,6 +203,10 @@ def test_a_topic_can_be_read_from_an_offset_or_a_time(settings: Settings) -> Non
     assert sorted(values(topic)) == list(range(150))
     assert sorted(values(f"{topic}@{middle.isoformat()}")) == list(range(100, 150))
     assert values(f"{topic}@2999-01-01") == []
+    since = [
+        sorted(int(m.value() or b"") for m in read_topic(settings, topic, at)) for at in (middle.timestamp(), 32e9)
+    ]
+    assert since == [[*range(100, 150)], []]
     assert len(values(f"{topic}@5")) == 150 - 5 * len({m.partition() for m in first})
     stamps = [m.timestamp()[1] for m in KafkaHistory(topic, settings)]
     assert stamps == sorted(stamps)

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from msgspec.structs import replace
 
-from dataflow.connectors.kafka_clients import EMBEDDED_CLUSTER, make_consumer
+from dataflow.connectors.kafka_clients import make_consumer
+from dataflow.connectors.topic_reader import offsets_since
 from dataflow.errors import UserError
 from dataflow.events.parsing import event_time
 from dataflow.settings import Settings
@@ -94,8 +95,7 @@ class KafkaHistory:
 
 
 def _parts(consumer: Consumer, topic: str, begin: str, brokers: str) -> list[Part]:
-    metadata = consumer.list_topics(timeout=_SECONDS)
-    topics = metadata.topics
+    topics = consumer.list_topics(timeout=_SECONDS).topics
     if topic not in topics:
         known = ", ".join(sorted(name for name in topics if not name.startswith("__"))) or "none"
         msg = f"there is no topic {topic!r} on {brokers} (there are: {known})"
@@ -106,30 +106,11 @@ def _parts(consumer: Consumer, topic: str, begin: str, brokers: str) -> list[Par
         starts = dict.fromkeys(partitions, int(begin))
     elif begin:
         try:
-            moment = int(event_time(begin) * 1000)
+            since = event_time(begin)
         except (ValueError, OverflowError):
             msg = f"{PREFIX}{topic}@{begin}: behind the @ stands an offset or an ISO 8601 time"
             raise UserError(msg) from None
-        asked = [TopicPartition(topic, p, moment) for p in partitions]
-        found = consumer.offsets_for_times(asked, timeout=_SECONDS)
-        starts = {f.partition: f.offset if f.offset >= 0 else limits[f.partition][1] for f in found}
-        if (metadata.cluster_id or "").startswith(EMBEDDED_CLUSTER):  # it answers no such question: look by ourselves
-            starts = {p: _first_since(consumer, topic, p, limits[p], moment) for p in partitions}
+        starts = offsets_since(consumer, topic, limits, since, _SECONDS)
     else:
         starts = dict.fromkeys(partitions, 0)
     return [Part(p, min(max(starts[p], low), high), high) for p, (low, high) in limits.items()]
-
-
-def _first_since(consumer: Consumer, topic: str, number: int, limits: tuple[int, int], moment: int) -> int:
-    """The offset of a partition's first message of a time, ms since 1970, or of a later one; else where it ends."""
-    at, end = limits
-    consumer.assign([TopicPartition(topic, number, at)])
-    while at < end:
-        message = consumer.poll(_SECONDS)
-        if message is None or (message.error() and message.error().code() == KafkaError._PARTITION_EOF):
-            break
-        if message.error() is None:
-            if message.timestamp()[1] >= moment:
-                return int(message.offset())
-            at = message.offset() + 1
-    return int(end)
