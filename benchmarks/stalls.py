@@ -49,7 +49,7 @@ def measure(
     minutes: float, processes: int, rate: float, interval: int, given: Path | None, scratch: Path
 ) -> list[dict[str, Any]]:
     model = default_model(given, scratch)
-    with KafkaServer() as kafka:
+    with KafkaServer(lasting=True) as kafka:
         job = Job(kafka.bootstrap, "stalls", scratch, {"MODEL_FILE": str(model), "RECOVERY_INTERVAL": str(interval)})
         addresses = ";".join(f"127.0.0.1:{port}" for port in free_ports(processes))
         for number in range(processes):

@@ -56,7 +56,7 @@ def measure(users: int, given: argparse.Namespace, model: Path, scratch: Path, c
         found.update(figures)
         console.print(f"{users:,} users: {figures}", markup=False)
 
-    with KafkaServer() as kafka:
+    with KafkaServer(lasting=True) as kafka:
         flow = Flow(kafka, f"state-{users}", model, scratch)
         try:
             _measure(flow, Payments(users), given, tell)
