@@ -399,14 +399,14 @@ def test_the_model_alone_is_told_to_the_last_bit_where_a_rule_says_it(
     rules.write_text(rule("ml_anomaly", "model_alert"))
     seen: list[float] = []
     model = at_threshold(2.0)
-    score = model.score
+    risk_first = model.risk_first
 
     def listening(rows: Any) -> Any:
-        risk, anomaly = score(rows)
+        risk, anomaly = risk_first(rows)
         seen.extend(risk.tolist())
         return risk, anomaly
 
-    model.score = listening  # type: ignore[method-assign]
+    model.risk_first = listening  # type: ignore[method-assign]
     tally_of(path, rules, model)
     threshold = next(risk for risk in sorted(set(seen), reverse=True) if round(risk, 6) < risk)
     model = at_threshold(threshold)

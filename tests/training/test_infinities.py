@@ -54,7 +54,8 @@ def test_the_evaluation_fits_to_what_training_fits_to_and_scores_what_the_flow_s
 
     fitted_to: list[Any] = []
     monkeypatch.setattr(evaluation, "fit", lambda tiers, rows, *others: fitted_to.append(rows))
-    monkeypatch.setattr(evaluation, "TieredModel", lambda metadata, artifact: None)
+    monkeypatch.setattr(evaluation.TierParts, "of", lambda artifact, supervised: None)
+    monkeypatch.setattr(evaluation, "TieredModel", lambda metadata, parts: None)
     evaluation.fitted(replayed, options, NO_PRIOR, NOON, NOON + 44 * DAY, seed=1)
     np.testing.assert_array_equal(fitted_to[0], bounded(replayed.rows, evaluation.FEATURES, options.tiers))
     np.testing.assert_array_equal(fitted_to[0][:, SINCE], np.float32([41, 41, 40, 41, 41]) * np.float32(DAY))
