@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
+from console import upgrade
 from console.database import AwayError, Connection, Database, Dialect, ServerError
 from console.postgres_connection import Postgres, PostgresConnection, PostgresResult, parameters_of
 from console.postgres_sql import tables_in_postgres
@@ -159,8 +160,12 @@ class PostgresDatabase(Database):
                 )
                 raise UserError(msg)
             found = connection.execute("SELECT value FROM about WHERE name = 'version'").fetchone()
-            version = found and found[0]
-            if version != str(VERSION):
+            version = found[0] if found and found[0].isdigit() else "0"
+            if upgrade.can_be_upgraded(int(version)):
+                connection.execute(tables_in_postgres(upgrade.statements(self.where, int(version))))
+                upgrade.fill(connection)
+                connection.execute("UPDATE about SET value = ? WHERE name = 'version'", [str(VERSION)])
+            elif version != str(VERSION):
                 msg = (
                     f"CONSOLE_DATABASE={self.where} is of version {version}, and this console reads version {VERSION}: "
                     "name another database"

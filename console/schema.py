@@ -5,10 +5,27 @@ The full-text search over alerts is each database's own, and stands beside it.
 
 from typing import Final
 
-VERSION: Final = 1
-"""Of the schema; a database of another version is refused."""
+VERSION: Final = 2
+"""Of the schema; a database of another version is refused, unless it can be changed to this one (`upgrade`)."""
+OLDEST_VERSION: Final = 1
+"""That can be changed."""
 
-SCHEMA: Final = """
+FOR_FILTERS: Final = """
+-- For the queue's filters: by each of these its alerts, and their cases, are found without a look at the alerts.
+CREATE TABLE alert_rules (
+    rule TEXT, number INTEGER, case_number INTEGER NOT NULL, PRIMARY KEY (rule, number)
+) WITHOUT ROWID;
+CREATE INDEX alerts_by_scenario ON alerts (scenario, number, case_number);
+CREATE INDEX alerts_by_action ON alerts (action, number, case_number);
+CREATE INDEX alerts_by_amount ON alerts (amount, case_number);
+CREATE INDEX alerts_by_score ON alerts (score, case_number);
+CREATE INDEX cases_of_analyst ON cases (analyst, last_alert) WHERE live AND analyst IS NOT NULL;
+CREATE INDEX cases_newest_past ON cases (state, last_alert) WHERE NOT live;
+CREATE INDEX cases_riskiest_past ON cases (state, score, amount, last_alert) WHERE NOT live;
+"""
+"""Of version 2."""
+
+SCHEMA: Final = f"""
 CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 -- Where reading goes on, by topic; `identity` tells a topic from another of its name that was made later.
@@ -62,7 +79,7 @@ CREATE INDEX alerts_by_user ON alerts (user, number);
 CREATE INDEX alerts_by_device ON alerts (device, number);
 CREATE INDEX alerts_by_merchant ON alerts (merchant, number);
 CREATE INDEX alerts_by_ip ON alerts (ip, number) WHERE ip <> '';
-
+{FOR_FILTERS}
 -- Labels of transactions of which no alert has come (yet).
 CREATE TABLE early_labels (
     number INTEGER PRIMARY KEY, transaction_id TEXT NOT NULL UNIQUE, user TEXT NOT NULL, label TEXT NOT NULL,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, TypeVar
 
-from console import database
+from console import database, upgrade
 from console.database import Database, Dialect
 from console.schema import ADDED, SCHEMA, VERSION
 from dataflow.errors import UserError
@@ -94,7 +94,7 @@ class SqliteDatabase(Database):
             os.close(self._lock)
             msg = f"CONSOLE_DATABASE={path} cannot be used ({error}); mend that, or name another file"
             raise UserError(msg) from error
-        except UserError:
+        except BaseException:
             os.close(self._lock)
             raise
         self._thread.start()
@@ -114,7 +114,8 @@ class SqliteDatabase(Database):
         """Makes the tables of a new file; checks the version of an old one."""
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables and version != VERSION:
+        old = bool(tables) and upgrade.can_be_upgraded(version)
+        if tables and version != VERSION and not old:
             msg = (
                 f"CONSOLE_DATABASE={self.path} is of version {version}, and this console reads version {VERSION}: "
                 "name another file"
@@ -123,6 +124,15 @@ class SqliteDatabase(Database):
         if not tables:
             made = "INSERT INTO about VALUES ('id', lower(hex(randomblob(8))));"
             connection.executescript(f"BEGIN; {SCHEMA} {TEXT_SEARCH} {made} PRAGMA user_version = {VERSION}; COMMIT;")
+        if old:
+            try:
+                connection.executescript(f"BEGIN; {upgrade.statements(self.where, version)}")
+                upgrade.fill(connection)
+                connection.execute(f"PRAGMA user_version = {VERSION}")  # executescript would commit before
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.rollback()
+                raise
         connection.executescript(f"BEGIN; {ADDED} COMMIT;")
 
     def read(self) -> SqliteConnection:

@@ -13,6 +13,8 @@ from console.cases import Outcome, Pivot, Rules
 from console.database import Connection, Row
 from console.open_database import open_database
 from console.records import Alert
+from console.upgrade import rule_ids
+from console.view import View
 from dataflow.events.feedback import Feedback
 from dataflow.events.transaction import DAY
 
@@ -109,7 +111,9 @@ class Store:
         def change(connection: Connection) -> int:
             now = self.clock()
             counts = figures.Counts()
-            new = sum(self._add(connection, alert, now, counts) for alert in batch.alerts)
+            by_rule: list[tuple[str, int, int]] = []
+            new = sum(self._add(connection, alert, now, counts, by_rule) for alert in batch.alerts)
+            connection.executemany("INSERT INTO alert_rules VALUES (?, ?, ?)", by_rule)
             for feedback in batch.feedback:
                 labels.hear(connection, feedback)
             if batch.feedback:
@@ -132,7 +136,14 @@ class Store:
             self._changed()
         return new
 
-    def _add(self, connection: Connection, alert: Alert, now: float, counts: figures.Counts) -> bool:
+    def _add(
+        self,
+        connection: Connection,
+        alert: Alert,
+        now: float,
+        counts: figures.Counts,
+        by_rule: list[tuple[str, int, int]],
+    ) -> bool:
         decision = alert.decision
         known = connection.execute(
             "SELECT 1 FROM alerts WHERE identity = ? AND partition = ? AND offset = ?",
@@ -155,6 +166,7 @@ class Store:
         connection.execute(
             f"INSERT INTO alerts ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", list(row.values())
         )
+        by_rule += [(rule, number, case) for rule in rule_ids(str(row["rules"]))]
         connection.dialect.index_text(connection, number, (str(row[name]) for name in SEARCHED))
         counts.add_alert(now, decision.rules, decision.scenario or "", decision.score, decision.amount)
         counts.add_fired(now, decision.rules, decision.shadow_rules)
@@ -180,10 +192,14 @@ class Store:
             # Numbers have gaps only at their beginning: the oldest are deleted first.
             beyond = max(newest - self.limits.alerts, 0)
             doomed = connection.execute(
-                "SELECT number, case_number FROM alerts WHERE number < ? AND (number <= ? OR arrived < ?) "
+                "SELECT number, case_number, rules FROM alerts WHERE number < ? AND (number <= ? OR arrived < ?) "
                 "ORDER BY number",
                 [oldest + FORGOTTEN_AT_ONCE, beyond, now - self.limits.days * DAY],
             ).fetchall()
+            connection.executemany(
+                "DELETE FROM alert_rules WHERE rule = ? AND number = ?",
+                [(rule, row["number"]) for row in doomed for rule in rule_ids(row["rules"])],
+            )
             connection.executemany("DELETE FROM alerts WHERE number = ?", [(row["number"],) for row in doomed])
             # A case goes with its last alert; its highest alert may go before, then its newest stands for it.
             for case in {row["case_number"] for row in doomed}:
@@ -261,7 +277,7 @@ class Store:
 
     # ------------------------------------------------------------------------------------------- what is looked at
 
-    def page(self, view: queue_view.View) -> queue_view.Page:
+    def page(self, view: View) -> queue_view.Page:
         """See `queue_view.page`."""
         return queue_view.page(self.database.read(), view)
 
@@ -291,7 +307,7 @@ class Store:
                 continue
             rows = self.database.read().execute(
                 f"SELECT number, case_number, user, merchant, device, ip, amount, score, label, at "
-                f"FROM alerts WHERE {pivot} = ? AND user <> ? ORDER BY number DESC LIMIT {SIBLINGS}",
+                f"FROM alerts WHERE {pivot} = ? AND {pivot} <> '' AND user <> ? ORDER BY number DESC LIMIT {SIBLINGS}",
                 [alert[pivot], alert["user"]],
             )
             if same := rows.fetchall():

@@ -13,6 +13,7 @@ from bytewax.testing import TestingSink, TestingSource, run_main
 from confluent_kafka import Message
 from prometheus_client import REGISTRY, CollectorRegistry, Histogram, generate_latest
 
+from console import metrics as console_metrics
 from dataflow.detect import build
 from dataflow.metrics import METRICS, BatchHistogram, Metric
 from dataflow.profiles.user import DTYPE
@@ -25,6 +26,7 @@ from tests.support.builders import NOON, fields, iso, message, raw
 ROOT = Path(__file__).parent.parent
 SETTINGS = Settings()
 DASHBOARD = json.loads((ROOT / "observability" / "grafana" / "dashboards" / "redflag.json").read_text())
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 BY_NAME = {metric.name: metric for metric in METRICS}
 
 
@@ -59,19 +61,20 @@ def test_metrics_are_made_nowhere_else() -> None:
 
 
 def test_the_dashboard_names_metrics_and_labels_that_are_in_the_list() -> None:
-    expressions = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+    expressions = [target["expr"] for panel in PANELS for target in panel["targets"]]
+    by_name = BY_NAME | {metric.name: metric for metric in console_metrics.METRICS}
     named: set[str] = set()
     for expression in expressions:
         labels: set[str] = set()
         for name in re.findall(r"redflag_\w+", expression):
-            metric = BY_NAME.get(name) or BY_NAME[re.sub(r"_(bucket|sum|count)$", "", name)]
+            metric = by_name.get(name) or by_name[re.sub(r"_(bucket|sum|count)$", "", name)]
             assert (metric.name != name) == (metric.kind == "histogram"), expression
             assert ("rate(" in expression or "increase(" in expression) or metric.kind != "histogram", expression
             labels |= {*metric.labels, *(["le"] if metric.kind == "histogram" else [])}
             named.add(metric.name)
         used = re.findall(r"by \(([^)]*)\)", expression) + re.findall(r"(\w+)=", expression)
         assert {each.strip() for part in used for each in part.split(",")} <= labels, expression
-    left_out = {metric.name for metric in METRICS} - named
+    left_out = by_name.keys() - named
     assert left_out == {
         "redflag_alerts_suppressed_total", "redflag_unexplained_alerts_total", "redflag_events_ahead_of_time_total",
         "redflag_records_refused_total", "redflag_partitions_not_read", "redflag_records_waiting_for_snapshot",
@@ -82,9 +85,19 @@ def test_the_dashboard_names_metrics_and_labels_that_are_in_the_list() -> None:
 def test_the_dashboard_reads_the_data_source_that_is_provisioned() -> None:
     provisioned = (ROOT / "observability" / "grafana" / "provisioning" / "datasources" / "prometheus.yml").read_text()
     (uid,) = re.findall(r"^ +uid: (\w+)$", provisioned, re.MULTILINE)
-    for panel in DASHBOARD["panels"]:
+    for panel in PANELS:
         assert panel["datasource"]["uid"] == uid
         assert {target["datasource"]["uid"] for target in panel["targets"]} == {uid}
+
+
+def test_the_dashboard_shows_the_consoles_metrics_in_a_row_of_their_own_below_the_flows() -> None:
+    (row,) = (panel for panel in DASHBOARD["panels"] if panel["type"] == "row")
+    for panel in PANELS:
+        of_console = "redflag_console_" in str(panel["targets"])
+        assert of_console == (panel["gridPos"]["y"] > row["gridPos"]["y"]), panel["title"]
+    places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in PANELS}
+    assert len(places) == len(PANELS)
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
 
 
 # ---- histograms that take batches

@@ -10,8 +10,8 @@ from nicegui import ui
 from console import figures, queue_view
 from console.cases import PIVOTS, Outcome
 from console.pages.frame import LOOK_SECONDS, Desk, act, frame, may
-from console.queue_view import View
 from console.shown_text import moment, money, shown
+from console.view import View
 
 CHOICES_SECONDS: Final = 5.0
 """Between two looks for rules and scenarios that are new."""
@@ -218,7 +218,7 @@ class QueuePage:
             self._busy = False
 
     def _counted(self, page: queue_view.Page) -> str:
-        count = f"more than {queue_view.COUNTED:,}" if page.count > queue_view.COUNTED else f"{page.count:,}"
+        count = f"at least {page.count:,}" if page.more else f"{page.count:,}"
         things = "cases" if self._view.group == "user" else f"groups of the newest {queue_view.GROUPED:,} alerts"
         paused = "Paused. " if self._paused else ""
         first = f"the {self._view.order} {len(page.rows)} of " if page.count > len(page.rows) else ""

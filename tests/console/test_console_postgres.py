@@ -11,9 +11,9 @@ from console import health, postgres_database
 from console.database import AwayError
 from console.postgres_connection import PostgresConnection
 from console.postgres_sql import LONGEST_WORD, MOST_BYTES, bounded, in_postgres, tables_in_postgres, words
-from console.queue_view import View
 from console.records import parse_alert
 from console.store import Batch, Store
+from console.view import View
 from dataflow.connectors.broker_watch import BrokerWatch
 from dataflow.errors import UserError
 from dataflow.process import health as process_health
@@ -90,8 +90,8 @@ def test_another_version_or_program_is_refused(server: PostgresServer, monkeypat
     monkeypatch.undo()
     Console(place).store.close()
     schema = place.rpartition("%3D")[2]
-    server.admin(f"UPDATE {schema}.about SET value = '2' WHERE name = 'version'")  # noqa: S608
-    assert "is of version 2, and this console reads version 1" in refused(place)
+    server.admin(f"UPDATE {schema}.about SET value = '3' WHERE name = 'version'")  # noqa: S608
+    assert "is of version 3, and this console reads version 2" in refused(place)
     other = server.make_place()
     server.admin(f"CREATE TABLE {other.rpartition('%3D')[2]}.customers (name TEXT)")
     assert "has tables of another program" in refused(other)

@@ -10,9 +10,9 @@ import pytest
 from console import figures, queue_view
 from console.cases import ConflictError
 from console.postgres_connection import Postgres
-from console.queue_view import View
 from console.sqlite_database import Sqlite
 from console.store import Batch, Store
+from console.view import View
 from dataflow.errors import UserError
 from dataflow.events.feedback import Feedback, parse_feedback
 from tests.console.builders import Console, alert

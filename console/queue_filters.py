@@ -1,0 +1,91 @@
+"""What the queue's filters ask of alerts, and which of them finds so few that the queue is best found from there.
+
+There are two ways to find the cases that a view lets through. From the cases, in the queue's order: quick where many
+are let through, as the first ones soon are enough. From the alerts, by an index: quick where few are.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from console.database import Connection, Dialect
+from console.view import View
+
+FEW: Final = 50_000
+"""Alerts that are found from an index; where each filter lets more through, the cases are gone through in order."""
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """One filter over alerts, in two forms."""
+
+    table: str
+    """A table with its condition, with an index of its own: its `number` and `case_number` are those of the alerts."""
+    check: str
+    """The condition on an alert `x` that is known. No index is to be taken for it, so it names no bare column."""
+    values: tuple[Any, ...]
+    """Of the one form, and of the other."""
+
+
+def filters_of(view: View) -> list[Filter]:
+    """All filters over an alert's own columns; of one alert all of them must hold."""
+    found = [
+        Filter(f"alerts WHERE {column} = ?", f"x.{column} || '' = ?", (text,))
+        for column, text in (("merchant", view.merchant), ("scenario", view.scenario), ("action", view.action))
+        if text
+    ]
+    if view.rule:
+        found.append(Filter("alert_rules WHERE rule = ?", "instr(x.rules, ' ' || ? || ' ') > 0", (view.rule,)))
+    for column, least, most in (("amount", view.at_least, view.at_most), ("score", view.score_from, None)):
+        bounds = [(sign, number) for sign, number in ((">=", least), ("<=", most)) if number is not None]
+        if bounds:
+            found.append(
+                Filter(
+                    f"alerts WHERE {' AND '.join(f'{column} {sign} ?' for sign, _ in bounds)}",
+                    " AND ".join(f"x.{column} + 0 {sign} ?" for sign, _ in bounds),
+                    tuple(number for _, number in bounds),
+                )
+            )
+    return found
+
+
+def search_of(view: View, dialect: Dialect) -> Filter | None:
+    """The search over an alert's texts; another alert of the case may have them than the filters hold for."""
+    if not (query := dialect.text_query(view.search)):
+        return None
+    return Filter(f"alerts WHERE number IN ({dialect.text_matches})", "", (query,))
+
+
+def rarest(connection: Connection, filters: list[Filter]) -> Filter | None:
+    """The filter that lets the fewest alerts through; None where each lets through more than `FEW`."""
+    fewest, found = FEW + 1, None
+    for each in filters:
+        (count,) = connection.execute(
+            f"SELECT count(*) FROM (SELECT 1 FROM {each.table} LIMIT {fewest}) counted", each.values
+        ).fetchone()
+        if count < fewest:
+            fewest, found = count, each
+    return found
+
+
+def matched(driver: Filter, others: list[Filter]) -> tuple[str, list[Any]]:
+    """Selects the numbers of the cases that have an alert for which all these hold, and the values of that."""
+    if not others:
+        # + 0: else SQLite goes through all alerts in an index that has the cases in order.
+        return f"SELECT DISTINCT case_number + 0 AS case_number FROM {driver.table}", list(driver.values)
+    checks = " AND ".join(each.check for each in others)
+    return (
+        # CROSS JOIN: SQLite goes from the left to the right.
+        f"SELECT DISTINCT x.case_number FROM (SELECT number FROM {driver.table}) found CROSS JOIN alerts x "
+        f"WHERE x.number = found.number AND {checks}",
+        [*driver.values, *(value for each in others for value in each.values)],
+    )
+
+
+def has_one(filters: list[Filter]) -> tuple[str, list[Any]]:
+    """The condition that a case `c` has an alert for which all these hold, and its values."""
+    checks = " AND ".join(each.check for each in filters)
+    return (
+        # OFFSET: PostgreSQL asks case by case, and does not join all alerts first.
+        f"EXISTS (SELECT 1 FROM alerts x WHERE x.case_number = c.number AND {checks} LIMIT 1 OFFSET 0)",
+        [value for each in filters for value in each.values],
+    )
