@@ -122,3 +122,8 @@ CREATE TABLE IF NOT EXISTS rule_drafts (
 ) WITHOUT ROWID;
 """
 """Tables that a database of this version may lack, as an earlier release made it."""
+
+
+def rule_ids(rules: str) -> list[str]:
+    """The ids in an alert's column `rules`, each once."""
+    return [rule for rule in dict.fromkeys(rules.split(" ")) if rule]

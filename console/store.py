@@ -13,7 +13,7 @@ from console.cases import Outcome, Pivot, Rules
 from console.database import Connection, Row
 from console.open_database import open_database
 from console.records import Alert
-from console.upgrade import rule_ids
+from console.schema import rule_ids
 from console.view import View
 from dataflow.events.feedback import Feedback
 from dataflow.events.transaction import DAY

@@ -4,7 +4,7 @@ import logging
 from typing import Final
 
 from console.database import Connection
-from console.schema import FOR_FILTERS, OLDEST_VERSION, VERSION
+from console.schema import FOR_FILTERS, OLDEST_VERSION, VERSION, rule_ids
 
 AT_ONCE: Final = 10_000
 
@@ -41,8 +41,3 @@ def fill(connection: Connection) -> None:
             [(rule, number, case) for number, case, rules in rows for rule in rule_ids(rules)],
         )
         after = rows[-1][0] if rows else after
-
-
-def rule_ids(rules: str) -> list[str]:
-    """The ids in an alert's column `rules`, each once."""
-    return [rule for rule in dict.fromkeys(rules.split(" ")) if rule]

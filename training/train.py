@@ -320,7 +320,7 @@ def picture(whole: Scored, point: OperatingPoint, options: Options) -> bytes:
     fraud = whole.fraud & whole.labelled
     if fraud.any():
         axes.hist(risk[fraud], bins, color="#c0392b", label=f"{int(fraud.sum()):,} known frauds", log=True)
-    share = float(np.mean(point.alerts(risk, whole.anomaly)))
+    share = float(np.mean(point.alerts(risk, lambda: whole.anomaly)))
     axes.axvline(point.alert, color="black", linestyle="--", label=f"alerts from {point.alert:.3f}: {share:.2%}")
     if point.block is not None:
         axes.axvline(point.block, color="black", linestyle=":", label=f"blocks from {point.block:.3f}")

@@ -102,7 +102,7 @@ def _packed(array: Any) -> Any:
         return array.item()
     if not isinstance(array, np.ndarray) or array.dtype.hasobject:
         msg = f"{type(array).__name__} cannot be kept"
-        raise NotImplementedError(msg)
+        raise TypeError(msg)
     return array.dtype.str, array.shape, array.tobytes()
 
 

@@ -72,9 +72,9 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True):
         """That of a model which has none of its own: the Isolation Forest's verdict. `threshold`: the forest's."""
         return cls(alert=threshold, of_forest=True, chosen_by="the Isolation Forest's own threshold")
 
-    def alerts(self, risk: Floats, anomaly: Bools) -> Bools:
-        """Which rows the model raises an alert on: risk and the forest's verdict, each of shape (n,)."""
-        return anomaly if self.of_forest else risk >= self.alert
+    def alerts(self, risk: Floats, anomaly: Callable[[], Bools]) -> Bools:
+        """Which rows the model raises an alert on, of shape (n,): by their risk, or by the forest, then asked."""
+        return anomaly() if self.of_forest else risk >= self.alert
 
     def blocks(self, risk: Floats) -> Bools:
         """Which rows the model would block; risk of shape (n,)."""
@@ -117,7 +117,7 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True):
         columns: tuple[Column | OnDemand, ...] = (
             anomaly,
             risk,
-            anomaly() if self.of_forest else risk >= self.alert,
+            self.alerts(risk, anomaly),
             np.full(count, self.alert),
             self.blocks(risk),
             np.full(count, block),

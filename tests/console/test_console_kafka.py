@@ -105,7 +105,7 @@ def test_an_alert_is_stored_within_a_second_of_standing_on_its_topic(settings: S
             produce(settings, settings.alerts_topic, ("ann", alert_json("ann")))
             await_that(lambda n=number: count(store, "SELECT count(*) FROM alerts") == n + 2)  # type: ignore[misc]
             took.append(time.monotonic() - began)
-        assert min(took) < 1, took  # the others may have met what else the machine does
+        assert max(took) < 1, took
 
 
 def test_what_is_no_alert_is_left_out_and_reading_goes_on(settings: Settings, tmp_path: Path) -> None:

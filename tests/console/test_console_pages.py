@@ -110,7 +110,7 @@ def test_an_alert_appears_in_the_queue_within_a_second(browser: Any, console: Ru
         produce(console, (user, alert_json(user)))
         await_that(lambda u=user: any(u in row for row in rows(browser)))  # type: ignore[misc]
         took.append(time.monotonic() - began)
-    assert min(took) < 1, took  # the others may have met what else the machine does
+    assert max(took) < 1, took
     assert "6 cases" in text(browser)
     assert severe(browser) == []  # nothing was asked for from elsewhere, nothing broke the policy
 
@@ -249,10 +249,19 @@ def test_a_burst_of_5000_alerts_leaves_the_page_responsive(browser: Any, console
     await_that(lambda: len(rows(browser)) == 1)
     browser.set_script_timeout(30)
     browser.execute_script(PROBE)
-    produce(console, *((f"user{number}", alert_json(f"user{number}", score=0.5)) for number in range(5000)))
+    # Twice at most: with other tests on the same two cores one key in ten once took 226 ms.
+    bursts = (("one", "5,001 cases"), ("two", "at least 10,000 cases"))
+    assert any(keys_are_quick_in_a_burst(browser, console, name, said) for name, said in bursts)
+    press(browser, "j")
+    assert len(browser.execute_script("return [...document.querySelectorAll('.ag-row-selected')]")) == 1
+
+
+def keys_are_quick_in_a_burst(browser: Any, console: RunningConsole, name: str, said: str) -> bool:
+    """Whether nine keys in ten take less than 200 ms until the page says that all alerts of the burst have come."""
+    produce(console, *((f"{name}{number}", alert_json(f"{name}{number}", score=0.5)) for number in range(5000)))
     taken = []
-    deadline = time.monotonic() + 180
-    while len(taken) < 10 or "5,001 cases" not in browser.find_element("css selector", "[role=status]").text:
+    deadline = time.monotonic() + 60
+    while len(taken) < 10 or said not in browser.find_element("css selector", "[role=status]").text:
         assert time.monotonic() < deadline, text(browser)[:300]
         taken.append(browser.execute_async_script(PRESS, "j"))
     gaps = sorted(browser.execute_script("return window.gaps"))
@@ -260,11 +269,7 @@ def test_a_burst_of_5000_alerts_leaves_the_page_responsive(browser: Any, console
     assert len(taken) >= 10
     # At rest on the same machine at the same time: others may use it.
     at_rest = statistics.median(browser.execute_async_script(PRESS, "j") for _ in range(10))
-    # 200 ms is what is asked for, of a machine that does nothing else; here three workers share its cores.
-    assert statistics.median(taken) < max(200, 4 * at_rest)
-    assert sorted(taken)[len(taken) * 9 // 10] < max(600, 12 * at_rest)
-    press(browser, "j")
-    assert len(browser.execute_script("return [...document.querySelectorAll('.ag-row-selected')]")) == 1
+    return sorted(taken)[len(taken) * 9 // 10] < max(200, 4 * at_rest)
 
 
 def log_in(browser: Any, name: str) -> None:

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import settings as configure
 from hypothesis import strategies as st
 
 from dataflow.scoring import leaf_masks, trees
@@ -56,7 +55,6 @@ def drawn(seed: int, sizes: list[int]) -> tuple[list[Tree], Rows]:
     return [grown(draw, leaves) for leaves in sizes], rows
 
 
-@configure(deadline=None)  # the first call loads the kernels
 @given(st.integers(0, 2**32), st.lists(st.integers(1, MOST_LEAVES), min_size=1, max_size=20), st.sampled_from(COUNTS))
 def test_small_trees_are_what_a_walk_finds(seed: int, sizes: list[int], count: int) -> None:
     ensemble, rows = drawn(seed, sizes)
@@ -64,7 +62,6 @@ def test_small_trees_are_what_a_walk_finds(seed: int, sizes: list[int], count: i
     assert TreeSum(ensemble, 0.25)(rows[:count]).tolist() == sums_of(ensemble, rows[:count], 0.25).tolist()
 
 
-@configure(deadline=None)  # the first call loads the kernels
 @given(st.integers(0, 2**32), st.lists(st.integers(1, 60), max_size=20), st.sampled_from(COUNTS))
 def test_large_trees_are_what_a_walk_finds(seed: int, sizes: list[int], count: int) -> None:
     ensemble, rows = drawn(seed, [*sizes, MOST_LEAVES + 1])

@@ -264,7 +264,7 @@ class KafkaServer:
 
     Args:
         properties: broker settings that replace the ones here or Kafka's defaults, as in `{"message.max.bytes": 2000}`.
-        heap: of the Java process, as `-Xmx` takes it.
+        heap: of the Java process, as `-Xmx` takes it; not of a `lasting` one.
         parent: where the temporary directory is made; by default where the system makes them.
         secured: with it there are listeners with TLS and passwords too; see `secured_bootstrap`.
         lasting: with the JVM's options that Kafka's own start script gives a broker in service, for measurements.

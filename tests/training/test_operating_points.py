@@ -56,7 +56,7 @@ def unlabelled() -> Scored:
 
 
 def alerts(point: OperatingPoint, of: Scored) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
-    return point.alerts(of.risk, of.anomaly) | of.by_rules
+    return point.alerts(of.risk, lambda: of.anomaly) | of.by_rules
 
 
 # -------------------------------------------------------------------------------------------------------- each option

@@ -355,7 +355,7 @@ def test_as_many_alerts_as_promised_come_on_a_later_part_of_the_simulation(tmp_p
     last_week = batch.part(later)
     risk, anomaly = model.score(last_week.floats(model.features))
     of_rules = rule_alerts(load_rules(Settings().rules_file), last_week)
-    came = point.alerts(risk, anomaly) | of_rules
+    came = point.alerts(risk, lambda: anomaly) | of_rules
     assert came.sum() / 7 == pytest.approx(30, rel=0.2)
     fraud = np.array([lived[place].fraud for place in later], np.bool_)
     for promised, found in (
@@ -402,7 +402,7 @@ def test_a_forest_alone_keeps_its_own_verdict_and_has_a_curve(tmp_path: Path) ->
     assert point.expected.precision is not None
     assert len(point.curve) > 20
     risk, anomaly = model.score(replayed_rows(read_history(path), model.features))
-    assert (point.alerts(risk, anomaly) == anomaly).all()
+    assert (point.alerts(risk, lambda: anomaly) == anomaly).all()
     assert point.block is None
 
 
