@@ -115,6 +115,7 @@ def flow() -> Dataflow:
     this_flow = recovery.lock_and_verify(recovery_identity(settings), sys.argv[1:])
     execution = Execution.read()
     store = Store.open(execution.directory)
+    store.epoch_seconds = execution.epoch_seconds
     model = load_model(settings.model_file, keep_in=FOLDER)
     rules = LiveRules(settings.rules_file, check_every=settings.rules_check_seconds)
     warm_up()
