@@ -9,18 +9,20 @@ import numpy as np
 from bytewax.recovery import RecoveryConfig
 from bytewax.testing import TestingSink, TestingSource, run_main
 
-from dataflow.alert_steps import FEWEST_SWEPT, KEPT_AFTER, LAYOUT, SWEEPS, RecentAlerts
+from dataflow.alert_steps import FEWEST_SWEPT, KEPT_AFTER, LAYOUT, SWEEPS, AlertSteps, RecentAlerts
 from dataflow.detect import build
+from dataflow.events.decision import Decision, Verdict
 from dataflow.rules import LiveRules
 from dataflow.rules.cooldown import RULES_KEPT
 from dataflow.scoring.isolation_forest import Model
 from dataflow.settings import Settings
 from dataflow.state import recovery
+from dataflow.state.batches import lane_of
 from dataflow.state.chunk import apply_chunk, pack_chunk
 from dataflow.state.store import Store
-from dataflow.steps import Routed
+from dataflow.steps import Routed, dead_letter
 from dataflow.tables.table import new_tables
-from tests.support.builders import DAY, HOUR, MINUTE, NOON, message, raw, split
+from tests.support.builders import DAY, HOUR, MINUTE, NOON, message, raw, split, txn
 
 TEN = ("ten", 10 * MINUTE)
 HOURLY = ("hourly", HOUR)
@@ -83,13 +85,14 @@ def test_a_user_is_given_up_once_no_late_alert_can_repeat() -> None:
     for n in range(count):
         recent.repeats(f"u{n}", (TEN,), NOON)
     recent.repeats("ann", (HOURLY,), NOON)
+    recent.repeats("ann", (TEN,), NOON + 1)  # which ends earlier
     recent.repeats("last", (TEN,), NOON + 10 * MINUTE + KEPT_AFTER)
     forget_all(recent)
     assert len(recent) == count + 2
     recent.repeats("last", (TEN,), NOON + 11 * MINUTE + KEPT_AFTER)
     forget_all(recent)
     assert len(recent) == 2
-    assert recent.times("ann") == {"hourly": NOON}
+    assert recent.times("ann") == {"hourly": NOON, "ten": NOON + 1}
     assert recent.repeats("ann", (HOURLY,), NOON + 59 * MINUTE)
 
 
@@ -101,6 +104,20 @@ def test_of_more_users_than_the_cap_those_go_whose_cooldowns_ended_first() -> No
     assert len(recent) == 5
     assert recent.repeats("u0", (TEN,), NOON + 60)
     assert not recent.repeats("u1", (TEN,), NOON + 60)
+
+
+def test_alerts_are_keyed_by_the_lane_of_their_user_in_the_order_of_the_source() -> None:
+    verdict = Verdict(True, [], 0.9, [], [], "r", "m")
+    alerts = [Decision(txn(f"u{n % 4}", offset=n), verdict) for n in (5, 3, 20, 1, 11, 8, 2)]
+    names = ["a", "b", "c"]
+    keyed = AlertSteps(names, 10, dead_letter).key_by_user(alerts)
+    assert len(keyed) > 1
+    for name, part in keyed:
+        assert part.lane == names.index(name)
+        assert {lane_of(alert.transaction.user, 3) for alert in part.alerts} == {part.lane}
+        offsets = [alert.transaction.offset for alert in part.alerts]
+        assert offsets == sorted(offsets)
+    assert sorted(alert.transaction.offset for _, part in keyed for alert in part.alerts) == [1, 2, 3, 5, 8, 11, 20]
 
 
 def test_bytewax_keeps_a_row_of_each_lane_and_none_of_a_user(tmp_path: Path, forest: Model) -> None:
