@@ -21,6 +21,9 @@ from bytewax.inputs import Source
 from bytewax.outputs import Sink
 from confluent_kafka import Message
 
+from dataflow.alert_steps import LAYOUT as ALERTS_LAYOUT
+from dataflow.alert_steps import VERSION as ALERTS_VERSION
+from dataflow.alert_steps import AlertSteps
 from dataflow.connectors.broker_watch import BrokerWatch
 from dataflow.connectors.exactly_once_sink import ExactlyOnceSink
 from dataflow.connectors.kafka_source import KafkaSource
@@ -32,14 +35,12 @@ from dataflow.kernels import warm_up
 from dataflow.launch import ACCEPT_GAP
 from dataflow.process import lifecycle, metrics_server
 from dataflow.process.execution import Execution
-from dataflow.process.faults import Guard, guarded
 from dataflow.process.health import HUNG_SECONDS, Health
 from dataflow.profile_steps import ProfileLimits, ProfileSteps
 from dataflow.profiles import VERSION as PROFILES_VERSION
 from dataflow.profiles.compilation import FOLDER
 from dataflow.profiles.profiles import MERCHANT_LAYOUT, USER_LAYOUT
 from dataflow.rules import LiveRules
-from dataflow.rules.cooldown import VERSION as COOLDOWN_VERSION
 from dataflow.scoring.live_model import LiveModel
 from dataflow.scoring.loading import load_model
 from dataflow.scoring.metadata import Scorer
@@ -50,14 +51,7 @@ from dataflow.state.epochs import epoch_pace
 from dataflow.state.lanes import stateful_map
 from dataflow.state.snapshot_times import SnapshotTimes
 from dataflow.state.store import Store
-from dataflow.steps import (
-    Routed,
-    Steps,
-    dead_letter,
-    is_fraudulent,
-    key_alerts_by_user,
-    suppress_repeats,
-)
+from dataflow.steps import Routed, Steps, dead_letter, is_fraudulent
 
 
 def build(
@@ -78,6 +72,7 @@ def build(
     store = store or Store.open(None)
     limits = ProfileLimits(settings.profile_age_days, max(1, settings.max_profiles // store.lanes))
     profiles = ProfileSteps(store.names, model.amount_prior, limits, dead_letter, alone=workers == 1)
+    repeats = AlertSteps(store.names, limits.cap, dead_letter)
     steps = Steps(model, rules, settings, profiles)
 
     messages = op.input("read_messages", flow, source)
@@ -97,11 +92,10 @@ def build(
     verdicts = op.branch("split_fraudulent_from_genuine", decided, is_fraudulent)
     # trues: Decision, falses: Decision | Rejection
     only_alerts = cast(Stream[Decision], verdicts.trues)
-    alerts_by_user = op.flat_map_batch("key_alerts_by_user", only_alerts, key_alerts_by_user)
-    # (user, Decision)
-    repeats = Guard("suppress_repeats", dead_letter)
-    alerted = op.stateful_map("suppress_repeats", alerts_by_user, guarded(suppress_repeats, repeats))
-    # (user, Decision | Rejection)
+    alerts_by_user = op.flat_map_batch("key_alerts_by_user", only_alerts, repeats.key_by_user)
+    # (lane of users, AlertPart)
+    alerted = stateful_map("suppress_repeats", alerts_by_user, repeats.lane, ALERTS_LAYOUT, store)
+    # (lane, AlertPart)
     alerts = op.flat_map_batch("route_to_alerts", alerted, steps.to_alerts)
     classified = op.flat_map_batch("route_to_classified", verdicts.falses, steps.to_classified)
     invalid = op.flat_map_batch("route_to_invalid", parsed, steps.to_invalid)
@@ -121,6 +115,7 @@ def flow() -> Dataflow:
     this_flow = recovery.lock_and_verify(recovery_identity(settings), sys.argv[1:])
     execution = Execution.read()
     store = Store.open(execution.directory)
+    store.epoch_seconds = execution.epoch_seconds
     model = load_model(settings.model_file, keep_in=FOLDER)
     rules = LiveRules(settings.rules_file, check_every=settings.rules_check_seconds)
     warm_up()
@@ -161,7 +156,7 @@ def recovery_identity(settings: Settings) -> dict[str, Any]:
     """What recovery data belongs to: the flow, the version of its state, its topics."""
     return {
         "flow": "detect",
-        "state_version": [PROFILES_VERSION, COOLDOWN_VERSION],
+        "state_version": [PROFILES_VERSION, ALERTS_VERSION],
         "source": settings.transactions_topic,
         "outputs": [settings.alerts_topic, settings.classified_topic, settings.invalid_topic],
     }

@@ -239,7 +239,8 @@ UNSAVED = _gauge(
 
 PROFILES = _gauge(
     "redflag_profiles", "profiles",
-    "Users (step `update_user_profile`) and merchants (`update_merchant_profile`) with a profile in this process",
+    "Users (step `update_user_profile`) and merchants (`update_merchant_profile`) with a profile in this process; "
+    "users with an alert of a rule with a cooldown (`suppress_repeats`)",
     "step",
 )  # fmt: skip
 PROFILE_BYTES = _gauge(

@@ -10,6 +10,7 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from dataflow.alert_steps import AlertPart
 from dataflow.events.decision import Decision, Explanation, Verdict, combined, to_json
 from dataflow.events.error_kinds import error_kind
 from dataflow.events.feedback import Feedback, parse_feedback
@@ -19,11 +20,10 @@ from dataflow.events.parsing import parse
 from dataflow.events.transaction import Rejection, Transaction
 from dataflow.explanations.explainer import Explainer
 from dataflow.features.batch import FeatureBatch
-from dataflow.metrics import INVALID, SCORES, SUPPRESSED
+from dataflow.metrics import INVALID, SCORES
 from dataflow.process.faults import Guard
 from dataflow.profile_steps import Event, MerchantPart, ProfileSteps
 from dataflow.rules import LiveRules
-from dataflow.rules.cooldown import RecentAlerts, record_alert
 from dataflow.scoring.metadata import Scorer
 from dataflow.settings import Settings
 
@@ -35,25 +35,6 @@ Routed = tuple[str, list[Record]]  # by the source's topic and partition: Bytewa
 def is_fraudulent(decided: Decision | Rejection) -> bool:
     """Whether a decision is an alert."""
     return isinstance(decided, Decision) and decided.verdict.fraudulent
-
-
-def key_alerts_by_user(decisions: list[Decision]) -> Iterable[tuple[str, Decision]]:
-    """Keys each alert by its user again, in the order of the source: the merchant's lane, which lies between, lost it.
-
-    A user's transactions are in one partition. With several workers, two that are decided at the same moment on
-    different ones may still change places; then the other of the two is marked as the repeat.
-    """
-    in_order = sorted(decisions, key=lambda decision: decision.transaction.offset)
-    return [(decision.transaction.user, decision) for decision in in_order]
-
-
-def suppress_repeats(recent: RecentAlerts | None, decision: Decision) -> tuple[RecentAlerts | None, Decision]:
-    """Marks an alert that repeats one within its rules' cooldown; without a cooldown nothing is kept."""
-    recent, repeats = record_alert(recent, decision.cooldowns, decision.transaction.at)
-    if repeats:
-        SUPPRESSED.inc()
-        decision = replace(decision, verdict=replace(decision.verdict, suppressed=True))
-    return recent, decision
 
 
 def dead_letter(value: Any, error: str, step: str) -> Rejection | None:
@@ -212,9 +193,9 @@ class Steps:
             for place, (txn, result, score, model_score, threshold) in enumerate(columns)
         ]
 
-    def to_alerts(self, alerts: list[tuple[str, Decision | Rejection]]) -> Iterable[Routed]:
-        """Records for the alerts' topic, in the order of the source: the users' states, in between, lost it."""
-        in_order = sorted([decision for _, decision in alerts], key=_offset)
+    def to_alerts(self, parts: list[tuple[str, AlertPart]]) -> Iterable[Routed]:
+        """Records for the alerts' topic, in the order of the source: the users' lanes, in between, lost it."""
+        in_order = sorted([alert for _, part in parts for alert in part.alerts], key=_offset)
         return self._route(in_order, self._alerts_topic)
 
     def to_classified(self, decided: list[Decision | Rejection]) -> Iterable[Routed]:

@@ -14,7 +14,6 @@ from dataflow.errors import UserError
 from dataflow.events.transaction import Rejection
 from dataflow.metrics import FAILED
 
-S = TypeVar("S")
 V = TypeVar("V")
 W = TypeVar("W")
 
@@ -94,24 +93,3 @@ class Guard:
             return do(sound), bad
         self.in_a_row = 0
         return made, []
-
-
-def guarded(
-    mapper: Callable[[S | None, V], tuple[S | None, W]], guard: Guard
-) -> Callable[[S | None, V], tuple[S | None, W | Rejection]]:
-    """A mapper for Bytewax's `stateful_map`, for which a value on which it raises becomes a `Rejection`.
-
-    The state then stays what it was.
-    """
-
-    def safe(state: S | None, value: V) -> tuple[S | None, W | Rejection]:
-        try:
-            made = mapper(state, value)
-        except Exception as error:
-            letter = guard.failed(value, error)
-            assert letter is not None  # noqa: S101 - an alert has a message
-            return state, letter
-        guard.in_a_row = 0
-        return made
-
-    return safe

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from dataflow.errors import UserError
+from dataflow.layouts import LAYOUTS
 from dataflow.profiles.in_words import describe_merchant, describe_user
-from dataflow.profiles.profiles import LAYOUTS
 from dataflow.state.batches import lane_of
 from dataflow.state.committed import committed_tokens
 from dataflow.state.compaction import read_layout
@@ -29,6 +29,12 @@ from dataflow.state.log import HEAD_BYTES
 from dataflow.state.parquet import export_to, import_from, read_lanes
 from dataflow.state.store import chains, read_manifest
 from dataflow.tables.table import Layout, Tables
+
+IN_WORDS = {"update_user_profile": describe_user, "update_merchant_profile": describe_merchant}
+"""Of each step that has them, the words for a row."""
+
+NOT_IN_EARLIER_EXPORTS = {"suppress_repeats"}
+"""Steps that exports of an earlier version have no files of."""
 
 
 def show(recovery: Path) -> list[str]:
@@ -68,8 +74,8 @@ def describe_key(recovery: Path, key: str) -> list[str]:
         row = next(iter(tables.values())).row(key)
         if of_lane == lane and row is not None:
             lines.append(f"{step}, lane {lane}, row {row}:")
-            if layouts[step] == LAYOUTS.get(step):
-                in_words = describe_user if step == "update_user_profile" else describe_merchant
+            in_words = IN_WORDS.get(step)
+            if in_words is not None and layouts[step] == LAYOUTS[step]:
                 lines += [f"  {line}" for line in in_words(tables, row)]
                 lines.append("  field by field:")
             lines += _in_words(layouts[step], tables, next(iter(tables)), row, "  ")
@@ -109,7 +115,7 @@ def _value(field: str, value: Any) -> str:
     flat = np.atleast_1d(value).reshape(-1)
     if flat.dtype.kind == "f" and (field == "at" or field.endswith("_at")):
         return ", ".join(
-            f"{np.datetime64(int(each * 1000), 'ms')}Z" if np.isfinite(each) and each else "-" for each in flat.tolist()
+            f"{np.datetime64(int(each * 1000), 'ms')}Z" if np.isfinite(each) else "-" for each in flat.tolist() if each
         )
     return ", ".join(f"{each:.6g}" if isinstance(each, float) else str(each) for each in flat.tolist())
 
@@ -153,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument(
         "layouts",
         nargs="?",
-        default="dataflow.profiles.profiles:LAYOUTS",
+        default="dataflow.layouts:LAYOUTS",
         help="whose fields to take: those of a recovery directory, or of module:name; default: this version's",
     )
     command.add_argument("--lanes", type=int)
@@ -169,8 +175,13 @@ def main(arguments: list[str] | None = None) -> int:
             lines = [f"{step}: {count} keys written to {given.files}" for step, count in counts.items()]
         else:
             lines = []
-            done = import_from(given.files, given.recovery, _layouts(given.layouts), given.lanes)
-            for step, (keys, lost, zero) in done.items():
+            layouts = _layouts(given.layouts)
+            done = import_from(given.files, given.recovery, layouts, given.lanes, NOT_IN_EARLIER_EXPORTS)
+            for step, imported in done.items():
+                if imported is None:
+                    lines.append(f"{step}: there is no file of it: it begins empty")
+                    continue
+                keys, lost, zero = imported
                 lines.append(f"{step}: {keys} keys read")
                 lines += [f"  {field} is not kept any more, and was left out" for field in lost]
                 lines += [f"  {field} was not in the files, and is 0" for field in zero]

@@ -19,10 +19,13 @@ from dataflow.state.store import Step
 from dataflow.tables.table import TableChanges, Tables, new_tables
 
 FLUSH_SECONDS = 2.0
-"""What changed in a lane is written when its last flush is that old: an epoch's end then finds no more than that.
+"""What changed in a lane is written when its last flush is that old.
 
 A user who pays several times meanwhile is written once: of 5,000 users at 20,000/s one transaction in eight, at half a
-second one in two. At 5,000/s an epoch's end finds 10,000 rows at most, which take some 7 ms."""
+second one in two."""
+BEFORE_END, OVER = 0.4, 0.2
+"""Seconds before an epoch's end at which lanes begin to write what changed, and over which they do so one by one: its
+end, in which nothing is decided, then finds a third of a second to write and to sync, and not up to two."""
 COMPACT_PART = 0.5
 """A new image is made when the chunks since are larger than this part of the old one..."""
 COMPACT_BYTES = 4_000_000
@@ -93,6 +96,7 @@ class Lane(StatefulBatchLogic[Any, Any, Token | None]):
         self._asked = False
         self._try_image_at = -math.inf
         self._flush_at = 0.0
+        self._before_end = math.inf  # when to write before the epoch ends
         if token is not None:
             self._begin(token.lane, token.chunk)
 
@@ -105,15 +109,19 @@ class Lane(StatefulBatchLogic[Any, Any, Token | None]):
             # One epoch is in flight: the sources waited until the last one was committed on all workers.
             self._committed, self._snapshot = self._snapshot, None
             reached(Point.FIRST_BATCH_OF_EPOCH)
+            self._epoch_began()
         state = self.state
         assert state is not None  # noqa: S101
         made = [state.take(batch) for batch in values]
         now = self._clock()
-        if now >= self._flush_at:
+        if now >= self._flush_at or now >= self._before_end:
             self._flush_at = now + self._pace.flush_seconds
             state.tidy()
             self._flush()
             self._compact(now)
+            if now >= self._before_end:
+                self._before_end = math.inf
+                self._epoch_ends_soon()
         return made, False
 
     def on_notify(self) -> tuple[list[Any], bool]:
@@ -155,6 +163,19 @@ class Lane(StatefulBatchLogic[Any, Any, Token | None]):
             self._image_bytes = store.image_bytes[self._step.name, lane] = loaded.chain.head.size
         for chunk in loaded.chain.chunks:
             self._add(chunk)
+
+    def _epoch_began(self) -> None:
+        store = self._step.store
+        self._before_end = self._clock() + store.epoch_seconds - BEFORE_END + OVER * self._lane / store.lanes
+        if store.compactor is not None:
+            store.compactor.hold(False)
+
+    def _epoch_ends_soon(self) -> None:
+        store = self._step.store
+        if store.compactor is not None:
+            store.compactor.hold(True)
+        if store.log is not None and self._lane + 1 == store.lanes:
+            store.log.ask_sync()  # once for all lanes, as syncs fight Kafka for the disk
 
     def _add(self, chunk: ChunkId) -> None:
         self._since_image.append(chunk)

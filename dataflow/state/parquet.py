@@ -6,7 +6,7 @@ the new directory, and takes along the rows that its row refers to. So profiles 
 of lanes and a new recovery directory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,15 +96,22 @@ class Imported(NamedTuple):
 
 
 def import_from(
-    files: Path, recovery: Path, layouts: dict[str, Layout], lanes: int | None = None
-) -> dict[str, Imported]:
+    files: Path,
+    recovery: Path,
+    layouts: dict[str, Layout],
+    lanes: int | None = None,
+    optional: Collection[str] = (),
+) -> dict[str, Imported | None]:
     """Reads what `export_to` wrote into a recovery directory on which no flow has run.
+
+    What it did with each step; None for an optional one of which there is no file.
 
     Args:
         files: the directory of the Parquet files.
         recovery: the recovery directory; its lanes are made.
         layouts: of each step, as the flow that will run on it has them.
         lanes: how many; None for the default.
+        optional: steps that begin empty where there is no file of them.
 
     Raises:
         UserError: a file is missing or is no such file, or a flow has run on the directory.
@@ -115,9 +122,12 @@ def import_from(
     store = Store.open(recovery, lanes)
     assert store.directory is not None  # noqa: S101
     try:
-        found = {}
+        found: dict[str, Imported | None] = {}
         for step, layout in layouts.items():
             store.step(step, layout)
+            if step in optional and not any(files.glob(f"{step}.*.parquet")):
+                found[step] = None
+                continue
             sources, found[step] = _read_files(files, step, layout)
             for lane, tables in _divided(sources, layout, store.lanes).items():
                 write_image(store.directory, ImageId(step, lane, 0), BEGINNING, tables, Disk())
@@ -215,12 +225,11 @@ def _fill(into: NDArray[Any], column: Any, what: str) -> None:
         if pa.types.is_fixed_size_list(column.type):
             size = column.type.list_size
             values = np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(len(column), size)
-            flat = into.reshape(len(into), -1) if into.flags.c_contiguous else into
             wide = min(size, int(np.prod(into.shape[1:])))
             if into.ndim == 2:
                 into[:, :wide] = values[:, :wide]
             else:
-                flat[...] = values.reshape(into.shape)
+                into[...] = values.reshape(into.shape)
         else:
             into[...] = column.to_numpy(zero_copy_only=False)
     except (ValueError, TypeError) as error:

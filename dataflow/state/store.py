@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import math
 import os
 import re
 import threading
@@ -57,11 +58,15 @@ class Store:
     """The lanes' directory as one process of the flow uses it; without a directory nothing is kept.
 
     Use `Store.open`.
+
+    Attributes:
+        epoch_seconds: how long an epoch is, infinite where that is not known: lanes write before it ends.
     """
 
     def __init__(self, directory: Path | None, names: list[str], disk: Disk, file_bytes: int):
         self.directory = directory
         self.names = names
+        self.epoch_seconds = math.inf
         self.layouts: dict[str, Layout] = {}
         self.log = Log(directory, disk, file_bytes) if directory is not None else None
         self.compactor = Compactor(directory, self.layouts) if directory is not None else None

@@ -16,6 +16,7 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSink, TestingSource, run_main
 from confluent_kafka import Message
 
+from dataflow.alert_steps import RecentAlerts
 from dataflow.detect import build
 from dataflow.errors import UserError
 from dataflow.events import output_record as record
@@ -24,6 +25,7 @@ from dataflow.profiles.profiles import MerchantProfiles, UserProfiles
 from dataflow.rules import LiveRules
 from dataflow.scoring.loading import load_model
 from dataflow.scoring.operating_point import OperatingPoint
+from dataflow.state.committed import resume_epoch
 from dataflow.state.parquet import LaneFiles, read_lanes
 from dataflow.state.store import Store
 from dataflow.steps import Routed, written
@@ -32,8 +34,9 @@ from tests.support.profile_builders import merchant_state, user_state
 
 OUTPUT_LIMIT = 1_048_588  # bytes that the outputs take
 POINTER_BYTES = 1_000  # of what is too large for them
-USERS, MERCHANTS = "update_user_profile", "update_merchant_profile"
-"""Steps whose states are rows of tables, in lanes; those of all others are pickles among Bytewax's rows."""
+USERS, MERCHANTS, ALERTED = "update_user_profile", "update_merchant_profile", "suppress_repeats"
+"""The steps whose states are rows of tables, in lanes; those of all others are pickles among Bytewax's rows."""
+MOST_USERS = 1_000_000
 
 # Only what the user's own history says, or what a merchant of one user's says, so that every byte of a decision is
 # determined by the input. The shadow rules are there to show the state: a decision tells on which side of each of them
@@ -315,25 +318,6 @@ def tally(
     counts.doubled = sum(times.values()) - len(times)
 
 
-def resume_epoch(store: Path) -> int:
-    """The epoch with which Bytewax would begin again: states of that one and of later ones it throws away.
-
-    A state is written within its epoch, but counts only once every worker has recorded that it is past that. What the
-    last execution has not recorded for all of its workers is where it itself began.
-    """
-    executions: list[tuple[int, int, int]] = []
-    frontiers: dict[int, dict[int, int]] = {}  # by execution and worker
-    for part in store.glob("part-*.sqlite3"):
-        with contextlib.closing(sqlite3.connect(part)) as db:
-            executions += db.execute("SELECT ex_num, worker_count, resume_epoch FROM exs")
-            for execution, worker, frontier in db.execute("SELECT ex_num, worker_index, worker_frontier FROM fronts"):
-                known = frontiers.setdefault(execution, {})
-                known[worker] = max(frontier, known.get(worker, 0))
-    last, workers, began = max(executions, default=(0, 1, 0))
-    reached = frontiers.get(last, {})
-    return min(reached.values()) if len(reached) == workers else began
-
-
 def states(store: Path, of: str) -> dict[str, Any]:
     """Of the step whose name contains `of`, the states with which the flow would begin again, by key."""
     newest: dict[str, tuple[int, bytes | None]] = {}
@@ -394,8 +378,16 @@ def profiles(store: Path) -> Profiles:
 
 
 def cooldowns(store: Path) -> dict[str, Any]:
-    """What is remembered of each user's alerts."""
-    return {key: state.__reduce__() for key, state in states(store, "suppress_repeats").items()}
+    """What is remembered of each user's alerts; without those whose cooldown may have ended, and who may be given up.
+
+    When a lane gives them up goes by the wall clock.
+    """
+    found: dict[str, Any] = {}
+    for _, _, tables in read_lanes(store, (ALERTED,)):
+        table, recent = tables["recent_alerts"], RecentAlerts(tables, cap=MOST_USERS)
+        newest = table.rows["alerted_at"].max()
+        found |= {user: recent.times(user) for user, row in table.row_of.items() if table.rows["ends_at"][row] > newest}
+    return found
 
 
 def different(mine: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:

@@ -1,14 +1,10 @@
 """What chaos takes from recovery data, which is that by which the flow would begin again; and what it sees in it."""
 
-import contextlib
-import pickle
-import sqlite3
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bytewax.recovery import init_db_dir
 from confluent_kafka import Message
 
 from dataflow.profiles.user import DTYPE
@@ -26,57 +22,9 @@ from tests.chaos.comparison import (
     compare_states,
     decide,
     profiles_of,
-    resume_epoch,
-    states,
 )
 from tests.support.builders import DAY, HOUR, NOON, label, message, raw
 from tests.support.profile_builders import USER_REFERENCES, Profiles, payment
-
-STEP = "flow.read_messages"
-
-
-def insert(store: Path, part: int, table: str, rows: Iterable[dict[str, Any]]) -> None:
-    with contextlib.closing(sqlite3.connect(store / f"part-{part}.sqlite3")) as db, db:
-        for row in rows:
-            names, marks = ", ".join(row), ", ".join("?" * len(row))
-            db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", tuple(row.values()))  # noqa: S608
-
-
-def reached(execution: int, worker: int, frontier: int) -> dict[str, Any]:
-    return {"ex_num": execution, "worker_index": worker, "worker_frontier": frontier}
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """Of two workers that began with epoch 5 for the second time, in an execution that has written epochs 5 and 6."""
-    init_db_dir(tmp_path, 2)
-    for number, part in enumerate((0, 1)):
-        insert(tmp_path, part, "exs", [{"ex_num": number + 1, "worker_count": 2, "resume_epoch": 5 * number}])
-    insert(tmp_path, 0, "fronts", [reached(1, 0, 9), reached(1, 1, 5)])
-    snaps = [
-        {"step_id": STEP, "state_key": "0", "snap_epoch": epoch, "ser_change": pickle.dumps(f"state of {epoch}")}
-        for epoch in (4, 5, 6)
-    ]
-    insert(tmp_path, 1, "snaps", snaps)
-    return tmp_path
-
-
-def test_what_no_worker_has_recorded_does_not_count(store: Path) -> None:
-    assert resume_epoch(store) == 5
-    assert states(store, "read_messages") == {"0": "state of 4"}
-
-
-def test_what_one_worker_has_recorded_does_not_count(store: Path) -> None:
-    insert(store, 0, "fronts", [reached(2, 1, 7)])
-    assert states(store, "read_messages") == {"0": "state of 4"}
-
-
-def test_what_all_workers_have_recorded_counts_as_far_as_the_slowest_is(store: Path) -> None:
-    insert(store, 0, "fronts", [reached(2, 1, 7)])
-    insert(store, 1, "fronts", [reached(2, 0, 6)])
-    assert resume_epoch(store) == 6
-    assert states(store, "read_messages") == {"0": "state of 5"}
-
 
 # --------------------------------------------------------------------------------- profiles, by what their rows mean
 
@@ -217,4 +165,4 @@ def test_what_is_compared_is_what_was_committed(
     assert seen(run("one less", given[:-1])) == (1, 1, 0)  # it repeats an alert, so it begins no cooldown
     assert seen(run("another time", [paid(0, NOON + 0.5), *given[1:]])) == (1, 0, 1)  # a merchant keeps the newest
     monkeypatch.setattr(Lane, "_flush", lambda _self: None)
-    assert seen(run("nothing written", given)) == (7, 7, 0)
+    assert seen(run("nothing written", given)) == (7, 7, 7)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from bytewax.testing import TestingSink, TestingSource, run_main
 
-from dataflow import steps
+from dataflow import alert_steps, steps
 from dataflow.detect import build
 from dataflow.errors import UserError
 from dataflow.events.feedback import Feedback
@@ -98,7 +98,12 @@ FAULTS: dict[str, tuple[Any, str, Callable[..., bool], str]] = {
     ),
     "scoring": (FeatureBatch, "floats", lambda batch, _: poisoned_batch(batch), "score_and_check_rules"),
     "rules": (RuleSet, "evaluate", lambda _rules, batch: poisoned_batch(batch), "score_and_check_rules"),
-    "suppressing": (steps, "record_alert", lambda _recent, _cooldowns, at: at == NOON + 5 * MINUTE, "suppress_repeats"),
+    "suppressing": (
+        alert_steps,
+        "record_alert",
+        lambda _times, _cooldowns, at: at == NOON + 5 * MINUTE,
+        "suppress_repeats",
+    ),
     "writing": (steps, "to_json", lambda made: of_amount(made.transaction), "route_decisions"),
 }
 

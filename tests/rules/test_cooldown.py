@@ -1,11 +1,8 @@
 """Which alerts repeat one that stands already."""
 
-import copy
-import pickle
+from collections.abc import Mapping
 
-import pytest
-
-from dataflow.rules.cooldown import MAX_RULES_KEPT, RecentAlerts, record_alert
+from dataflow.rules.cooldown import RULES_KEPT, record_alert
 from tests.support.builders import MINUTE, NOON
 
 TEN = ("ten", 10 * MINUTE)
@@ -15,10 +12,10 @@ ALWAYS = ("always", 0.0)
 
 def repeats(*alerts: tuple[float, tuple[tuple[str, float], ...]]) -> list[bool]:
     """Whether each alert, minutes after noon, repeats one before it."""
-    recent: RecentAlerts | None = None
+    times: Mapping[str, float] = {}
     found = []
     for minutes, cooldowns in alerts:
-        recent, repeat = record_alert(recent, cooldowns, NOON + minutes * MINUTE)
+        times, repeat = record_alert(times, cooldowns, NOON + minutes * MINUTE)
         found.append(repeat)
     return found
 
@@ -63,30 +60,20 @@ def test_a_late_alert_repeats_one_little_after_it_and_moves_nothing_back() -> No
 
 
 def test_without_a_cooldown_nothing_is_kept() -> None:
-    assert record_alert(None, (), NOON) == (None, False)
+    assert record_alert({}, (), NOON) == ({}, False)
 
 
 def test_what_is_kept_is_bounded() -> None:
-    recent = None
-    for n in range(10 * MAX_RULES_KEPT):
-        recent, _ = record_alert(recent, ((f"r{n}", 60.0), TEN), NOON + n)
-    assert recent is not None
-    assert len(recent.times) == MAX_RULES_KEPT
-    assert "ten" in recent.times
-    assert f"r{10 * MAX_RULES_KEPT - 1}" in recent.times
+    times: Mapping[str, float] = {}
+    for n in range(10 * RULES_KEPT):
+        times, _ = record_alert(times, ((f"r{n}", 60.0), TEN), NOON + n)
+    assert len(times) == RULES_KEPT
+    assert "ten" in times
+    assert f"r{10 * RULES_KEPT - 1}" in times
 
 
-def test_a_snapshot_is_not_touched_by_what_follows() -> None:
-    recent, _ = record_alert(None, (TEN,), NOON)
-    assert recent is not None
-    snapshot = copy.deepcopy(recent)
-    before = dict(snapshot.times)
-    record_alert(recent, (HOURLY,), NOON + 1)
-    assert snapshot.times == before
-    assert pickle.loads(pickle.dumps(recent)).times == before
-
-
-def test_the_state_of_another_version_is_refused() -> None:
-    function, (version, times) = RecentAlerts({}).__reduce__()
-    with pytest.raises(ValueError, match="version 2"):
-        function(version + 1, times)
+def test_what_was_remembered_before_is_not_changed() -> None:
+    before, _ = record_alert({}, (TEN,), NOON)
+    copy = dict(before)
+    record_alert(before, (HOURLY,), NOON + 1)
+    assert before == copy

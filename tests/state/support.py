@@ -112,6 +112,10 @@ class Inline:
     def __init__(self, directory: Path, layouts: dict[str, Layout], disk: Disk):
         self._directory, self._layouts, self._disk = directory, layouts, disk
         self._answers: dict[tuple[str, int], Compacted | None] = {}
+        self.held: list[bool] = []
+
+    def hold(self, held: bool) -> None:
+        self.held.append(held)
 
     def ask(self, step: str, lane: int, chunk: ChunkId) -> None:
         try:

@@ -1,12 +1,19 @@
 """The helper that makes images: one that dies or hangs is replaced by one that makes them."""
 
+import io
+import json
+import os
+import queue
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from dataflow.state.compaction import Compacted, Compactor
+from dataflow.state import compaction
+from dataflow.state.compaction import GO_ON, HOLD, Compacted, Compactor, SharedDisk
 from dataflow.state.loading import load_lane
 from tests.state.support import COUNTS, EAGER, STEP, Engine, read_rows
 
@@ -48,3 +55,78 @@ def test_after_a_helper_that_dies_or_hangs_another_makes_the_image(tmp_path: Pat
     assert made is not None
     assert made.chunk == token.chunk
     assert load_lane(engine.directory, STEP, 0, token.chunk, COUNTS).chain.head is not None
+
+
+class Pipe:
+    """Lines that a test gives one by one."""
+
+    def __init__(self) -> None:
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def put(self, line: bytes) -> None:
+        self._lines.put(line)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._lines.get, b"")
+
+
+def test_a_helper_that_is_held_writes_nothing_until_it_may_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "HOLD_SECONDS", 60.0)
+    monkeypatch.setattr(os, "_exit", lambda _: None)
+    engine = Engine(tmp_path / "r", lanes=1, pace=NO_IMAGES)
+    engine.take([("ann", 1)])
+    engine.end_epoch()
+    _, (token,) = read_rows(engine.recovery)
+    engine.close()
+    requests, answers = Pipe(), io.BytesIO()
+    helper = threading.Thread(target=compaction.serve, args=(engine.directory, requests, answers), daemon=True)
+    helper.start()
+    said = {"step": STEP, "lane": 0, "chunk": [token.chunk.version, *token.chunk.place], "layout": COUNTS.described()}
+    requests.put(HOLD)
+    requests.put(json.dumps(said).encode() + b"\n")
+    time.sleep(1.0)
+    assert not answers.getvalue()
+    assert not list(engine.directory.glob("*.image"))
+    requests.put(GO_ON)
+    deadline = time.monotonic() + 30
+    while not answers.getvalue() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert json.loads(answers.getvalue())["size"] > 0
+    requests.put(b"")
+    helper.join(10)
+
+
+def test_a_helper_that_is_never_told_to_go_on_goes_on_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "HOLD_SECONDS", 0.01)
+    disk = SharedDisk()
+    disk.hold(True)
+    fd = disk.create(tmp_path / "file")
+    assert disk.write(fd, [b"abc"]) == 3
+    disk.close(fd)
+
+
+@pytest.mark.slow
+def test_a_compactor_holds_its_helper_and_makes_the_image_all_the_same(tmp_path: Path) -> None:
+    engine = Engine(tmp_path / "r", lanes=1, pace=NO_IMAGES)
+    engine.take([("ann", 1)])
+    engine.end_epoch()
+    _, (token,) = read_rows(engine.recovery)
+    compactor = Compactor(engine.directory, engine.store.layouts)
+    try:
+        for held in (True, False):  # before it has a helper, and with one
+            compactor.hold(held)
+            compactor.ask(STEP, 0, token.chunk)
+            made = answer(compactor)
+            assert made is not None
+        helper = compactor.helper
+        assert helper is not None
+        helper.kill()
+        helper.wait()
+        compactor.hold(True)  # whom nobody hears
+    finally:
+        compactor.close()
+        engine.close()

@@ -32,7 +32,7 @@ from dataflow.state.lanes import stateful_map
 from dataflow.state.parquet import read_lanes
 from dataflow.state.store import Store
 from dataflow.steps import Routed, written
-from tests.chaos.comparison import LIMITS, MERCHANTS, RULES, USERS, Counts, compare_states, profiles
+from tests.chaos.comparison import LIMITS, MERCHANTS, RULES, USERS, Counts, compare_states, cooldowns, profiles
 from tests.state import executions
 from tests.state.executions import NO_CRASH, Crash
 from tests.state.killed_detection import Job, expected, messages, points_passed, prepare, run
@@ -202,9 +202,9 @@ def test_the_cap_meets_the_same_profiles_however_often_the_flow_stopped(tmp_path
 def test_an_export_goes_on_in_another_number_of_lanes_with_the_same_decisions(
     tmp_path: Path, model_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is remembered of alerts, for the cooldowns of rules, is no profile and stays behind."""
+    """What is remembered of alerts, for the cooldowns of rules, comes along; from an older export it begins empty."""
     rules_file = tmp_path / "rules.toml"
-    rules_file.write_text(RULES.format(limit=LIMITS[0]).replace('cooldown = "1d"\n', ""))
+    rules_file.write_text(RULES.format(limit=LIMITS[0]))
     settings = Settings(rules_file=rules_file)
     by_partition = messages(Job(tmp_path, model_file, transactions=900, users=100, seed=3))
     given = [
@@ -223,10 +223,20 @@ def test_an_export_goes_on_in_another_number_of_lanes_with_the_same_decisions(
     assert f"{USERS}: {users} keys read" in said
     assert "left out" not in said
     assert profiles(tmp_path / "new") == profiles(tmp_path / "old")
+    assert len(cooldowns(tmp_path / "old")) >= 5
+    assert cooldowns(tmp_path / "new") == cooldowns(tmp_path / "old")
     decided |= decide(tmp_path / "new", given[half:], model_file, settings)
     assert decided == uninterrupted
     assert profiles(tmp_path / "new") == profiles(tmp_path / "uninterrupted")
+    assert cooldowns(tmp_path / "new") == cooldowns(tmp_path / "uninterrupted")
     assert {lane for _, lane, _ in read_lanes(tmp_path / "new")} == {0, 1, 2}
+
+    for table in ("recent_alerts", "rules"):
+        (tmp_path / "files" / f"suppress_repeats.{table}.parquet").unlink()
+    assert main(["import", files, str(tmp_path / "older"), "--lanes", "3"]) == 0
+    assert "suppress_repeats: there is no file of it: it begins empty" in capsys.readouterr().out
+    (tmp_path / "files" / f"{USERS}.profiles.parquet").unlink()
+    assert main(["import", files, str(tmp_path / "none"), "--lanes", "3"]) == 2
 
 
 def test_show_and_user_say_in_words_what_is_kept(tmp_path: Path, model_file: Path) -> None:

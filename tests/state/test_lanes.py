@@ -18,7 +18,7 @@ from dataflow.state.compaction import read_layout
 from dataflow.state.lane import LanePace
 from dataflow.state.store import Store
 from dataflow.tables.table import Layout, Table, Tables, describe, new_tables, undescribe
-from tests.state.support import COUNTS, EAGER, Engine, contents, count
+from tests.state.support import COUNTS, EAGER, Engine, Inline, contents, count
 from tests.state.test_lane_recovery import expected, items_of, run
 from tests.support.mapped_lanes import PICKLED, Divider, Limits, guarded
 
@@ -246,6 +246,36 @@ def test_lanes_write_one_after_the_other_each_at_most_two_seconds_after_a_change
     waits = np.diff([at for at, size in enumerate(steady) if size])
     assert waits.max() < 25  # half a second from one lane to the next
     engine.end_epoch()
+    engine.close()
+
+
+def test_lanes_write_shortly_before_an_epoch_ends_and_the_helper_leaves_them_the_disk(tmp_path: Path) -> None:
+    now = 0.0
+    engine = Engine(tmp_path / "r", lanes=4, pace=LanePace(flush_seconds=1000), clock=lambda: now)
+    engine.store.epoch_seconds = 5.0
+    log, compactor = engine.store.log, engine.store.compactor
+    assert log is not None
+    assert isinstance(compactor, Inline)
+    keys = [f"user {number}" for number in range(100)]
+    for _ in range(2):  # of the first epoch no lane knows when it began
+        engine.take([(key, 1) for key in keys])
+        engine.end_epoch()
+    before, compactor.held = log.appended, []
+    written: list[float] = []
+    for _ in range(100):
+        now += 0.05
+        engine.take([(key, 2) for key in keys])
+        if log.appended > before:
+            written.append(now % 5 or 5.0)
+        before = log.appended
+    assert len(written) == 4  # lanes
+    assert 4.55 < min(written) < max(written) < 4.85
+    assert compactor.held[0] is False
+    assert compactor.held[-1] is True
+    engine.end_epoch()
+    assert log.appended > before  # what changed since
+    engine.take([("user 1", 3)])
+    assert compactor.held[-1] is False
     engine.close()
 
 
