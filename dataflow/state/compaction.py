@@ -14,6 +14,7 @@ import select
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,8 +33,8 @@ NICENESS = 10
 """The helper gives way to the flow where both want a core."""
 HOLD, GO_ON = b"hold\n", b"go on\n"
 """Lines to the helper that are no requests: to leave the disk to the flow, while an epoch ends, or not any more."""
-HOLD_SECONDS = 2.0
-"""A helper that is not told to go on does so then, before each write: what it makes gets later, and is made."""
+HOLD_SECONDS = 0.6
+"""For so long at most, as the flow may have nothing to do when the next epoch begins, and then tells nothing."""
 
 _log = logging.getLogger("redflag.state")
 
@@ -44,17 +45,20 @@ class SharedDisk(Disk):
     def __init__(self) -> None:
         self._free = threading.Event()
         self._free.set()
+        self._held_until = 0.0  # by the monotonic clock
 
     def hold(self, held: bool) -> None:
-        """From now on each write waits, or does not any more."""
+        """From now on each write waits, for `HOLD_SECONDS` in all; or does not any more."""
         if held:
+            self._held_until = time.monotonic() + HOLD_SECONDS
             self._free.clear()
         else:
             self._free.set()
 
     def write(self, fd: int, parts: Sequence[bytes | memoryview]) -> int:
         """See `Disk.write`."""
-        self._free.wait(HOLD_SECONDS)
+        if not self._free.is_set():
+            self._free.wait(max(0.0, self._held_until - time.monotonic()))
         return super().write(fd, parts)
 
 

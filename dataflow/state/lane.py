@@ -26,6 +26,9 @@ second one in two."""
 BEFORE_END, OVER = 0.4, 0.2
 """Seconds before an epoch's end at which lanes begin to write what changed, and over which they do so one by one: its
 end, in which nothing is decided, then finds a third of a second to write and to sync, and not up to two."""
+LONG_EPOCH = 4.0
+"""Seconds of an epoch from which on the helper leaves the disk alone while it ends: of a shorter one that would be too
+much of its time."""
 COMPACT_PART = 0.5
 """A new image is made when the chunks since are larger than this part of the old one..."""
 COMPACT_BYTES = 4_000_000
@@ -172,7 +175,7 @@ class Lane(StatefulBatchLogic[Any, Any, Token | None]):
 
     def _epoch_ends_soon(self) -> None:
         store = self._step.store
-        if store.compactor is not None:
+        if store.compactor is not None and store.epoch_seconds >= LONG_EPOCH:
             store.compactor.hold(True)
         if store.log is not None and self._lane + 1 == store.lanes:
             store.log.ask_sync()  # once for all lanes, as syncs fight Kafka for the disk

@@ -98,15 +98,25 @@ def test_a_helper_that_is_held_writes_nothing_until_it_may_go_on(
     helper.join(10)
 
 
-def test_a_helper_that_is_never_told_to_go_on_goes_on_by_itself(
+def test_a_helper_that_is_never_told_to_go_on_goes_on_by_itself_and_waits_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compaction, "HOLD_SECONDS", 0.01)
+    waited: list[float | None] = []
     disk = SharedDisk()
+    monkeypatch.setattr(disk._free, "wait", lambda seconds=None: waited.append(seconds))
     disk.hold(True)
+    disk._held_until -= 0.1
     fd = disk.create(tmp_path / "file")
     assert disk.write(fd, [b"abc"]) == 3
+    disk._held_until -= compaction.HOLD_SECONDS
+    assert disk.write(fd, [b"def"]) == 3
+    disk.hold(False)
+    assert disk.write(fd, [b"ghi"]) == 3
     disk.close(fd)
+    first, second = waited
+    assert first is not None
+    assert 0.0 < first <= compaction.HOLD_SECONDS - 0.1
+    assert second == 0.0
 
 
 @pytest.mark.slow

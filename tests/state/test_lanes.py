@@ -276,6 +276,12 @@ def test_lanes_write_shortly_before_an_epoch_ends_and_the_helper_leaves_them_the
     assert log.appended > before  # what changed since
     engine.take([("user 1", 3)])
     assert compactor.held[-1] is False
+
+    compactor.held, engine.store.epoch_seconds = [], 1.0
+    for _ in range(100):
+        now += 0.05
+        engine.take([(key, 4) for key in keys])
+    assert True not in compactor.held  # it would be held for nearly half of the time
     engine.close()
 
 
