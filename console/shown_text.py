@@ -16,7 +16,12 @@ def shown(text: object, cards: bool = False) -> str:
     Card numbers are masked, unless `cards` says that they may be seen.
     """
     whole = str(text)
-    return "".join(_visible(character) for character in (whole if cards else _CARD.sub(_masked, whole)))
+    return "".join(_visible(character) for character in (whole if cards else masked(whole)))
+
+
+def masked(text: str) -> str:
+    """A text with only the first six and the last four digits of each card number."""
+    return _CARD.sub(_masked, text)
 
 
 def _visible(character: str) -> str:

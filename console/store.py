@@ -13,7 +13,7 @@ from console.cases import Outcome, Pivot, Rules
 from console.database import Connection, Row
 from console.open_database import open_database
 from console.records import Alert
-from console.schema import rule_ids
+from console.schema import SEARCHED, rule_ids
 from console.view import View
 from dataflow.events.feedback import Feedback
 from dataflow.events.transaction import DAY
@@ -22,11 +22,6 @@ FORGOTTEN_AT_ONCE: Final = 200
 """Alerts that one transaction deletes: others wait no longer than that takes, of a million alerts 50 ms of CPU."""
 SIBLINGS: Final = 20
 """Other alerts with the same device, merchant or address that are shown, of each."""
-
-SEARCHED: Final = (
-    "transaction_id", "user", "merchant", "device", "ip", "location", "txn_type", "scenario", "reasons", "why",
-)  # fmt: skip
-"""Columns of an alert whose words the search finds."""
 
 Place = tuple[str, int]
 """A topic and its partition."""
