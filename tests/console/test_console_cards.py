@@ -32,6 +32,21 @@ def test_card_numbers_are_masked_whatever_stands_between_their_digits(text: str)
     assert MASKED not in shown(text, cards=True)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"12 {CARD}", f"12 {MASKED}"),
+        (f"{CARD} 20 2025", f"{MASKED} 20 2025"),
+        (f"1234 {CARD} {CARD.replace(' ', '')} 99", f"1234 {MASKED} {MASKED} 99"),
+        (f"4111 {CARD}", f"4111 {MASKED}"),
+        ("4111 1111 1111 1112", "4111 1111 1111 1112"),  # its last digit is none that a card has
+        (CARD.replace(" ", "") + "1234", CARD.replace(" ", "") + "1234"),  # too long for one
+    ],
+)
+def test_card_numbers_are_masked_among_other_numbers_which_stay(text: str, expected: str) -> None:
+    assert shown(text) == expected
+
+
 @pytest.mark.parametrize("text", ["1" + "\u200b" * 100_000, "1 " * 50_000, "1" * 100_000, "1 - " * 30_000])
 def test_no_text_takes_long_to_mask(text: str) -> None:
     began = time.process_time()
