@@ -36,6 +36,9 @@ def test_card_numbers_are_masked_whatever_stands_between_their_digits(text: str)
     ("text", "expected"),
     [
         (f"12 {CARD}", f"12 {MASKED}"),
+        (f"7 {CARD}", f"7 {MASKED}"),
+        ("378282246310005", "378282*****0005"),
+        ("7 378282246310005 7", "7 378282*****0005 7"),
         (f"{CARD} 20 2025", f"{MASKED} 20 2025"),
         (f"1234 {CARD} {CARD.replace(' ', '')} 99", f"1234 {MASKED} {MASKED} 99"),
         (f"4111 {CARD}", f"4111 {MASKED}"),
