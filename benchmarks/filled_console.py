@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from console import figures
 from console.database import Connection
+from console.schema import SEARCHED
 from console.sqlite_database import Sqlite
-from console.store import SEARCHED, Store
+from console.store import Store
 from tests.console.builders import alert_json
 
 RULES: Final = (

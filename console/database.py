@@ -66,6 +66,8 @@ class Dialect(ABC):
 
     text_matches: ClassVar[str]
     """Selects the numbers of the alerts whose texts have the words of a `text_query`, its one value."""
+    text_matches_alert: ClassVar[str]
+    """Whether an alert `x` is one of them; quick where many alerts are asked, with the same value."""
     shadow_rules: ClassVar[str]
     """Of an alert: the JSON of the rules in shadow that fired on it, NULL without one."""
 
@@ -82,7 +84,11 @@ class Dialect(ABC):
 
     @abstractmethod
     def index_text(self, connection: "Connection", alert: int, texts: Iterable[str]) -> None:
-        """Makes an alert that was just stored be found by these texts."""
+        """Makes an alert that was just stored be found by these texts, of card numbers by what `masked` leaves."""
+
+    @abstractmethod
+    def mask_text(self, connection: "Connection", alert: int, texts: Sequence[str]) -> None:
+        """Makes an alert that was found by all of these texts, as version 2 did, be found as `index_text` says."""
 
 
 class Connection(Protocol):

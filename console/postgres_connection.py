@@ -8,6 +8,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from console.database import AwayError, Connection, Dialect, ServerError
 from console.postgres_sql import bounded, in_postgres, words
+from console.shown_text import masked
 from dataflow.errors import UserError
 
 NUL: Final = "\N{REPLACEMENT CHARACTER}"
@@ -103,6 +104,9 @@ class Postgres(Dialect):
     """PostgreSQL's ways."""
 
     text_matches = "SELECT number FROM alert_text WHERE words @@ CAST(? AS tsquery)"
+    text_matches_alert = (
+        "EXISTS (SELECT 1 FROM alert_text t WHERE t.number = x.number AND t.words @@ CAST(? AS tsquery))"
+    )
     shadow_rules = "shadow_rules_of(raw)"
 
     def text_query(self, text: str) -> str:
@@ -116,8 +120,13 @@ class Postgres(Dialect):
 
     def index_text(self, connection: Connection, alert: int, texts: Iterable[str]) -> None:
         """Words are split here, so that they are what `text_query` looks for, whatever the server's locale."""
-        found = bounded(word for text in texts for word in words(text))
+        found = bounded(word for text in texts for word in words(masked(text)))
         connection.execute("INSERT INTO alert_text VALUES (?, array_to_tsvector(?::text[]))", [alert, found])
+
+    def mask_text(self, connection: Connection, alert: int, texts: Sequence[str]) -> None:
+        """In place of the words that were there."""
+        connection.execute("DELETE FROM alert_text WHERE number = ?", [alert])
+        self.index_text(connection, alert, texts)
 
 
 class PostgresConnection:

@@ -163,7 +163,7 @@ class PostgresDatabase(Database):
             version = found[0] if found and found[0].isdigit() else "0"
             if upgrade.can_be_upgraded(int(version)):
                 connection.execute(tables_in_postgres(upgrade.statements(self.where, int(version))))
-                upgrade.fill(connection)
+                upgrade.fill(connection, int(version))
                 connection.execute("UPDATE about SET value = ? WHERE name = 'version'", [str(VERSION)])
             elif version != str(VERSION):
                 msg = (

@@ -5,10 +5,15 @@ The full-text search over alerts is each database's own, and stands beside it.
 
 from typing import Final
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Of the schema; a database of another version is refused, unless it can be changed to this one (`upgrade`)."""
 OLDEST_VERSION: Final = 1
 """That can be changed."""
+
+SEARCHED: Final = (
+    "transaction_id", "user", "merchant", "device", "ip", "location", "txn_type", "scenario", "reasons", "why",
+)  # fmt: skip
+"""Columns of an alert whose words the search finds; of card numbers what `masked` leaves, since version 3."""
 
 FOR_FILTERS: Final = """
 -- For the queue's filters: by each of these its alerts, and their cases, are found without a look at the alerts.

@@ -1,10 +1,12 @@
 """Changes a database that an earlier release made to the schema of this one, in the transaction of its caller."""
 
 import logging
+from collections.abc import Iterator
 from typing import Final
 
-from console.database import Connection
-from console.schema import FOR_FILTERS, OLDEST_VERSION, VERSION, rule_ids
+from console.database import Connection, Row
+from console.schema import FOR_FILTERS, OLDEST_VERSION, SEARCHED, VERSION, rule_ids
+from console.shown_text import masked
 
 AT_ONCE: Final = 10_000
 
@@ -22,22 +24,29 @@ def statements(where: str, version: int) -> str:
         "CONSOLE_DATABASE=%s is of version %d and is changed to version %d: some minutes where it has a million alerts",
         where, version, VERSION,
     )  # fmt: skip
-    return FOR_FILTERS
+    return FOR_FILTERS if version < 2 else ""
 
 
-def fill(connection: Connection) -> None:
-    """Fills those tables."""
-    after, rows = 0, [(0, 0, "")]
-    while rows:
-        rows = [
-            tuple(row)
-            for row in connection.execute(
-                "SELECT number, case_number, rules FROM alerts WHERE number > ? ORDER BY number LIMIT ?",
-                [after, AT_ONCE],
+def fill(connection: Connection, version: int) -> None:
+    """Fills those tables, and brings what the others hold up to this version."""
+    for alerts in _all_alerts(connection):
+        if version < 2:
+            connection.executemany(
+                "INSERT INTO alert_rules VALUES (?, ?, ?)",
+                [(rule, row["number"], row["case_number"]) for row in alerts for rule in rule_ids(row["rules"])],
             )
-        ]
-        connection.executemany(
-            "INSERT INTO alert_rules VALUES (?, ?, ?)",
-            [(rule, number, case) for number, case, rules in rows for rule in rule_ids(rules)],
-        )
-        after = rows[-1][0] if rows else after
+        for row in alerts:
+            texts = [str(row[name]) for name in SEARCHED]
+            if any(masked(text) != text for text in texts):
+                connection.dialect.mask_text(connection, row["number"], texts)
+
+
+def _all_alerts(connection: Connection) -> Iterator[list[Row]]:
+    """All alerts, some at a time."""
+    after, columns = 0, ", ".join(("number", "case_number", "rules", *SEARCHED))
+    while rows := connection.execute(
+        f"SELECT {columns} FROM alerts WHERE number > ? ORDER BY number LIMIT ?",  # noqa: S608
+        [after, AT_ONCE],
+    ).fetchall():
+        yield rows
+        after = rows[-1]["number"]

@@ -1,25 +1,17 @@
-"""The queue's filters: whichever way the cases are found, they are the same; databases of before are changed."""
+"""The queue's filters: whichever way the cases are found, they are the same."""
 
-import gc
 import itertools
 import random
-import re
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from console import queue_filters, upgrade
-from console.database import Connection
-from console.schema import FOR_FILTERS
-from console.sqlite_database import SqliteConnection
-from console.store import Batch, Store
+from console import queue_filters
+from console.store import Batch
 from console.view import View
-from dataflow.errors import UserError
 from tests.console.builders import Console, alert
 
 RULES = ("high_amount", "ml_anomaly", "fast", "fas")
@@ -172,51 +164,3 @@ def test_rules_of_forgotten_alerts_are_forgotten(place: str) -> None:
         (4, "a"), (4, "b"), (5, "a"), (5, "b"),
     ]  # fmt: skip
     console.store.close()
-
-
-# ---------------------------------------------------------------------------------------------- databases of before
-
-
-def make_old(console: Console) -> None:
-    """Takes from a database what version 2 added."""
-
-    def change(connection: Connection) -> None:
-        for kind, name in reversed(re.findall(r"CREATE (TABLE|INDEX) (\w+)", FOR_FILTERS)):
-            connection.execute(f"DROP {kind} {name}")
-        if isinstance(connection, SqliteConnection):
-            connection.execute("PRAGMA user_version = 1")
-        else:
-            connection.execute("UPDATE about SET value = '1' WHERE name = 'version'")
-
-    console.store.database.write(change)
-    console.store.close()
-
-
-def test_a_database_of_version_1_is_changed_at_the_start(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upgrade, "AT_ONCE", 2)
-    console = Console(place)
-    console.come(alert("ann", rules=["a", "b"]), alert("bob", rules=[]), alert("cid", rules=["b"]), alert("dan"))
-    before = console.rows("SELECT rule, number, case_number FROM alert_rules ORDER BY rule, number")
-    make_old(console)
-    with monkeypatch.context() as patched:  # killed meanwhile: all of it is done anew
-        patched.setattr(upgrade, "rule_ids", lambda _: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            Store(place)
-    gc.collect()
-    for _ in range(2):  # and once only
-        console = Console(place)
-        assert console.rows("SELECT rule, number, case_number FROM alert_rules ORDER BY rule, number") == before
-        assert {row["user"] for row in console.store.page(View(rule="b")).rows} == {"ann", "cid"}
-        console.store.close()
-
-
-def test_a_file_of_a_later_version_is_refused_in_one_line(tmp_path: Path) -> None:
-    path = tmp_path / "console.db"
-    Store(path).close()
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 3")
-    with pytest.raises(UserError) as raised:
-        Store(path)
-    assert str(raised.value) == (
-        f"CONSOLE_DATABASE={path} is of version 3, and this console reads version 2: name another file"
-    )

@@ -90,8 +90,8 @@ def test_another_version_or_program_is_refused(server: PostgresServer, monkeypat
     monkeypatch.undo()
     Console(place).store.close()
     schema = place.rpartition("%3D")[2]
-    server.admin(f"UPDATE {schema}.about SET value = '3' WHERE name = 'version'")  # noqa: S608
-    assert "is of version 3, and this console reads version 2" in refused(place)
+    server.admin(f"UPDATE {schema}.about SET value = '4' WHERE name = 'version'")  # noqa: S608
+    assert "is of version 4, and this console reads version 3" in refused(place)
     other = server.make_place()
     server.admin(f"CREATE TABLE {other.rpartition('%3D')[2]}.customers (name TEXT)")
     assert "has tables of another program" in refused(other)
