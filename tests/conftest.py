@@ -110,6 +110,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         # Not by hand: a test that begins to use a broker cannot be forgotten.
         if KAFKA_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("kafka")
+        if "postgres_server" in getattr(item, "fixturenames", ()):  # a worker's own takes as long as dozens of tests
+            item.add_marker("slow")
     order = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
