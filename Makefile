@@ -57,7 +57,7 @@ run: $(VENV)/.kernels $(if $(filter tutorial,$(GENERATOR_POPULATION)),,$(MODEL))
 test: $(VENV)/.dev $(VENV)/.kernels check ## lint, types, and all tests, on a real Apache Kafka where there is Java 17 and Maven
 	$(KEEP_BYTECODE) $(BIN)/python -m pytest $(PARALLEL)
 
-test-fast: $(VENV)/.dev $(VENV)/.kernels ## the tests that need neither Kafka nor much time, in about a minute
+test-fast: $(VENV)/.dev $(VENV)/.kernels ## the tests that need no Kafka, no PostgreSQL and not much time, in about a minute
 	$(KEEP_BYTECODE) $(BIN)/python -m pytest -q -m "not slow and not kafka" $(PARALLEL)
 
 chaos: $(VENV)/.dev $(VENV)/.kernels ## kill flow and broker in every way, and look for what is lost, doubled or different (CHAOS="--seed 2")

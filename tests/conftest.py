@@ -31,6 +31,7 @@ from tests.support.kafka_server import (
     fetch_jars,
     kafka_version,
 )
+from tests.support.shared_broker import SharedBroker, ask_for_broker
 
 if TYPE_CHECKING:
     from dataflow.scoring.isolation_forest import Model
@@ -87,11 +88,21 @@ MakeTopic = Callable[..., str]
 TrainOnce = Callable[[str, Callable[[Path], object]], Path]
 """`trained_once("name", train)`: the model that `train` writes to the path that it is given."""
 _broker_used = pytest.StashKey[str]()
+_shared_broker = pytest.StashKey[SharedBroker]()
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None):  # of the process that has workers, not of these
+        config.stash[_shared_broker] = shared = SharedBroker()
+        config.add_cleanup(shared.close)
     os.environ.setdefault("METRICS_ADDRESS", "off")  # the tests' flows run side by side, and beside a `make detect`
     event_log.set_up()  # as a program does: what is logged stands on standard error
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Of pytest-xdist: what a new worker is told."""
+    node.workerinput["broker_socket"] = node.config.stash[_shared_broker].socket
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -99,6 +110,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         # Not by hand: a test that begins to use a broker cannot be forgotten.
         if KAFKA_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("kafka")
+        if "postgres_server" in getattr(item, "fixturenames", ()):  # a worker's own takes as long as dozens of tests
+            item.add_marker("slow")
     order = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
@@ -124,7 +137,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def broker(pytestconfig: pytest.Config) -> Iterator[Broker]:
     """The shared broker; `broker.bootstrap` is its address."""
     with contextlib.ExitStack() as closing:
-        found = _given() or _apache(closing)
+        found = _given() or _apache(closing, getattr(pytestconfig, "workerinput", {}).get("broker_socket"))
         pytestconfig.stash[_broker_used] = f"{found.name} at {found.bootstrap}"
         yield found
 
@@ -191,6 +204,19 @@ def forest_file(trained_once: TrainOnce) -> Path:
         assert main(["--out", str(path), "--users", "100", "--days", "7", "--trees", "10", *features]) == 0
 
     return trained_once("user-forest", train)
+
+
+@pytest.fixture(scope="session")
+def supervised_file(trained_once: TrainOnce) -> Path:
+    """A model of all tiers, learned from four weeks. A test that changes it takes a copy."""
+    from training.train import main
+
+    life = ["--tiers", "supervised", "--label-delay", "3d", "--users", "400", "--days", "28"]
+
+    def train(path: Path) -> None:
+        assert main(["--out", str(path), *life]) == 0
+
+    return trained_once("supervised", train)
 
 
 @pytest.fixture
@@ -267,13 +293,13 @@ def _given() -> Broker | None:
     return Broker(given, "KAFKA_BROKERS" + (" (librdkafka's embedded one)" if embedded else ""), embedded=embedded)
 
 
-def _apache(closing: contextlib.ExitStack) -> Broker:
+def _apache(closing: contextlib.ExitStack, shared: str | None) -> Broker:
     if missing := _missing():
         if _required():
             _cannot(missing)
         return _embedded(closing, missing)
-    server = closing.enter_context(KafkaServer())
-    return Broker(server.bootstrap, f"Apache Kafka {kafka_version()} (KRaft)")
+    bootstrap = ask_for_broker(shared) if shared else closing.enter_context(KafkaServer()).bootstrap
+    return Broker(bootstrap, f"Apache Kafka {kafka_version()} (KRaft)")
 
 
 def _missing() -> str | None:

@@ -42,6 +42,7 @@ def imported(code: str, **environ: str) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_the_flow_imports_nothing_that_only_training_or_the_console_needs() -> None:
     found = imported("import sys, dataflow.detect; print(*sorted(sys.modules))")
     assert found > FLOW

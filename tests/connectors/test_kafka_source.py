@@ -257,6 +257,7 @@ def test_the_first_part_of_an_activation_hands_out_what_has_come_for_all(monkeyp
     assert [(m.partition(), m.offset()) for m in reading.fetcher.take(0)] == [(2, 0), (2, 1)]
 
 
+@pytest.mark.slow
 @configure(deadline=None)
 @given(data=st.data())
 def test_a_parts_snapshot_covers_what_was_handed_out_of_its_partition_in_its_epochs(data: st.DataObject) -> None:

@@ -19,7 +19,7 @@ def postgres_server() -> Iterator[PostgresServer]:
     made.close()
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A new database, once of each kind, as `CONSOLE_DATABASE` names it."""
     if request.param == "sqlite":

@@ -195,6 +195,7 @@ def test_a_wrong_users_file_is_refused_in_one_line(tmp_path: Path, line: str, sa
     assert "plaintext" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_command_adds_a_user_and_refuses_short_passwords(tmp_path: Path) -> None:
     path = tmp_path / "users.txt"
 

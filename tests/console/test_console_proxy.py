@@ -173,6 +173,7 @@ def test_how_long_a_refusal_takes_does_not_tell_who_has_no_password(
     assert [each.startswith("$argon2id$") for each in asked] == [True, True]
 
 
+@pytest.mark.slow
 def test_a_proxy_without_a_users_file_is_a_mistake_and_users_without_password_cannot_log_in(
     users_file: Path, tmp_path: Path
 ) -> None:

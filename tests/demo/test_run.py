@@ -84,6 +84,7 @@ def test_the_tutorials_rules_are_its_four_checks() -> None:
     assert active == ["high_amount", "location_change", "flagged_merchant", "ml_anomaly"]
 
 
+@pytest.mark.slow
 def test_a_tutorial_model_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     nowhere = str(tmp_path / "nowhere" / "fraud_model.pkl")
     wished = with_defaults(settings(GENERATOR_POPULATION="tutorial"), 60.0)

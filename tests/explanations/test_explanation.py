@@ -66,14 +66,9 @@ def plain_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def supervised(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
+def supervised(supervised_file: Path) -> Scorer:
     """A model of all tiers; with its operating point about the riskiest hundredth of all transactions are alerts."""
-    path = tmp_path_factory.mktemp("model") / "supervised.pkl"
-    assert (
-        train(["--tiers", "supervised", "--label-delay", "3d", "--users", "400", "--days", "28", "--out", str(path)])
-        == 0
-    )
-    model = load_model(path)
+    model = load_model(supervised_file)
     model.operating_point = OperatingPoint(alert=0.2)
     return model
 

@@ -23,6 +23,7 @@ def taken(users: UserProfiles) -> list[int]:
     return [table.taken for table in (users.busy, users.unusual, users.labelled, users.blocks)]
 
 
+@pytest.mark.slow
 def test_a_user_stays_small_whatever_comes_and_however_much() -> None:
     users = UserProfiles()
     most = [0, 1, 1, LABELLED // labels.BLOCK + 1]

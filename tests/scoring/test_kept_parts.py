@@ -58,6 +58,7 @@ def test_a_second_start_opens_no_pickle_and_scores_the_same(
     assert opened == ["opened"]
 
 
+@pytest.mark.slow
 def test_a_second_start_does_not_import_scikit_learn(tmp_path: Path, folder: Path) -> None:
     path = saved(tmp_path)
     load_model(path, folder)

@@ -32,16 +32,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "fraud_model.pkl"
-    arguments = ["--tiers", "supervised", "--label-delay", "3d", "--users", "400", "--days", "21"]
-    assert train([*arguments, "--out", str(path)]) == 0
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(model_file: Path) -> TieredModel:
-    loaded = load_model(model_file)
+def model(supervised_file: Path) -> TieredModel:
+    loaded = load_model(supervised_file)
     assert isinstance(loaded, TieredModel)
     return loaded
 
@@ -60,14 +52,14 @@ def warm(model: TieredModel, rows: np.ndarray) -> np.ndarray:
     return rows[:, model.features.index("history")] >= 5
 
 
-def test_after_the_warm_up_nothing_is_compiled_while_a_flow_decides(model_file: Path) -> None:
-    command = [sys.executable, "-m", "tests.support.compiled_late", str(model_file)]
+def test_after_the_warm_up_nothing_is_compiled_while_a_flow_decides(supervised_file: Path) -> None:
+    command = [sys.executable, "-m", "tests.support.compiled_late", str(supervised_file)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
-def test_the_compiled_tiers_are_scikit_learns(model_file: Path, model: TieredModel, rows: np.ndarray) -> None:
-    artifact = joblib.load(model_file)
+def test_the_compiled_tiers_are_scikit_learns(supervised_file: Path, model: TieredModel, rows: np.ndarray) -> None:
+    artifact = joblib.load(supervised_file)
     finite = np.nan_to_num(rows, posinf=1e9)[warm(model, rows)]
     names = artifact["supervised_features"]
     boosted = artifact["boosting"].predict_proba(picked(model, finite, names))[:, 1]
@@ -84,11 +76,11 @@ def test_the_compiled_tiers_are_scikit_learns(model_file: Path, model: TieredMod
 
 
 def test_from_what_was_kept_of_it_the_model_is_the_same(
-    model_file: Path, model: TieredModel, rows: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    supervised_file: Path, model: TieredModel, rows: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load_model(model_file, tmp_path)
+    load_model(supervised_file, tmp_path)
     monkeypatch.setattr(joblib, "load", None)
-    kept = load_model(model_file, tmp_path)
+    kept = load_model(supervised_file, tmp_path)
     assert isinstance(kept, TieredModel)
     assert (kept.amount_prior, kept.threshold, kept.importance, kept._weights) == (
         model.amount_prior, model.threshold, model.importance, model._weights,
@@ -139,8 +131,8 @@ def test_what_needs_history_says_nothing_without_it(model: TieredModel, rows: np
         assert np.array_equal(model.score(raised)[1], model.score(some)[1])
 
 
-def test_a_newcomers_amount_is_measured_by_all_users_amounts(model_file: Path, model: TieredModel) -> None:
-    normal = Normal(*joblib.load(model_file)["normal"])
+def test_a_newcomers_amount_is_measured_by_all_users_amounts(supervised_file: Path, model: TieredModel) -> None:
+    normal = Normal(*joblib.load(supervised_file)["normal"])
     cold_start = ColdStart(model.features, normal)
     row = np.zeros((2, len(model.features)), np.float32)
     places = {name: place for place, name in enumerate(model.features)}
@@ -166,8 +158,8 @@ def test_newcomers_are_not_alerted_more_often_than_others_by_more_than_three_tim
     assert anomaly[new].mean() <= 3 * anomaly[~new].mean()
 
 
-def test_a_model_of_before_weights_were_chosen_has_the_careful_ones(model_file: Path, model: TieredModel) -> None:
-    artifact = joblib.load(model_file)
+def test_a_model_of_before_weights_were_chosen_has_the_careful_ones(supervised_file: Path, model: TieredModel) -> None:
+    artifact = joblib.load(supervised_file)
     del artifact["weights"]
     assert TieredModel(model.metadata, TierParts.of(artifact, supervised=True))._weights == CAREFUL
 
@@ -224,20 +216,20 @@ def test_too_few_labels_are_one_clear_line(tmp_path: Path, capsys: pytest.Captur
     assert not (tmp_path / "m.pkl").exists()
 
 
-def test_a_tampered_tiered_model_is_refused(model_file: Path, tmp_path: Path) -> None:
+def test_a_tampered_tiered_model_is_refused(supervised_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "fraud_model.pkl"
-    path.write_bytes(model_file.read_bytes() + b"x")
-    path.with_suffix(".json").write_bytes(model_file.with_suffix(".json").read_bytes())
+    path.write_bytes(supervised_file.read_bytes() + b"x")
+    path.with_suffix(".json").write_bytes(supervised_file.with_suffix(".json").read_bytes())
     with pytest.raises(UserError, match="SHA-256 differs"):
         load_model(path)
 
 
-def test_tiers_of_an_earlier_release_are_refused_in_one_line(model_file: Path, tmp_path: Path) -> None:
-    artifact = joblib.load(model_file)
+def test_tiers_of_an_earlier_release_are_refused_in_one_line(supervised_file: Path, tmp_path: Path) -> None:
+    artifact = joblib.load(supervised_file)
     del artifact["normal"]
     path = tmp_path / "old.pkl"
     joblib.dump(artifact, path)
-    meta = json.loads(model_file.with_suffix(".json").read_text())
+    meta = json.loads(supervised_file.with_suffix(".json").read_text())
     meta["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     meta["fingerprint"] = fingerprint(meta["tiers"], meta["features"], meta["sha256"])
     path.with_suffix(".json").write_text(json.dumps(meta))

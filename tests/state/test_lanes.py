@@ -227,6 +227,7 @@ def test_the_lane_of_a_key_stays_what_it_was() -> None:
     assert [lane_of(key, 1000) for key in ("ann", "bob", "émile", "")] == [347, 104, 763, 0]
 
 
+@pytest.mark.slow
 def test_lanes_write_one_after_the_other_each_at_most_two_seconds_after_a_change(tmp_path: Path) -> None:
     now = 0.0
     pace = LanePace()

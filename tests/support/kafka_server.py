@@ -42,10 +42,13 @@ from typing import Self
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
+from tests.support.kafka_storage import format_again, remember
+
 POM = Path(__file__).with_name("kafka-pom.xml")
 JAVA_NEEDED = 17
 FETCH_TIMEOUT_S = 600
 START_TIMEOUT_S = 60
+NODE = 1
 ARCHIVE_TIMEOUT_S = 120
 
 # Holds a pipe whose other end only the test process has: when that process is gone, however it went, the pipe ends,
@@ -420,8 +423,8 @@ class KafkaServer:
         advertised = ",".join(f"{name}://127.0.0.1:{port}" for name, port in listeners.items())
         settings = {
             "process.roles": "broker,controller",
-            "node.id": 1,
-            "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
+            "node.id": NODE,
+            "controller.quorum.voters": f"{NODE}@127.0.0.1:{controller_port}",
             "listeners": f"{advertised},CONTROLLER://127.0.0.1:{controller_port}",
             "advertised.listeners": advertised,
             "controller.listener.names": "CONTROLLER",
@@ -457,6 +460,14 @@ class KafkaServer:
         config.touch(mode=0o600)
         config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         (self._dir / "log4j2.properties").write_text(_LOG4J)
+        data = self._dir / "data"
+        if self._secured is not None:  # users stand in the storage, too
+            self._format(jars, config, scram)
+        elif not format_again(data, self.properties, NODE, self._cluster_id):
+            self._format(jars, config, [])
+            remember(data, self.properties)
+
+    def _format(self, jars: Path, config: Path, scram: list[str]) -> None:
         done = subprocess.run(
             self._java(jars, "kafka.tools.StorageTool", "format", "-c", str(config), "-t", self._cluster_id, *scram),
             cwd=self._dir, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -362,6 +362,7 @@ def test_a_budget_that_leaves_no_alert_is_told() -> None:
 # ------------------------------------------------------------------------------------------------------ of the rules
 
 
+@pytest.mark.slow
 def test_the_rules_are_counted_as_if_the_model_never_raised_an_alert() -> None:
     rules = load_rules(Settings().rules_file)
     assert reads_model(rules)
