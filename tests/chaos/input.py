@@ -237,7 +237,8 @@ class Feeder(threading.Thread):
 
     def _send_to_new_partition(self) -> None:
         key, value = next(self._others)
-        user = b"n" + key[1:]
+        # Of this growth: one of an earlier one would move to another partition, and order holds within one only.
+        user = b"n%d-" % self._added + key[1:]
         partition = PARTITIONS + zlib.crc32(user) % self._added
         self._send(INPUT, user, value.replace(b'"' + key + b'"', b'"' + user + b'"'), partition)
 
