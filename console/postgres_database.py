@@ -280,6 +280,10 @@ class Reading:
         """Nothing is written over it."""
         raise ServerError(sql)
 
+    def insert(self, table: str, columns: Any, rows: Any, /) -> None:
+        """Nothing is written over it."""
+        raise ServerError(table)
+
 
 @contextlib.contextmanager
 def _transaction(connection: PostgresConnection) -> Any:

@@ -6,12 +6,12 @@ import os
 import re
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from console import database, upgrade
-from console.database import Database, Dialect
+from console.database import Database, Dialect, marks
 from console.schema import ADDED, SCHEMA, VERSION
 from dataflow.errors import UserError
 
@@ -58,12 +58,21 @@ class Sqlite(Dialect):
         """Words are quoted, so that nothing that is typed is an operator."""
         return " ".join(f'"{word}"*' for word in _WORD.findall(text))
 
-    def next_alert_number(self, connection: database.Connection) -> int:
-        """The one that AUTOINCREMENT would give."""
-        row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'alerts'").fetchone()
-        return 1 if row is None else int(row[0]) + 1
+    def next_alert_numbers(self, connection: database.Connection, count: int) -> range:
+        """Those that AUTOINCREMENT would give."""
+        return self._next(connection, "alerts", count)
 
-    def index_text(self, connection: database.Connection, alert: int, texts: Iterable[str]) -> None:
+    def next_case_numbers(self, connection: database.Connection, count: int) -> range:
+        """Likewise."""
+        return self._next(connection, "cases", count)
+
+    @staticmethod
+    def _next(connection: database.Connection, table: str, count: int) -> range:
+        row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", [table]).fetchone()
+        first = 1 if row is None else int(row[0]) + 1
+        return range(first, first + count)
+
+    def index_texts(self, connection: database.Connection, texts: Mapping[int, Iterable[str]]) -> None:
         """Nothing: triggers do it."""
 
 
@@ -71,6 +80,10 @@ class SqliteConnection(sqlite3.Connection):
     """A connection that knows SQLite's ways."""
 
     dialect: Dialect = Sqlite()
+
+    def insert(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], /) -> None:
+        """Puts rows into a table."""
+        self.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks(columns)})", rows)
 
 
 class SqliteDatabase(Database):

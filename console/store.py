@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from console import audit, cases, figures, labels, queue_view
+from console import arrivals, audit, cases, figures, labels, queue_view
 from console.cases import Outcome, Pivot, Rules
 from console.database import Connection, Row
 from console.open_database import open_database
@@ -22,11 +22,6 @@ FORGOTTEN_AT_ONCE: Final = 2_000
 """Alerts that one transaction deletes: others wait no longer than that takes."""
 SIBLINGS: Final = 20
 """Other alerts with the same device, merchant or address that are shown, of each."""
-
-SEARCHED: Final = (
-    "transaction_id", "user", "merchant", "device", "ip", "location", "txn_type", "scenario", "reasons", "why",
-)  # fmt: skip
-"""Columns of an alert whose words the search finds."""
 
 Place = tuple[str, int]
 """A topic and its partition."""
@@ -111,9 +106,7 @@ class Store:
         def change(connection: Connection) -> int:
             now = self.clock()
             counts = figures.Counts()
-            by_rule: list[tuple[str, int, int]] = []
-            new = sum(self._add(connection, alert, now, counts, by_rule) for alert in batch.alerts)
-            connection.executemany("INSERT INTO alert_rules VALUES (?, ?, ?)", by_rule)
+            new = arrivals.add(connection, batch.alerts, now, counts, self.rules)
             for feedback in batch.feedback:
                 labels.hear(connection, feedback)
             if batch.feedback:
@@ -135,43 +128,6 @@ class Store:
         if batch.alerts or batch.feedback or batch.confirmed or batch.transactions:
             self._changed()
         return new
-
-    def _add(
-        self,
-        connection: Connection,
-        alert: Alert,
-        now: float,
-        counts: figures.Counts,
-        by_rule: list[tuple[str, int, int]],
-    ) -> bool:
-        decision = alert.decision
-        known = connection.execute(
-            "SELECT 1 FROM alerts WHERE identity = ? AND partition = ? AND offset = ?",
-            [alert.identity, alert.partition, alert.offset],
-        ).fetchone()
-        if known is not None:
-            return False
-        number = connection.dialect.next_alert_number(connection)
-        case, suppressed = cases.case_of(connection, alert, number, now, self.rules)
-        row = {
-            "number": number, "case_number": case, "identity": alert.identity, "partition": alert.partition,
-            "offset": alert.offset, "arrived": now, "decided": alert.decided_at, "at": alert.at,
-            "transaction_id": decision.transaction_id, "user": decision.user, "merchant": decision.merchant,
-            "device": decision.device, "ip": decision.ip or "", "location": decision.location,
-            "txn_type": decision.txn_type, "scenario": decision.scenario or "", "amount": decision.amount,
-            "score": decision.score, "action": decision.action, "rules": f" {' '.join(decision.rules)} ",
-            "reasons": "\n".join(decision.reason), "why": "\n".join(alert.why), "suppressed": suppressed,
-            "raw": alert.raw,
-        }  # fmt: skip
-        connection.execute(
-            f"INSERT INTO alerts ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", list(row.values())
-        )
-        by_rule += [(rule, number, case) for rule in rule_ids(str(row["rules"]))]
-        connection.dialect.index_text(connection, number, (str(row[name]) for name in SEARCHED))
-        counts.add_alert(now, decision.rules, decision.scenario or "", decision.score, decision.amount)
-        counts.add_fired(now, decision.rules, decision.shadow_rules)
-        labels.apply_early(connection, decision.transaction_id, decision.user)
-        return True
 
     def offsets(self) -> dict[Place, tuple[str, int]]:
         """Where reading goes on: identity of the topic, and the next offset, by topic and partition."""
