@@ -66,6 +66,8 @@ class Dialect(ABC):
 
     text_matches: ClassVar[str]
     """Selects the numbers of the alerts whose texts have the words of a `text_query`, its one value."""
+    has_rule: ClassVar[str]
+    """Of an alert `x` that is known: whether a rule, its one value, fired on it."""
     shadow_rules: ClassVar[str]
     """Of an alert: the JSON of the rules in shadow that fired on it, NULL without one."""
 

@@ -103,6 +103,8 @@ class Postgres(Dialect):
     """PostgreSQL's ways."""
 
     text_matches = "SELECT number FROM alert_text WHERE words @@ CAST(? AS tsquery)"
+    # The rules are in no index beside what else filters ask: a text of any length is more than one takes.
+    has_rule = "EXISTS (SELECT 1 FROM alert_rules WHERE rule = ? AND case_number = x.case_number AND number = x.number)"
     shadow_rules = "shadow_rules_of(raw)"
 
     def text_query(self, text: str) -> str:
@@ -145,6 +147,8 @@ class PostgresConnection:
         """
         try:
             self.raw = psycopg.connect(**parameters, autocommit=True, row_factory=_rows)
+            # What is asked for here takes milliseconds, and to compile it tens of them.
+            self.raw.execute("SET jit = off")
             if read_only:
                 self.raw.execute("SET default_transaction_read_only = on")
         except psycopg.Error as error:

@@ -5,16 +5,24 @@ The full-text search over alerts is each database's own, and stands beside it.
 
 from typing import Final
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Of the schema; a database of another version is refused, unless it can be changed to this one (`upgrade`)."""
 OLDEST_VERSION: Final = 1
 """That can be changed."""
 
+ALERT_RULES: Final = """
+-- By rule its cases, and in each its alerts: whether a case has one is asked of one place.
+CREATE TABLE alert_rules (
+    rule TEXT, case_number INTEGER, number INTEGER, PRIMARY KEY (rule, case_number, number)
+) WITHOUT ROWID;
+"""
+"""As of version 3."""
+
+BY_MERCHANT: Final = "CREATE INDEX alerts_by_merchant ON alerts (merchant, number, case_number);"
+"""As of version 3."""
+
 FOR_FILTERS: Final = """
 -- For the queue's filters: by each of these its alerts, and their cases, are found without a look at the alerts.
-CREATE TABLE alert_rules (
-    rule TEXT, number INTEGER, case_number INTEGER NOT NULL, PRIMARY KEY (rule, number)
-) WITHOUT ROWID;
 CREATE INDEX alerts_by_scenario ON alerts (scenario, number, case_number);
 CREATE INDEX alerts_by_action ON alerts (action, number, case_number);
 CREATE INDEX alerts_by_amount ON alerts (amount, case_number);
@@ -77,9 +85,9 @@ CREATE INDEX alerts_of_case ON alerts (case_number, number);
 CREATE INDEX alerts_by_transaction ON alerts (transaction_id);
 CREATE INDEX alerts_by_user ON alerts (user, number);
 CREATE INDEX alerts_by_device ON alerts (device, number);
-CREATE INDEX alerts_by_merchant ON alerts (merchant, number);
+{BY_MERCHANT}
 CREATE INDEX alerts_by_ip ON alerts (ip, number) WHERE ip <> '';
-{FOR_FILTERS}
+{ALERT_RULES}{FOR_FILTERS}
 -- Labels of transactions of which no alert has come (yet).
 CREATE TABLE early_labels (
     number INTEGER PRIMARY KEY, transaction_id TEXT NOT NULL UNIQUE, user TEXT NOT NULL, label TEXT NOT NULL,

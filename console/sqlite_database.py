@@ -47,6 +47,7 @@ class Sqlite(Dialect):
     """SQLite's ways."""
 
     text_matches = "SELECT rowid FROM alert_text WHERE alert_text MATCH ?"
+    has_rule = "instr(x.rules, ' ' || ? || ' ') > 0"  # whatever else is asked, the alert is read for that
     # Most have no rule in shadow, and need not be parsed; what SQLite cannot parse (nested too deeply) counts as
     # without.
     shadow_rules = """
@@ -140,7 +141,7 @@ class SqliteDatabase(Database):
         if old:
             try:
                 connection.executescript(f"BEGIN; {upgrade.statements(self.where, version)}")
-                upgrade.fill(connection)
+                upgrade.fill(connection, version)
                 connection.execute(f"PRAGMA user_version = {VERSION}")  # executescript would commit before
                 connection.execute("COMMIT")
             except BaseException:

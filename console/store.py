@@ -153,22 +153,22 @@ class Store:
                 [oldest + FORGOTTEN_AT_ONCE, beyond, now - self.limits.days * DAY],
             ).fetchall()
             connection.executemany(
-                "DELETE FROM alert_rules WHERE rule = ? AND number = ?",
-                [(rule, row["number"]) for row in doomed for rule in rule_ids(row["rules"])],
+                "DELETE FROM alert_rules WHERE rule = ? AND case_number = ? AND number = ?",
+                [(rule, row["case_number"], row["number"]) for row in doomed for rule in rule_ids(row["rules"])],
             )
             connection.executemany("DELETE FROM alerts WHERE number = ?", [(row["number"],) for row in doomed])
             # A case goes with its last alert; its highest alert may go before, then its newest stands for it.
-            for case in {row["case_number"] for row in doomed}:
-                connection.execute(
-                    "DELETE FROM cases WHERE number = ? AND NOT EXISTS "
-                    "(SELECT 1 FROM alerts WHERE case_number = cases.number)",
-                    [case],
-                )
-                connection.execute(
-                    "UPDATE cases SET top_alert = last_alert WHERE number = ? AND NOT EXISTS "
-                    "(SELECT 1 FROM alerts WHERE number = top_alert)",
-                    [case],
-                )
+            touched = [(case,) for case in {row["case_number"] for row in doomed}]
+            connection.executemany(
+                "DELETE FROM cases WHERE number = ? AND NOT EXISTS "
+                "(SELECT 1 FROM alerts WHERE case_number = cases.number)",
+                touched,
+            )
+            connection.executemany(
+                "UPDATE cases SET top_alert = last_alert WHERE number = ? AND NOT EXISTS "
+                "(SELECT 1 FROM alerts WHERE number = top_alert)",
+                touched,
+            )
             figures.forget_old(connection, now)
             connection.execute("DELETE FROM suppressions WHERE until < ?", [now])
             connection.execute(

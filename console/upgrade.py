@@ -4,9 +4,18 @@ import logging
 from typing import Final
 
 from console.database import Connection
-from console.schema import FOR_FILTERS, OLDEST_VERSION, VERSION, rule_ids
+from console.schema import ALERT_RULES, BY_MERCHANT, FOR_FILTERS, OLDEST_VERSION, VERSION, rule_ids
 
 AT_ONCE: Final = 10_000
+
+RULES_TO_3: Final = f"""
+ALTER TABLE alert_rules RENAME TO alert_rules_of_2;
+{ALERT_RULES}
+INSERT INTO alert_rules (rule, case_number, number)
+    SELECT rule, case_number, number FROM alert_rules_of_2 ORDER BY rule, case_number, number;
+DROP TABLE alert_rules_of_2;
+"""
+TO_3: Final = f"DROP INDEX alerts_by_merchant; {BY_MERCHANT}"
 
 _log = logging.getLogger("redflag.console")
 
@@ -22,11 +31,15 @@ def statements(where: str, version: int) -> str:
         "CONSOLE_DATABASE=%s is of version %d and is changed to version %d: some minutes where it has a million alerts",
         where, version, VERSION,
     )  # fmt: skip
-    return FOR_FILTERS
+    if version < 2:
+        return f"{FOR_FILTERS} {ALERT_RULES} {TO_3}"
+    return f"{RULES_TO_3} {TO_3}"
 
 
-def fill(connection: Connection) -> None:
-    """Fills those tables."""
+def fill(connection: Connection, version: int) -> None:
+    """Fills those tables, of what statements alone cannot."""
+    if version >= 2:
+        return
     after, rows = 0, [(0, 0, "")]
     while rows:
         rows = [
@@ -37,7 +50,7 @@ def fill(connection: Connection) -> None:
             )
         ]
         connection.executemany(
-            "INSERT INTO alert_rules VALUES (?, ?, ?)",
-            [(rule, number, case) for number, case, rules in rows for rule in rule_ids(rules)],
+            "INSERT INTO alert_rules (rule, case_number, number) VALUES (?, ?, ?)",
+            [(rule, case, number) for number, case, rules in rows for rule in rule_ids(rules)],
         )
         after = rows[-1][0] if rows else after

@@ -16,7 +16,7 @@ from tests.console.builders import Console, alert
 from tests.console.postgres_server import PostgresServer
 from tests.support.builders import NOON
 
-COLUMNS = "number, case_number, offset, user, device, rules, suppressed, label, labelled_by"
+COLUMNS = "number, case_number, offset, user, device, rules, suppressed, label, labelled_by, transaction_id"
 CASES = (
     "number, user, state, live, opened, last, last_alert, top_alert, score, action, amount, alerts, suppressed, "
     "closed, outcome"
@@ -46,8 +46,9 @@ def some_alerts() -> list[Alert]:
         user = "user\0 6" if number % 12 == 6 else f"user{number % 12}"
         found.append(
             alert(
-                user, offset=number, partition=number % 2, transaction_id=f"t{number}", amount=float(rng.randrange(500)),
-                score=rng.choice([0.3, 0.6, 0.9]), action=rng.choice(["review", "review", "block"]),
+                user, offset=number, partition=number % 2, transaction_id=f"t{number}",
+                amount=float(rng.randrange(500)), score=rng.choice([0.3, 0.6, 0.9]),
+                action=rng.choice(["review", "review", "block"]),
                 device=rng.choice(["loud", "phone-1", "phone-2"]), suppressed=rng.random() < 0.1,
                 rules=rng.sample(["a", "b", "c"], 2), merchant=f"Shop{rng.randrange(9)}",
             )
@@ -92,6 +93,7 @@ def test_many_at_once_are_kept_as_one_by_one(
     assert {row[2] for row in one_by_one["cases"]} == {"open", "taken", "closed", "suppressed"}
     assert {row[6] for row in one_by_one["alerts"]} == {False, True}
     assert {row[7] for row in one_by_one["alerts"]} == {None, "fraud", "genuine"}
+    assert {row[7] for row in one_by_one["alerts"] if row[9] == "t1"} == {"fraud"}  # as the alert that was labelled
     assert kept(new_place(kind, request, tmp_path, "all"), [alerts]) == one_by_one
     monkeypatch.setattr(arrivals, "AT_ONCE", 7)
     assert kept(new_place(kind, request, tmp_path, "7"), [alerts[:50], alerts[50:]]) == one_by_one
