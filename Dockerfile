@@ -13,13 +13,13 @@ COPY console ./console
 
 # Files of a clone that only its owner can read (umask 077) are copied as such: the flow's user must read them.
 # The profiles' kernels, compiled once for all starts. A model to start with; mount another and name it in MODEL_FILE.
-# The recovery directory and the console's are volumes' mount points, so they must belong to the user that runs the flow:
-# a new volume takes that over.
+# The directories of recovery, of the console and of the rules that both share are volumes' mount points, so they must
+# belong to the user that runs the flow: a new volume takes that over.
 RUN useradd --system --uid 10001 redflag \
     && chmod --recursive a+rX . \
     && python -m dataflow.kernels \
     && python -m training.train --out fraud_model.pkl \
-    && install --directory --owner=redflag --mode=0700 /recovery /console-data
+    && install --directory --owner=redflag --mode=0700 /recovery /console-data /rules
 
 # Where the kernels lie can only be read: a start copies them (12 MB) to here (see dataflow/profiles/compilation.py).
 ENV XDG_CACHE_HOME=/tmp/cache

@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any, Final
 
 from console import figures
-from console.arrivals import SEARCHED
 from console.database import Connection
+from console.schema import SEARCHED
 from console.sqlite_database import Sqlite
 from console.store import Store
 from tests.console.builders import alert_json

@@ -9,15 +9,10 @@ from console.cases import Rules
 from console.database import Connection, marks
 from console.figures import Counts
 from console.records import Alert
-from console.schema import rule_ids
+from console.schema import SEARCHED, rule_ids
 
 AT_ONCE: Final = 500
 """Alerts that one statement asks for: a database takes only so many values."""
-
-SEARCHED: Final = (
-    "transaction_id", "user", "merchant", "device", "ip", "location", "txn_type", "scenario", "reasons", "why",
-)  # fmt: skip
-"""Columns of an alert whose words the search finds."""
 
 
 def add(connection: Connection, alerts: Sequence[Alert], now: float, counts: Counts, rules: Rules) -> int:

@@ -68,6 +68,8 @@ class Dialect(ABC):
     """Selects the numbers of the alerts whose texts have the words of a `text_query`, its one value."""
     has_rule: ClassVar[str]
     """Of an alert `x` that is known: whether a rule, its one value, fired on it."""
+    text_matches_alert: ClassVar[str]
+    """Whether an alert `x` is one of them; quick where many alerts are asked, with the same value."""
     shadow_rules: ClassVar[str]
     """Of an alert: the JSON of the rules in shadow that fired on it, NULL without one."""
 
@@ -88,7 +90,11 @@ class Dialect(ABC):
 
     @abstractmethod
     def index_texts(self, connection: "Connection", texts: Mapping[int, Iterable[str]]) -> None:
-        """Makes alerts that were just stored be found by these texts; by their numbers."""
+        """Makes alerts that were just stored be found by these texts, of card numbers by what `masked` leaves."""
+
+    @abstractmethod
+    def mask_text(self, connection: "Connection", alert: int, texts: Sequence[str]) -> None:
+        """Makes an alert that was found by all of these texts, as version 2 did, be found as `index_texts` says."""
 
     def kept(self, text: str) -> str:
         """A text as the database keeps it."""

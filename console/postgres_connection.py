@@ -8,6 +8,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from console.database import AwayError, Connection, Dialect, ServerError
 from console.postgres_sql import bounded, in_postgres, words
+from console.shown_text import masked
 from dataflow.errors import UserError
 
 NUL: Final = "\N{REPLACEMENT CHARACTER}"
@@ -105,6 +106,9 @@ class Postgres(Dialect):
     text_matches = "SELECT number FROM alert_text WHERE words @@ CAST(? AS tsquery)"
     # The rules are in no index beside what else filters ask: a text of any length is more than one takes.
     has_rule = "EXISTS (SELECT 1 FROM alert_rules WHERE rule = ? AND case_number = x.case_number AND number = x.number)"
+    text_matches_alert = (
+        "EXISTS (SELECT 1 FROM alert_text t WHERE t.number = x.number AND t.words @@ CAST(? AS tsquery))"
+    )
     shadow_rules = "shadow_rules_of(raw)"
 
     def text_query(self, text: str) -> str:
@@ -124,7 +128,10 @@ class Postgres(Dialect):
     def index_texts(self, connection: Connection, texts: Mapping[int, Iterable[str]]) -> None:
         """Words are split here, so that they are what `text_query` looks for, whatever the server's locale."""
         found = (
-            (number, " ".join(f"'{word}'" for word in bounded(word for text in of_alert for word in words(text))))
+            (
+                number,
+                " ".join(f"'{word}'" for word in bounded(word for text in of_alert for word in words(masked(text)))),
+            )
             for number, of_alert in texts.items()
         )
         connection.insert("alert_text", ("number", "words"), found)
@@ -132,6 +139,11 @@ class Postgres(Dialect):
     def kept(self, text: str) -> str:
         """PostgreSQL keeps no U+0000."""
         return text.replace("\0", NUL) if "\0" in text else text
+
+    def mask_text(self, connection: Connection, alert: int, texts: Sequence[str]) -> None:
+        """In place of the words that were there."""
+        connection.execute("DELETE FROM alert_text WHERE number = ?", [alert])
+        self.index_texts(connection, {alert: texts})
 
 
 class PostgresConnection:

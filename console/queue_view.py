@@ -57,8 +57,9 @@ def _from_alerts(
             parts.append(condition)
             values += more_values
     if search is not None:
-        parts.append(f"c.number IN (SELECT case_number FROM {search.table})")
-        values += search.values
+        condition, more_values = has_one([search])
+        parts.append(condition)
+        values += more_values
     rows = connection.execute(
         f"WITH matched AS MATERIALIZED ({found}) SELECT {_SHOWN_COLUMNS} FROM (SELECT c.*, count(*) OVER () AS counted "
         f"FROM matched CROSS JOIN cases c WHERE c.number = matched.case_number AND {' AND '.join(parts)} "
@@ -96,8 +97,9 @@ def _of_alerts(filters: list[Filter], search: Filter | None) -> tuple[list[str],
         condition, values = has_one(filters)
         parts.append(condition)
     if search is not None:
-        parts.append(f"c.number IN (SELECT case_number FROM {search.table})")
-        values += search.values
+        condition, more_values = has_one([search])
+        parts.append(condition)
+        values += more_values
     return parts, values
 
 

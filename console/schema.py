@@ -10,6 +10,11 @@ VERSION: Final = 3
 OLDEST_VERSION: Final = 1
 """That can be changed."""
 
+SEARCHED: Final = (
+    "transaction_id", "user", "merchant", "device", "ip", "location", "txn_type", "scenario", "reasons", "why",
+)  # fmt: skip
+"""Columns of an alert whose words the search finds; of card numbers what `masked` leaves, since version 3."""
+
 ALERT_RULES: Final = """
 -- By rule its cases, and in each its alerts: whether a case has one is asked of one place.
 CREATE TABLE alert_rules (

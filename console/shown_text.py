@@ -2,12 +2,16 @@
 
 import re
 from datetime import UTC, datetime
+from itertools import accumulate
 
 import msgspec
 
 # Between two digits of a card number may stand up to three blanks, dashes or characters that are not seen.
 _BETWEEN = r"[\s\-\u00ad\u200b-\u200f\u2010-\u2015\u2060\u2212\ufeff]{0,3}"
-_CARD = re.compile(rf"(?<!\d)\d(?:{_BETWEEN}\d){{12,18}}(?!\d)")
+_DIGITS = re.compile(rf"\d(?:{_BETWEEN}\d){{12,}}")
+_GROUP = re.compile(r"\d+")
+SHORTEST, LONGEST = 13, 19
+"""Digits of a card's number."""
 
 
 def shown(text: object, cards: bool = False) -> str:
@@ -16,7 +20,12 @@ def shown(text: object, cards: bool = False) -> str:
     Card numbers are masked, unless `cards` says that they may be seen.
     """
     whole = str(text)
-    return "".join(_visible(character) for character in (whole if cards else _CARD.sub(_masked, whole)))
+    return "".join(_visible(character) for character in (whole if cards else masked(whole)))
+
+
+def masked(text: str) -> str:
+    """A text with only the first six and the last four digits of each card number."""
+    return _DIGITS.sub(_masked, text)
 
 
 def _visible(character: str) -> str:
@@ -24,19 +33,41 @@ def _visible(character: str) -> str:
 
 
 def _masked(found: re.Match[str]) -> str:
-    """All but the first six and the last four digits of what may be a card number."""
-    digits = [character for character in found[0] if character.isdigit()]
-    if not _passes_luhn(digits):
-        return found[0]
-    return "".join(digits[:6]) + "*" * (len(digits) - 10) + "".join(digits[-4:])
+    """All but the first six and the last four digits of what may be card numbers, among other numbers or not."""
+    text, groups = found[0], list(_GROUP.finditer(found[0]))
+    digits = "".join(group[0] for group in groups)
+    ends = list(accumulate((len(group[0]) for group in groups), initial=0))  # among the digits, behind each group
+    sums = _luhn_sums(digits)
+    pieces, done, first = [], 0, 0
+    while first < len(groups):
+        begin, card = ends[first], 0  # the last group of the longest card's number that begins here
+        for last in range(first, len(groups)):
+            end = ends[last + 1]
+            if end - begin > LONGEST:
+                break
+            of_its_parity = sums[end % 2]
+            if end - begin >= SHORTEST and (of_its_parity[end] - of_its_parity[begin]) % 10 == 0:
+                card = last + 1
+        if card:
+            end = ends[card]
+            hidden = "*" * (end - begin - 10)
+            pieces += [text[done : groups[first].start()], digits[begin : begin + 6], hidden, digits[end - 4 : end]]
+            done = groups[card - 1].end()
+        first = max(card, first + 1)
+    return "".join(pieces) + text[done:]
 
 
-def _passes_luhn(digits: list[str]) -> bool:
-    total = 0
-    for place, digit in enumerate(reversed(digits)):
-        value = int(digit) * (2 if place % 2 else 1)
-        total += value - 9 if value > 9 else value
-    return total % 10 == 0
+def _luhn_sums(digits: str) -> tuple[list[int], list[int]]:
+    """Sums of all digits before each, those at an even place, or at an odd place, doubled as Luhn's check does.
+
+    So a number that ends before place `e` is right where its share of the sum of `e`'s parity is one of ten:
+    https://patents.google.com/patent/US2950048A/en.
+    """
+    values = [int(digit) for digit in digits]
+    doubled = [(2 * value - 9 if value > 4 else 2 * value) for value in values]
+    even = accumulate((doubled[i] if i % 2 == 0 else values[i] for i in range(len(values))), initial=0)
+    odd = accumulate((doubled[i] if i % 2 else values[i] for i in range(len(values))), initial=0)
+    return list(even), list(odd)
 
 
 def money(amount: float) -> str:

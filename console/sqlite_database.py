@@ -12,7 +12,8 @@ from typing import Any, Final, TypeVar
 
 from console import database, upgrade
 from console.database import Database, Dialect, marks
-from console.schema import ADDED, SCHEMA, VERSION
+from console.schema import ADDED, SCHEMA, SEARCHED, VERSION
+from console.shown_text import masked
 from dataflow.errors import UserError
 
 T = TypeVar("T")
@@ -21,23 +22,23 @@ WRITER_CACHE_KIB: Final = 32 * 1024
 READER_CACHE_KIB: Final = 4 * 1024
 """Of SQLite's pages in memory: of the connection that writes, and of each that reads (one a thread)."""
 
-TEXT_SEARCH: Final = """
-CREATE VIRTUAL TABLE alert_text USING fts5 (
-    transaction_id, user, merchant, device, ip, location, txn_type, scenario, reasons, why,
-    content='alerts', content_rowid='number'
-);
+_COLUMNS: Final = ", ".join(SEARCHED)
+# FTS5 takes words out of its index only where they are given as they were put in.
+TRIGGERS: Final = f"""
+DROP TRIGGER IF EXISTS alert_text_insert;
+DROP TRIGGER IF EXISTS alert_text_delete;
 CREATE TRIGGER alert_text_insert AFTER INSERT ON alerts BEGIN
-    INSERT INTO alert_text
-        (rowid, transaction_id, user, merchant, device, ip, location, txn_type, scenario, reasons, why)
-    VALUES (new.number, new.transaction_id, new.user, new.merchant, new.device, new.ip, new.location, new.txn_type,
-            new.scenario, new.reasons, new.why);
+    INSERT INTO alert_text (rowid, {_COLUMNS})
+    VALUES (new.number, {", ".join(f"masked(new.{name})" for name in SEARCHED)});
 END;
 CREATE TRIGGER alert_text_delete AFTER DELETE ON alerts BEGIN
-    INSERT INTO alert_text
-        (alert_text, rowid, transaction_id, user, merchant, device, ip, location, txn_type, scenario, reasons, why)
-    VALUES ('delete', old.number, old.transaction_id, old.user, old.merchant, old.device, old.ip, old.location,
-            old.txn_type, old.scenario, old.reasons, old.why);
+    INSERT INTO alert_text (alert_text, rowid, {_COLUMNS})
+    VALUES ('delete', old.number, {", ".join(f"masked(old.{name})" for name in SEARCHED)});
 END;
+"""
+TEXT_SEARCH: Final = f"""
+CREATE VIRTUAL TABLE alert_text USING fts5 ({_COLUMNS}, content='alerts', content_rowid='number');
+{TRIGGERS}
 """
 
 _WORD: Final = re.compile(r"\w+")
@@ -48,6 +49,8 @@ class Sqlite(Dialect):
 
     text_matches = "SELECT rowid FROM alert_text WHERE alert_text MATCH ?"
     has_rule = "instr(x.rules, ' ' || ? || ' ') > 0"  # whatever else is asked, the alert is read for that
+    # + 0: else SQLite asks an index for each match, and does not ask all matches for this alert.
+    text_matches_alert = f"x.number + 0 IN ({text_matches})"
     # Most have no rule in shadow, and need not be parsed; what SQLite cannot parse (nested too deeply) counts as
     # without.
     shadow_rules = """
@@ -75,6 +78,18 @@ class Sqlite(Dialect):
 
     def index_texts(self, connection: database.Connection, texts: Mapping[int, Iterable[str]]) -> None:
         """Nothing: triggers do it."""
+
+    def mask_text(self, connection: database.Connection, alert: int, texts: Sequence[str]) -> None:
+        """Takes out the words as they were put in, and puts them in anew."""
+        places = ", ".join("?" * (len(texts) + 1))
+        connection.execute(
+            f"INSERT INTO alert_text (alert_text, rowid, {_COLUMNS}) VALUES ('delete', {places})",
+            [alert, *texts],
+        )
+        connection.execute(
+            f"INSERT INTO alert_text (rowid, {_COLUMNS}) VALUES ({places})",
+            [alert, *map(masked, texts)],
+        )
 
 
 class SqliteConnection(sqlite3.Connection):
@@ -118,6 +133,7 @@ class SqliteDatabase(Database):
             self.path, isolation_level=None, check_same_thread=False, timeout=30, factory=SqliteConnection
         )
         connection.row_factory = sqlite3.Row
+        connection.create_function("masked", 1, masked, deterministic=True)
         connection.execute("PRAGMA journal_mode = WAL")
         # A commit is on the disk when it returns: a label must survive a failure of the machine, too.
         connection.execute("PRAGMA synchronous = FULL")
@@ -140,7 +156,7 @@ class SqliteDatabase(Database):
             connection.executescript(f"BEGIN; {SCHEMA} {TEXT_SEARCH} {made} PRAGMA user_version = {VERSION}; COMMIT;")
         if old:
             try:
-                connection.executescript(f"BEGIN; {upgrade.statements(self.where, version)}")
+                connection.executescript(f"BEGIN; {upgrade.statements(self.where, version)} {TRIGGERS}")
                 upgrade.fill(connection, version)
                 connection.execute(f"PRAGMA user_version = {VERSION}")  # executescript would commit before
                 connection.execute("COMMIT")

@@ -1,10 +1,12 @@
 """Changes a database that an earlier release made to the schema of this one, in the transaction of its caller."""
 
 import logging
+from collections.abc import Iterator
 from typing import Final
 
-from console.database import Connection
-from console.schema import ALERT_RULES, BY_MERCHANT, FOR_FILTERS, OLDEST_VERSION, VERSION, rule_ids
+from console.database import Connection, Row
+from console.schema import ALERT_RULES, BY_MERCHANT, FOR_FILTERS, OLDEST_VERSION, SEARCHED, VERSION, rule_ids
+from console.shown_text import masked
 
 AT_ONCE: Final = 10_000
 
@@ -37,20 +39,25 @@ def statements(where: str, version: int) -> str:
 
 
 def fill(connection: Connection, version: int) -> None:
-    """Fills those tables, of what statements alone cannot."""
-    if version >= 2:
-        return
-    after, rows = 0, [(0, 0, "")]
-    while rows:
-        rows = [
-            tuple(row)
-            for row in connection.execute(
-                "SELECT number, case_number, rules FROM alerts WHERE number > ? ORDER BY number LIMIT ?",
-                [after, AT_ONCE],
+    """Fills those tables, and brings what the others hold up to this version."""
+    for alerts in _all_alerts(connection):
+        if version < 2:
+            connection.executemany(
+                "INSERT INTO alert_rules (rule, case_number, number) VALUES (?, ?, ?)",
+                [(rule, row["case_number"], row["number"]) for row in alerts for rule in rule_ids(row["rules"])],
             )
-        ]
-        connection.executemany(
-            "INSERT INTO alert_rules (rule, case_number, number) VALUES (?, ?, ?)",
-            [(rule, case, number) for number, case, rules in rows for rule in rule_ids(rules)],
-        )
-        after = rows[-1][0] if rows else after
+        for row in alerts:
+            texts = [str(row[name]) for name in SEARCHED]
+            if any(masked(text) != text for text in texts):
+                connection.dialect.mask_text(connection, row["number"], texts)
+
+
+def _all_alerts(connection: Connection) -> Iterator[list[Row]]:
+    """All alerts, some at a time."""
+    after, columns = 0, ", ".join(("number", "case_number", "rules", *SEARCHED))
+    while rows := connection.execute(
+        f"SELECT {columns} FROM alerts WHERE number > ? ORDER BY number LIMIT ?",
+        [after, AT_ONCE],
+    ).fetchall():
+        yield rows
+        after = rows[-1]["number"]

@@ -25,3 +25,4 @@ class View(msgspec.Struct, frozen=True):
     at_most: float | None = None
     score_from: float | None = None
     search: str = ""
+    cards: bool = False  # whether whoever asks may see card numbers

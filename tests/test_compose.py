@@ -1,10 +1,8 @@
 """The detector as `docker-compose.yml` starts it, as far as that can be had without Docker, on a real Kafka.
 
-With its environment and command, an unprivileged user, and a file system that is read-only but for volume and /tmp; the
-profiles' kernels are those that were compiled into the image, by another user and for any processor of its kind.
+With its environment and command, in a `tests.support.compose_container.Container`; and what else the file says.
 """
 
-import contextlib
 import os
 import re
 import shutil
@@ -12,9 +10,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -26,129 +23,46 @@ from dataflow.settings import Settings
 from dataflow.start_report import METRICS_ON
 from tests.chaos.__main__ import train_model
 from tests.support.builders import raw
+from tests.support.compose_container import (
+    COMPOSE,
+    DOCKERFILE,
+    IMAGE,
+    ROOT,
+    SERVICES,
+    Container,
+    as_when_an_image_is_built,
+    environment_of,
+)  # fmt: skip
 from tests.support.kafka_server import KafkaServer
 from tests.support.reading import read_all
 
-ROOT = Path(__file__).parent.parent
 OBSERVABILITY = ROOT / "observability"
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-DETECTOR: dict[str, Any] = COMPOSE["services"]["detector"]
-DOCKERFILE = (ROOT / "Dockerfile").read_text()
-READABLE, WARM_UP = "chmod --recursive a+rX .", "python -m dataflow.kernels"
-"""What the image's RUN does to what was copied."""
-
-
-def environment(dockerfile: str) -> dict[str, str]:
-    """What the ENV lines of a Dockerfile, or of its beginning, set."""
-    lines = re.findall(r"^ENV (.*)$", dockerfile, re.MULTILINE)
-    return dict(each.split("=", 1) for line in lines for each in line.split())
-
-
-BUILD = environment(DOCKERFILE.partition(WARM_UP)[0])
-"""The environment in which the kernels are compiled."""
-IMAGE = environment(DOCKERFILE)
-"""The environment of what runs in the image."""
+DETECTOR = SERVICES["detector"]
+CONSOLE = "analysts-console"
 FROM_CACHE = """
 from dataflow import kernels
 from dataflow.profiles import compilation, user
 kernels.warm_up()
 print(compilation.FOLDER, sum(user.observe.stats.cache_hits.values()))
 """
-
-# A root of its own: the system's programs, what is copied into the image, and Python where it is, all read-only.
-_CONTAINER = """
-set -eu
-umask 022  # as when an image is built, whatever this machine's is
-root=$1 model=$2 volume=$3 mountpoint=$4 tree=$5 mode=$6
-shift 6
-mount -t tmpfs -o mode=755 tmpfs "$root"
-for each in /usr /bin /sbin /lib /lib64 /etc /proc /dev; do
-    if [ -L "$each" ]; then cp -P "$each" "$root$each"
-    elif [ -d "$each" ]; then mkdir "$root$each"; mount --rbind "$each" "$root$each"; fi
-done
-mkdir "$root/tmp" "$root/redflag" "$root$mountpoint"
-mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
-while [ "$1" != -- ]; do
-    mkdir -p "$root$1"
-    mount --bind "$1" "$root$1"
-    mount -o remount,bind,ro "$root$1"
-    shift
-done
-shift
-for each in dataflow training; do
-    mkdir "$root/redflag/$each"
-    mount --bind "$tree/$each" "$root/redflag/$each"
-    mount -o "remount,bind,$mode" "$root/redflag/$each"
-done
-cp "$model" "$root/redflag/fraud_model.pkl"
-cp "${model%.pkl}.json" "$root/redflag/fraud_model.json"
-mount --bind "$volume" "$root$mountpoint"
-mount -o "remount,$mode" "$root"
-exec chroot "$root" /bin/sh -c 'cd /redflag && exec "$@"' sh "$@"
+PROMOTE = """
+import os, time
+from pathlib import Path
+from console.rules.rules_file import RulesFile
+from console.store import Store
+file = RulesFile(Path(os.environ["RULES_FILE"]), Store(os.environ["CONSOLE_DATABASE"]).database, 1.0, time.time)
+seen = file.notice()
+version = file.write(seen.content + b"# edited\\n", seen.digest, "promote", "eve", "to see")
+print(file.examine(version.content)[0].version, flush=True)
+os._exit(0)  # the database's thread goes on
 """
-_PYTHON = [str(Path(sys.prefix)), str(Path(sys.prefix).resolve()), str(Path(sys.base_prefix))]
 
 
-def unshared() -> list[str]:
-    """What gives a process mounts of its own."""
-    return ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
-
-
-class Container:
-    """What compose would start, without Docker."""
-
-    def __init__(self, directory: Path, model: Path, kernels: Path):
-        """Builds it in `directory`; `kernels` keeps what was compiled, from one run of the tests to the next."""
-        if not shutil.which("setpriv") or subprocess.run([*unshared(), "true"], check=False).returncode:
-            pytest.skip("a process cannot be given mounts of its own here")
-        (self.mountpoint,) = (volume.split(":")[1] for volume in DETECTOR["volumes"])
-        self._root = directory / "root"
-        self._root.mkdir()
-        self._volume = directory / "volume"
-        self._volume.mkdir()
-        self._model = model
-        self._tree = directory / "tree"
-        for copied in re.findall(r"^COPY (\w+) \./\w+$", DOCKERFILE, re.MULTILINE):
-            shutil.copytree(ROOT / copied, self._tree / copied, ignore=shutil.ignore_patterns("__pycache__"))
-        for path in [self._tree, *self._tree.rglob("*")]:
-            path.chmod(0o700 if path.is_dir() else 0o600)  # as in the clone of one whose umask is 077
-        self._compile_kernels(kernels)
-        self._user = re.findall(r"useradd .*--uid (\d+)", DOCKERFILE)[0] if os.geteuid() == 0 else None
-        if self._user is not None:
-            os.chown(self._volume, int(self._user), int(self._user))
-
-    def _compile_kernels(self, kept: Path) -> None:
-        """As the Dockerfile does, as root and where it can be written to."""
-        assert re.search(rf"&& {re.escape(READABLE)} .*&& {WARM_UP} ", DOCKERFILE, re.DOTALL)
-        cache = self._tree / "dataflow" / "profiles" / "__pycache__"
-        shutil.copytree(kept, cache, dirs_exist_ok=True)
-        subprocess.run(
-            self._inside("rw", "sh", "-c", f'{READABLE} && exec "$0" "$@"', sys.executable, *WARM_UP.split()[1:]),
-            env={"PATH": os.environ["PATH"], **BUILD}, check=True, timeout=300,
-        )  # fmt: skip
-        shutil.rmtree(kept)
-        shutil.copytree(cache, kept)
-
-    def command(self, *command: str) -> list[str]:
-        privileges = ["setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
-        if self._user is not None:
-            privileges += [f"--reuid={self._user}", f"--regid={self._user}", "--clear-groups"]
-        return self._inside("ro", *privileges, *command)
-
-    def _inside(self, mode: str, *command: str) -> list[str]:
-        directories = [self._root, self._model, self._volume, self.mountpoint, self._tree]
-        script = ["sh", "-c", _CONTAINER, "container", *map(str, directories), mode, *dict.fromkeys(_PYTHON), "--"]
-        return [*unshared(), *script, *command]
-
-
-@contextlib.contextmanager
-def as_when_an_image_is_built() -> Iterator[None]:
-    """Files that are made can be read by all, unless the program says otherwise."""
-    before = os.umask(0o022)
-    try:
-        yield
-    finally:
-        os.umask(before)
+def run(container: Container, service: str, *command: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command as a service's."""
+    environ = {"PATH": os.environ["PATH"], **IMAGE, **environ}
+    command = tuple(container.command(service, *command))
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60)
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
@@ -171,23 +85,21 @@ def test_the_detector_decides_and_serves_metrics_as_compose_starts_it(
         model = train_model(tmp_path / "model.pkl")
     container = Container(tmp_path, model, pytestconfig.cache.mkdir("image-kernels"))
 
-    refused = subprocess.run(
-        container.command("sh", "-c", "touch /redflag/x || touch /redflag/dataflow/x"),
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+    refused = run(container, "detector", "sh", "-c", "touch /redflag/x || touch /redflag/dataflow/x || touch /rules/x")
     assert refused.returncode != 0
-    assert refused.stderr.count("Read-only file system") == 2, refused.stderr
+    assert refused.stderr.count("Read-only file system") == 3, refused.stderr
 
-    folder, hits = subprocess.run(
-        container.command(sys.executable, "-c", FROM_CACHE), env={"PATH": os.environ["PATH"], **IMAGE},
-        capture_output=True, text=True, check=True, timeout=60,
-    ).stdout.split()  # fmt: skip
+    folder, hits = run(container, "detector", sys.executable, "-c", FROM_CACHE).stdout.split()
     assert folder.startswith(IMAGE["XDG_CACHE_HOME"])
     assert hits == "1"
 
+    placed = run(container, "rules", sys.executable, *SERVICES["rules"]["command"][1:])
+    assert placed.returncode == 0, placed.stderr
+    assert "/rules/rules.toml is new from dataflow/rules.toml" in placed.stdout
+
     # The same as in the file, but for what differs here: the broker's address, and a port that is free.
-    given = {name: re.sub(r"\$\{\w+:-(.*)\}", r"\1", str(value)) for name, value in DETECTOR["environment"].items()}
-    assert given["RECOVERY_DIR"] == container.mountpoint
+    given = environment_of("detector")
+    assert given["RECOVERY_DIR"] == "/recovery"
     assert given["METRICS_ADDRESS"] == "0.0.0.0:3030"
     assert DETECTOR["ports"] == ["127.0.0.1:3030:3030"]
     given |= {"KAFKA_BROKERS": kafka_server.bootstrap, "METRICS_ADDRESS": "0.0.0.0:0", "RECOVERY_INTERVAL": "1"}
@@ -197,7 +109,7 @@ def test_the_detector_decides_and_serves_metrics_as_compose_starts_it(
     assert python == "python"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            container.command(sys.executable, *arguments), env=image | given, stdout=out, stderr=out
+            container.command("detector", sys.executable, *arguments), env=image | given, stdout=out, stderr=out
         )
     try:
         wait_for(lambda: kafka_source.READY in log.read_text(), process, log)
@@ -218,13 +130,35 @@ def test_the_detector_decides_and_serves_metrics_as_compose_starts_it(
             metrics = answer.read().decode()
         assert re.search(r"^redflag_records_written_total\{.*\} \d", metrics, re.MULTILINE)
         assert "\nredflag_end_to_end_latency_seconds_count 20.0\n" in metrics
+
+        # What the console writes, the running detector takes up.
+        promoted = run(container, CONSOLE, sys.executable, "-c", PROMOTE, **environment_of(CONSOLE))
+        assert promoted.returncode == 0, promoted.stderr
+        wait_for(lambda: f"rules {promoted.stdout.strip()} from /rules/rules.toml" in log.read_text(), process, log)
         process.terminate()
         assert process.wait(30) == 0, log.read_text()
     finally:
         process.kill()
         process.wait()
-    assert (tmp_path / "volume" / "redflag.json").is_file()
+    assert (container.volumes / "recovery" / "redflag.json").is_file()
     assert "Traceback" not in log.read_text()
+
+
+def test_console_and_detector_share_the_rules_which_an_image_brings_first() -> None:
+    first = {"rules": {"condition": "service_completed_successfully"}}
+    for service, mounted in (("rules", "rules:/rules"), ("detector", "rules:/rules:ro"), (CONSOLE, "rules:/rules")):
+        assert mounted in SERVICES[service]["volumes"]
+        if service != "rules":
+            assert SERVICES[service]["environment"]["RULES_FILE"] == "/rules/rules.toml"
+            assert first.items() <= SERVICES[service]["depends_on"].items()
+    assert SERVICES["rules"]["restart"] == "no"  # else one that fails is started for ever, and `up` waits
+
+
+def test_the_user_of_the_image_owns_where_volumes_are_mounted() -> None:
+    (made,) = re.findall(r"install --directory --owner=redflag --mode=0700 (.*)$", DOCKERFILE, re.MULTILINE)
+    ours = [service for service in SERVICES.values() if service["image"] == SERVICES["detector"]["image"]]
+    mountpoints = {volume.split(":")[1] for service in ours for volume in service.get("volumes", [])}
+    assert mountpoints == set(made.split())
 
 
 def test_a_detector_that_ends_with_any_status_but_0_is_started_again() -> None:

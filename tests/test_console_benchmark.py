@@ -1,4 +1,4 @@
-"""What `benchmarks.console_beside` refuses, how it compares, and that it looks at the queue as a browser does."""
+"""What the benchmarks of the console refuse, how they compare, and which rows of the queue they see."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import console_beside
+from benchmarks import console, console_beside
 from benchmarks.console_beside import ALONE, BESIDE, WATCHED, IdleConsoleError, check_rows, summary
 from benchmarks.measured_flow import check_alerts
 from benchmarks.queue_watcher import QueueWatcher, names_of, rows_of
@@ -15,7 +15,7 @@ from benchmarks.stage import produce
 from dataflow.settings import Settings
 from tests.conftest import Broker, MakeTopic
 from tests.console.builders import alert_json
-from tests.console.running import await_that, run_console
+from tests.console.running import await_that, open_browser, run_console
 
 OPTIONS = ["console_beside", "--model", "m.pkl", "--out"]
 
@@ -112,14 +112,39 @@ def test_rows_of_the_queue_are_counted_and_nothing_else() -> None:
     assert rows_of(r'42["update",{"29":{"text":"the newest 1 \"order\": of 2 cases"},"_id":1}]') == 0
 
 
-@pytest.mark.slow
-def test_a_queue_that_is_looked_at_is_sent_each_new_row(broker: Broker, topics: MakeTopic, tmp_path: Path) -> None:
-    settings = Settings(
+def test_alerts_are_told_by_where_they_came_to_be() -> None:
+    sent = dict.fromkeys(("ann", "bob", "cid", "dan"), 1000.0)
+    told = console.summary(sent, {"ann": 1100.0, "bob": 1200.0, "cid": 1300.0, "old": 9.0}, {"ann": True}, 50.0)
+    assert told.startswith("3 of 4 alerts at 50/s became rows of the page: p50 200 ms")
+    assert "longest 300 ms from production to the row; 1 on the screen, 2 below its end, 1 beyond its 200 rows" in told
+    with pytest.raises(SystemExit, match="none of 4 alerts"):
+        console.summary(sent, {}, {}, 50.0)
+
+
+@pytest.fixture
+def settings(broker: Broker, topics: MakeTopic) -> Settings:
+    return Settings(
         brokers=broker.bootstrap,
         alerts_topic=topics("alerts"),
         feedback_topic=topics("feedback"),
         classified_topic=topics("classified"),
     )
-    with run_console(settings, tmp_path) as console, QueueWatcher(console.url) as watcher:
-        produce(broker.bootstrap, settings.alerts_topic, [(b"u%d" % n, alert_json(f"u{n}")) for n in range(70)])
+
+
+@pytest.mark.slow
+def test_rows_below_the_end_of_the_screen_are_seen_too(settings: Settings, tmp_path: Path) -> None:
+    with run_console(settings, tmp_path) as running, open_browser() as browser:
+        browser.get(running.url)
+        await_that(lambda: browser.find_elements("css selector", ".queue-grid .ag-root"))
+        browser.execute_script(console.WATCH)
+        users = [f"u{number}" for number in range(120)]
+        produce(settings.brokers, settings.alerts_topic, [(user.encode(), alert_json(user)) for user in users])
+        await_that(lambda: len(browser.execute_script("return window.rows")) == len(users))
+        assert 0 < len(browser.execute_script("return window.drawn")) < len(users)
+
+
+@pytest.mark.slow
+def test_a_queue_that_is_looked_at_is_sent_each_new_row(settings: Settings, tmp_path: Path) -> None:
+    with run_console(settings, tmp_path) as running, QueueWatcher(running.url) as watcher:
+        produce(settings.brokers, settings.alerts_topic, [(b"u%d" % n, alert_json(f"u{n}")) for n in range(70)])
         await_that(lambda: watcher.rows >= 70, 60)  # more than one change of the grid takes at once

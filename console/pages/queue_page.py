@@ -10,16 +10,14 @@ from nicegui import ui
 from console import figures, queue_view
 from console.cases import PIVOTS, Outcome
 from console.pages.frame import LOOK_SECONDS, Desk, act, frame, may
-from console.shown_text import moment, money, shown
+from console.pages.queue_rows import Shown, id_of_group, row_of
+from console.shown_text import shown
 from console.view import View
 
 CHOICES_SECONDS: Final = 5.0
 """Between two looks for rules and scenarios that are new."""
 AWAY_SECONDS: Final = 1.0
 """Until a look that failed is tried again."""
-
-AT_ONCE: Final = 50
-"""Rows that one change of the grid adds, changes or removes: so it takes the page's thread some 10 ms."""
 
 _CASES: Final = [
     {"headerName": "Score", "field": "score", "width": 90},
@@ -44,58 +42,6 @@ _GROUPS: Final = [
 _ORDER: Final = {"headerName": "", "field": "order", "hide": True, "sort": "desc"}
 
 
-def row_of(case: dict[str, Any], view: View) -> dict[str, Any]:
-    """A case, or a group, as a row of the grid: texts, and `order`, by which the grid sorts."""
-    newest = f"{case['last_alert']:015}"
-    riskiest = f"{case['score']:.6f} {case['amount']:025.2f} {newest}"
-    row = {
-        "order": newest if view.order == "newest" else riskiest,
-        "score": f"{case['score']:.3f}",
-        "alerts": case["alerts"],
-        "amount": money(case["amount"]),
-        "last": moment(case["last"]),
-    }
-    if view.group != "user":
-        return row | {
-            "id": case["name"], "user": shown(case["name"]), "cases": case["cases"], "users": case["users"]
-        }  # fmt: skip
-    state = {"taken": f"{case['analyst']} has it", "closed": f"{case['outcome']}, {case['analyst']}"}
-    return row | {
-        "id": str(case["number"]),
-        "action": case["action"],
-        "user": shown(case["user"]),
-        "why": shown(" · ".join(case["why"])),
-        "merchant": shown(case["merchant"]),
-        "state": shown(state.get(case["state"], case["state"])),
-    }
-
-
-class Shown:
-    """The rows that a browser has, and what must be sent so that it has others."""
-
-    def __init__(self) -> None:
-        self._rows: dict[str, dict[str, Any]] = {}
-        self.complete = True
-        """Whether the browser has all that was asked for last."""
-
-    def change_to(self, rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-        """The transaction for AG Grid that makes of its rows these, the first ones first; empty where they are these.
-
-        It is of `AT_ONCE` changes of each kind at most: what is left comes with the next call.
-        """
-        wanted = {row["id"]: row for row in rows}
-        new = [row for name, row in wanted.items() if name not in self._rows]
-        other = [row for name, row in wanted.items() if name in self._rows and self._rows[name] != row]
-        gone = [name for name in self._rows if name not in wanted]
-        self.complete = max(len(new), len(other), len(gone)) <= AT_ONCE
-        change = {"add": new[:AT_ONCE], "update": other[:AT_ONCE], "remove": [{"id": name} for name in gone[:AT_ONCE]]}
-        for row in (*change["add"], *change["update"]):
-            self._rows[row["id"]] = row
-        for name in gone[:AT_ONCE]:
-            del self._rows[name]
-        return {kind: each for kind, each in change.items() if each}
-
-
 class QueuePage:
     """One browser's queue."""
 
@@ -103,6 +49,7 @@ class QueuePage:
         self._desk = desk
         self._view = View()
         self._shown = Shown()
+        self._groups: dict[str, str] = {}  # names of the groups that were found last, by their ids
         self._seen = -1  # the store's number of changes that is shown
         self._paused = False
         self._busy = False
@@ -161,7 +108,9 @@ class QueuePage:
 
     def _set(self, **changes: Any) -> None:
         before = self._view
-        self._view = msgspec.structs.replace(before, **changes, analyst=self._session.analyst)
+        self._view = msgspec.structs.replace(
+            before, **changes, analyst=self._session.analyst, cards=self._session.may("cards")
+        )
         self._seen, self._not_before = -1, 0.0
         if self._view.group != before.group:
             self._make_grid()
@@ -209,6 +158,8 @@ class QueuePage:
             self._not_before = time.monotonic() + 2 * (time.monotonic() - began)
             if view is not self._view:
                 return
+            if view.group != "user":
+                self._groups = {id_of_group(each["name"]): each["name"] for each in page.rows}
             change = self._shown.change_to([row_of(each, view) for each in page.rows])
             self._seen = changes if self._shown.complete else -1
             if change:
@@ -240,11 +191,14 @@ class QueuePage:
             if await act(self._desk.store.label_case, int(name), found, self._session.analyst):
                 ui.notify(f"Case {name}: {found}.")
 
-    def _open(self, name: str) -> None:
+    def _open(self, row: str) -> None:
         if not may("look"):
             return
         if self._view.group == "user":
-            ui.navigate.to(f"/case/{int(name)}")
+            ui.navigate.to(f"/case/{int(row)}")
+            return
+        name = self._groups.get(row)
+        if name is None:  # it went while it was clicked
             return
         cases = queue_view.cases_of_group(self._desk.store.database.read(), self._view.group, name)
         with ui.dialog(value=True), ui.card():

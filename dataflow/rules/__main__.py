@@ -1,4 +1,4 @@
-"""The command line of the rules: checks a file before it counts, and lists what a rule may read."""
+"""The command line of the rules: checks a file, lists what a rule may read, and places a file where others edit it."""
 
 import argparse
 import sys
@@ -15,6 +15,7 @@ from dataflow.errors import UserError
 from dataflow.features.batch import FeatureBatch
 from dataflow.rules.fields import ALL_FIELDS, OF_FEEDBACK, OF_MODEL
 from dataflow.rules.functions import FUNCTIONS
+from dataflow.rules.placing import place
 from dataflow.rules.rules_file import examine
 from dataflow.rules.ruleset import RuleSet
 from dataflow.scoring.operating_point import columns_without_model
@@ -37,8 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     check.add_argument("--model", type=Path, metavar="FILE", help="default: MODEL_FILE, if it is there")
     commands.add_parser("fields", help="list the fields and functions that a condition may use")
+    placing = commands.add_parser("place", help="put a rules file and its lists into a folder where others edit them")
+    placing.add_argument("file", type=Path, metavar="FILE")
+    placing.add_argument("folder", type=Path, metavar="FOLDER")
     given = parser.parse_args(argv)
     try:
+        if given.command == "place":
+            print(*place(given.file, given.folder), sep="\n")
+            return 0
         if given.command == "fields":
             return show_fields(Console())
         return show_check(given.file, given.history, given.model, Console())

@@ -29,6 +29,8 @@ LABELS: Final = 40
 """Labelled alerts to wait for, so that the overview has a precision to show."""
 LIVED_SECONDS: Final = 60.0
 SAID: Final = "Alerts to work on: "
+RULES: Final = "dataflow/rules.toml"
+"""The page names it as it is given, so that no picture tells where the repository lies."""
 
 # The riskiest case whose user paid where they could not have been, and that shares something with others' alerts.
 CASE: Final = """
@@ -45,7 +47,7 @@ def main() -> None:
         database = Path(scratch) / "console.db"
         with subprocess.Popen(
             [sys.executable, "-m", "dataflow.demo"],
-            env=os.environ | {"CONSOLE_DATABASE": str(database), "PYTHONUNBUFFERED": "1"},
+            env=os.environ | {"CONSOLE_DATABASE": str(database), "PYTHONUNBUFFERED": "1", "RULES_FILE": RULES},
             cwd=ROOT, stdout=subprocess.PIPE, text=True,
         ) as demo:  # fmt: skip
             try:
@@ -79,11 +81,11 @@ def _wait(database: Path) -> None:
 
 
 def _take(url: str, database: Path) -> None:
-    # Not the rules: their page names the file, and so where the repository lies.
     pages = {
         "queue": ("", ".queue-grid .ag-row"),
         "case": (f"case/{_ask(database, CASE)}", ".graph svg"),
         "overview": ("overview", ".chart svg"),
+        "rules": ("rules", ".rules-editor .cm-line"),
     }
     with open_browser() as browser:
         browser.get(f"{url}overview")
@@ -96,9 +98,16 @@ def _take(url: str, database: Path) -> None:
                     browser.get(url + path)
                     await_that(lambda s=whole: browser.find_elements("css selector", s), 60)
                     time.sleep(4)  # charts are drawn, and the overview has asked the flow
+                    _check(browser, page)
                     name = f"console-{page}-{width_name}-{wish}.png"
                     size = _write(browser.get_screenshot_as_png(), IMAGES / name)
                     print(f"{name}: {size:,} bytes")
+
+
+def _check(browser: Any, page: str) -> None:
+    if str(ROOT) in browser.find_element("tag name", "body").text:
+        msg = f"the page {page!r} shows where the repository lies: no picture is taken"
+        raise SystemExit(msg)
 
 
 def _look_as(browser: Any, width: int, height: int, wish: str) -> None:

@@ -1,7 +1,8 @@
-"""Who sees card numbers: only users with the role, only in a case, and the audit trail says so."""
+"""Who sees card numbers: only users with the role, only in a case, and the audit trail says so; and who finds them."""
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from confluent_kafka import Producer
@@ -13,6 +14,7 @@ from dataflow.settings import Settings
 from tests.console.builders import alert_json
 from tests.console.running import RunningConsole, await_that, run_console
 from tests.console.test_console_access import ask, log_in
+from tests.console.test_console_pages import press, rows, severe, text
 
 CARD = "4111 1111 1111 1111"
 MASKED = "411111******1111"
@@ -28,6 +30,21 @@ MASKED = "411111******1111"
 def test_card_numbers_are_masked_whatever_stands_between_their_digits(text: str) -> None:
     assert shown(f"paid with {text}.") == f"paid with {MASKED}."
     assert MASKED not in shown(text, cards=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"12 {CARD}", f"12 {MASKED}"),
+        (f"{CARD} 20 2025", f"{MASKED} 20 2025"),
+        (f"1234 {CARD} {CARD.replace(' ', '')} 99", f"1234 {MASKED} {MASKED} 99"),
+        (f"4111 {CARD}", f"4111 {MASKED}"),
+        ("4111 1111 1111 1112", "4111 1111 1111 1112"),  # its last digit is none that a card has
+        (CARD.replace(" ", "") + "1234", CARD.replace(" ", "") + "1234"),  # too long for one
+    ],
+)
+def test_card_numbers_are_masked_among_other_numbers_which_stay(text: str, expected: str) -> None:
+    assert shown(text) == expected
 
 
 @pytest.mark.parametrize("text", ["1" + "\u200b" * 100_000, "1 " * 50_000, "1" * 100_000, "1 - " * 30_000])
@@ -80,3 +97,40 @@ def test_only_the_role_sees_card_numbers_and_the_audit_trail_says_who_did(consol
     assert CARD not in told
     page(console, "ida", "/case/2")
     assert "saw card numbers" not in page(console, "eve", "/case/2")  # there was none to see
+
+
+def open_queue(browser: Any, console: RunningConsole, name: str) -> None:
+    """As a user who is logged in."""
+    token, value = log_in(console, name)[1]["Set-Cookie"].split(";")[0].split("=", 1)
+    browser.get(console.url)
+    browser.add_cookie({"name": token, "value": value})
+    browser.get(console.url)
+    await_that(lambda: len(rows(browser)) == 2)
+
+
+@pytest.mark.slow
+def test_a_card_number_finds_something_for_the_role_only(browser: Any, console: RunningConsole) -> None:
+    for name, cases in (("eve", 0), ("ida", 1)):
+        open_queue(browser, console, name)
+        press(browser, "/")
+        press(browser, CARD.replace(" ", ""))
+        await_that(lambda n=cases: f"\n{n} cases" in text(browser))  # type: ignore[misc]
+    assert severe(browser) == []
+
+
+@pytest.mark.slow
+def test_a_group_by_a_card_number_is_opened_without_it(browser: Any, console: RunningConsole) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    open_queue(browser, console, "eve")
+    browser.find_element("css selector", "[aria-label='Group by']").click()
+    await_that(lambda: browser.find_elements("css selector", ".q-menu .q-item"))
+    (device,) = [each for each in browser.find_elements("css selector", ".q-menu .q-item") if each.text == "device"]
+    device.click()
+    await_that(lambda: any(MASKED in row for row in rows(browser)))
+    for row in browser.find_elements("css selector", ".queue-grid .ag-center-cols-container .ag-row"):
+        if MASKED in row.text:
+            ActionChains(browser).double_click(row).perform()
+    await_that(lambda: f"device {MASKED}: 1 cases" in text(browser))
+    assert CARD not in browser.page_source
+    assert severe(browser) == []

@@ -1,26 +1,17 @@
-"""The queue's filters: whichever way the cases are found, they are the same; databases of before are changed."""
+"""The queue's filters: whichever way the cases are found, they are the same."""
 
-import gc
 import itertools
 import random
-import re
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from console import queue_filters, upgrade
-from console.database import Connection
-from console.postgres_sql import tables_in_postgres
-from console.schema import FOR_FILTERS
-from console.sqlite_database import SqliteConnection
-from console.store import Batch, Store
+from console import queue_filters
+from console.store import Batch
 from console.view import View
-from dataflow.errors import UserError
 from tests.console.builders import Console, alert
 
 RULES = ("high_amount", "ml_anomaly", "fast", "fas")
@@ -173,81 +164,3 @@ def test_rules_of_forgotten_alerts_are_forgotten(place: str) -> None:
         (4, "a"), (4, "b"), (5, "a"), (5, "b"),
     ]  # fmt: skip
     console.store.close()
-
-
-# ---------------------------------------------------------------------------------------------- databases of before
-
-
-RULES_OF_2 = (
-    "CREATE TABLE alert_rules ("
-    "rule TEXT, number INTEGER, case_number INTEGER NOT NULL, PRIMARY KEY (rule, number)) WITHOUT ROWID"
-)
-
-
-def make_old(console: Console, version: int) -> None:
-    """Makes of a database one of version 1 or 2."""
-
-    def change(connection: Connection) -> None:
-        sqlite = isinstance(connection, SqliteConnection)
-        kept = connection.execute("SELECT rule, number, case_number FROM alert_rules").fetchall()
-        connection.execute("DROP TABLE alert_rules")
-        for name, columns in (("alerts_by_merchant", "merchant, number"), ("alerts_of_case", "case_number, number")):
-            connection.execute(f"DROP INDEX {name}")
-            connection.execute(f"CREATE INDEX {name} ON alerts ({columns})")
-        if version == 1:
-            for name in re.findall(r"CREATE INDEX (\w+)", FOR_FILTERS):
-                connection.execute(f"DROP INDEX {name}")
-        else:
-            connection.execute(RULES_OF_2 if sqlite else tables_in_postgres(RULES_OF_2))
-            connection.executemany("INSERT INTO alert_rules VALUES (?, ?, ?)", [tuple(row) for row in kept])
-        if sqlite:
-            connection.execute(f"PRAGMA user_version = {version}")
-        else:
-            connection.execute("UPDATE about SET value = ? WHERE name = 'version'", [str(version)])
-
-    console.store.database.write(change)
-    console.store.close()
-
-
-def indexes(console: Console) -> list[Any]:
-    """What is looked up by what."""
-    if console.store.database.where.startswith("postgresql://"):
-        sql = "SELECT tablename, split_part(indexdef, ' USING ', 2) FROM pg_indexes WHERE schemaname = current_schema()"
-    else:
-        sql = "SELECT name, sql FROM sqlite_master WHERE sql <> ''"
-    return sorted((name, text.replace('"', "")) for name, text in console.rows(sql))
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_a_database_of_an_earlier_version_is_changed_at_the_start(
-    version: int, place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(upgrade, "AT_ONCE", 2)
-    console = Console(place)
-    console.come(alert("ann", rules=["a", "b"]), alert("bob", rules=[]), alert("cid", rules=["b"]), alert("dan"))
-    before = console.rows("SELECT rule, number, case_number FROM alert_rules ORDER BY rule, number")
-    made_by = indexes(console)
-    make_old(console, version)
-    with monkeypatch.context() as patched:  # killed meanwhile: all of it is done anew
-        patched.setattr(upgrade, "fill", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            Store(place)
-    gc.collect()
-    for _ in range(2):  # and once only
-        console = Console(place)
-        assert console.rows("SELECT rule, number, case_number FROM alert_rules ORDER BY rule, number") == before
-        assert indexes(console) == made_by
-        assert {row["user"] for row in console.store.page(View(rule="b")).rows} == {"ann", "cid"}
-        console.store.close()
-
-
-def test_a_file_of_a_later_version_is_refused_in_one_line(tmp_path: Path) -> None:
-    path = tmp_path / "console.db"
-    Store(path).close()
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 4")
-    with pytest.raises(UserError) as raised:
-        Store(path)
-    assert str(raised.value) == (
-        f"CONSOLE_DATABASE={path} is of version 4, and this console reads version 3: name another file"
-    )

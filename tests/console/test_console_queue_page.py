@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from console.pages.queue_page import AT_ONCE, Shown
+from console.pages.queue_rows import AT_ONCE, Shown
 
 
 def rows(*numbers: int, score: str = "0.5") -> list[dict[str, Any]]:
