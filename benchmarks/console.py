@@ -19,6 +19,7 @@ from confluent_kafka import Producer
 from benchmarks.filled_console import fill
 from benchmarks.stage import paced
 from console.queue_view import SHOWN
+from console.reader import AT_ONCE
 from console.store import Batch, Store
 from console.view import View
 from dataflow.settings import Settings
@@ -31,9 +32,11 @@ TRIES = 3
 VIEWS = {
     "newest first": View(),
     "riskiest first": View(order="riskiest"),
+    "a reason of most": View(rule="high_amount"),
     "a reason of a tenth of the alerts": View(rule="fast_cards"),
     "a reason of hardly any": View(rule="hardly_ever"),
     "amounts up to 1": View(at_most=1.0),
+    "a reason of a tenth, and amounts up to 50": View(rule="fast_cards", at_most=50.0, order="riskiest"),
 }
 WATCH = """
 window.rows = {}; window.drawn = {};
@@ -56,8 +59,10 @@ def fill_a_new_one(database: str, count: int) -> None:
             began = time.perf_counter()
             fill(store, count)
             print(f"stored {count:,} alerts in bulk in {time.perf_counter() - began:.0f} s")
+        late = [alert(f"late{number}") for number in range(INGESTED)]
         began = time.perf_counter()
-        store.ingest(Batch([alert(f"late{number}") for number in range(INGESTED)]))
+        for first in range(0, INGESTED, AT_ONCE):
+            store.ingest(Batch(late[first : first + AT_ONCE]))
         rate = INGESTED / (time.perf_counter() - began)
         print(f"{kept or count:,} alerts kept; {rate:,.0f} more a second are stored", flush=True)
         for name, view in VIEWS.items():

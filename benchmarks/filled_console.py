@@ -53,7 +53,7 @@ def fill(store: Store, count: int) -> None:
     def end(connection: Connection) -> None:
         # In the order of their numbers, which the database gives.
         rows = [[cases[number][name] for name in _CASE] for number in sorted(cases)]
-        connection.executemany(_insert("cases", _CASE), rows)
+        connection.insert("cases", _CASE, rows)
         counts.write(connection)
         if not isinstance(connection.dialect, Sqlite):
             connection.execute("UPDATE alert_numbers SET last = ?", [count])
@@ -100,16 +100,13 @@ def _into_case(cases: dict[int, dict[str, Any]], alert: dict[str, Any]) -> None:
     case["alerts"] += 1
 
 
-def _insert(table: str, columns: tuple[str, ...]) -> str:
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
-
-
 def _write(alerts: list[dict[str, Any]], connection: Connection) -> None:
-    connection.executemany(_insert("alerts", _ALERT), [[alert[name] for name in _ALERT] for alert in alerts])
-    rules = [(rule, alert["number"], alert["case_number"]) for alert in alerts for rule in alert["rules"].split()]
-    connection.executemany("INSERT INTO alert_rules VALUES (?, ?, ?)", rules)
-    for alert in alerts:
-        connection.dialect.index_text(connection, alert["number"], (str(alert[name]) for name in SEARCHED))
+    connection.insert("alerts", _ALERT, [[alert[name] for name in _ALERT] for alert in alerts])
+    by_rule = [(rule, alert["case_number"], alert["number"]) for alert in alerts for rule in alert["rules"].split()]
+    connection.insert("alert_rules", ("rule", "case_number", "number"), by_rule)
+    connection.dialect.index_texts(
+        connection, {alert["number"]: [alert[name] for name in SEARCHED] for alert in alerts}
+    )
 
 
 def main() -> None:

@@ -9,16 +9,12 @@ from typing import Final, Literal
 import msgspec
 
 from console.audit import note_down
-from console.database import Connection, Row
-from console.records import Alert
-from dataflow.events.decision import Action
+from console.database import Connection
 
 Outcome = Literal["fraud", "genuine", "unsure"]
 Pivot = Literal["user", "device", "merchant", "ip"]
 """What alerts can be grouped and suppressed by."""
 PIVOTS: Final[tuple[Pivot, ...]] = ("user", "device", "merchant", "ip")
-
-_STRICTNESS: Final[dict[Action, int]] = {"approve": 0, "review": 1, "block": 2}
 
 
 class ConflictError(Exception):
@@ -29,68 +25,6 @@ class Rules(msgspec.Struct, frozen=True):
     """When an alert opens no case of its own."""
 
     quiet_seconds: float = 3600.0  # after a case was closed as genuine
-
-
-def case_of(connection: Connection, alert: Alert, number: int, now: float, rules: Rules) -> tuple[int, bool]:
-    """The case that a new alert belongs to, made or changed accordingly; and whether the alert is suppressed.
-
-    An alert joins its user's live case. Without one it opens one, unless it is suppressed: then it joins the user's
-    last case, and that stays closed; if there is none, it makes one that is not shown in the queue.
-    """
-    decision = alert.decision
-    last = connection.execute(
-        "SELECT * FROM cases WHERE user = ? ORDER BY number DESC LIMIT 1", [decision.user]
-    ).fetchone()
-    suppressed = decision.suppressed or is_suppressed(connection, alert, now) or _is_quiet(last, now, rules)
-    if last is not None and (last["live"] or suppressed):
-        tops = decision.score > last["score"]
-        stricter = _STRICTNESS[decision.action] > _STRICTNESS[last["action"]]
-        connection.execute(
-            "UPDATE cases SET last = ?, last_alert = ?, top_alert = ?, score = ?, action = ?, amount = amount + ?, "
-            "alerts = alerts + 1, suppressed = suppressed + ? WHERE number = ?",
-            [
-                now,
-                number,
-                number if tops else last["top_alert"],
-                max(decision.score, last["score"]),
-                decision.action if stricter else last["action"],
-                decision.amount,
-                int(suppressed),
-                last["number"],
-            ],
-        )
-        return int(last["number"]), suppressed
-    ((made,),) = connection.execute(
-        "INSERT INTO cases (user, state, live, opened, last, last_alert, top_alert, score, action, amount, alerts, "
-        "suppressed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?) RETURNING number",
-        [
-            decision.user, "suppressed" if suppressed else "open", not suppressed, now, now, number, number,
-            decision.score, decision.action, decision.amount, int(suppressed),
-        ],
-    ).fetchall()  # fmt: skip
-    return int(made), suppressed
-
-
-def _is_quiet(last: Row | None, now: float, rules: Rules) -> bool:
-    return (
-        last is not None
-        and last["state"] == "closed"
-        and last["outcome"] == "genuine"
-        and now < last["closed"] + rules.quiet_seconds
-    )
-
-
-def is_suppressed(connection: Connection, alert: Alert, now: float) -> bool:
-    """Whether an analyst has suppressed this user, device, merchant or address for now."""
-    decision = alert.decision
-    return (
-        connection.execute(
-            "SELECT 1 FROM suppressions WHERE until > ? AND (kind, name) IN "
-            "(VALUES ('user', ?), ('device', ?), ('merchant', ?), ('ip', ?))",
-            [now, decision.user, decision.device, decision.merchant, decision.ip or ""],
-        ).fetchone()
-        is not None
-    )
 
 
 def suppress(connection: Connection, kind: Pivot, name: str, until: float, analyst: str, now: float, case: int) -> None:

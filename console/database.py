@@ -12,7 +12,7 @@ import queue
 import sqlite3
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, ClassVar, Final, Protocol, TypeVar
 
@@ -66,6 +66,8 @@ class Dialect(ABC):
 
     text_matches: ClassVar[str]
     """Selects the numbers of the alerts whose texts have the words of a `text_query`, its one value."""
+    has_rule: ClassVar[str]
+    """Of an alert `x` that is known: whether a rule, its one value, fired on it."""
     text_matches_alert: ClassVar[str]
     """Whether an alert `x` is one of them; quick where many alerts are asked, with the same value."""
     shadow_rules: ClassVar[str]
@@ -79,16 +81,24 @@ class Dialect(ABC):
         """
 
     @abstractmethod
-    def next_alert_number(self, connection: "Connection") -> int:
-        """The number that the next alert gets: the next one, and never one that a deleted alert had."""
+    def next_alert_numbers(self, connection: "Connection", count: int) -> Iterable[int]:
+        """The numbers that the next alerts get: one after the other, and never one that a deleted alert had."""
 
     @abstractmethod
-    def index_text(self, connection: "Connection", alert: int, texts: Iterable[str]) -> None:
-        """Makes an alert that was just stored be found by these texts, of card numbers by what `masked` leaves."""
+    def next_case_numbers(self, connection: "Connection", count: int) -> Iterable[int]:
+        """The numbers that the next cases get, in order; never one that a case had."""
+
+    @abstractmethod
+    def index_texts(self, connection: "Connection", texts: Mapping[int, Iterable[str]]) -> None:
+        """Makes alerts that were just stored be found by these texts, of card numbers by what `masked` leaves."""
 
     @abstractmethod
     def mask_text(self, connection: "Connection", alert: int, texts: Sequence[str]) -> None:
-        """Makes an alert that was found by all of these texts, as version 2 did, be found as `index_text` says."""
+        """Makes an alert that was found by all of these texts, as version 2 did, be found as `index_texts` says."""
+
+    def kept(self, text: str) -> str:
+        """A text as the database keeps it."""
+        return text
 
 
 class Connection(Protocol):
@@ -103,6 +113,14 @@ class Connection(Protocol):
 
     def executemany(self, sql: str, values: Iterable[Sequence[Any]], /) -> Any:
         """Does one statement with each of these values."""
+
+    def insert(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], /) -> None:
+        """Puts rows into a table."""
+
+
+def marks(values: Collection[Any], mark: str = "?") -> str:
+    """So many marks for values in a statement; of no value one that is NULL, as `IN ()` is none of PostgreSQL's."""
+    return ", ".join([mark] * len(values)) or mark.replace("?", "NULL")
 
 
 class Database(ABC):

@@ -4,13 +4,13 @@ A label, its audit entry and its message for the feedback topic are written toge
 `outbox` until it was read back from the topic (see `feedback_sender`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import Final
 
 from console.audit import note_down
 from console.cases import Outcome, must_be_workable_by
-from console.database import Connection, Row
+from console.database import Connection, Row, marks
 from console.figures import count_label
 from console.records import decode_decision
 from dataflow.events.feedback import Feedback, feedback_to_json
@@ -102,22 +102,22 @@ def hear(connection: Connection, feedback: Feedback) -> bool:
     return False
 
 
-def apply_early(connection: Connection, transaction_id: str, user: str) -> None:
-    """Gives a new alert the label that came before it."""
-    early = connection.execute(
-        "SELECT * FROM early_labels WHERE transaction_id = ? AND user = ?", [transaction_id, user]
-    ).fetchone()
-    if early is not None:
-        _set(connection, transaction_id, user, early["label"], early["labelled_at"], TOPIC)
-        connection.execute("DELETE FROM early_labels WHERE number = ?", [early["number"]])
-    else:  # another alert of the same transaction may have one
-        known = connection.execute(
-            "SELECT label, labelled_at, labelled_by FROM alerts WHERE transaction_id = ? AND user = ? "
-            "AND label IS NOT NULL LIMIT 1",
-            [transaction_id, user],
-        ).fetchone()
-        if known is not None:
-            _set(connection, transaction_id, user, known["label"], known["labelled_at"], known["labelled_by"])
+def apply_known(connection: Connection, new: Collection[tuple[str, str]]) -> None:
+    """Gives new alerts, by transaction and user, the labels that came before them, or that another alert of one has."""
+    ids = list({transaction_id for transaction_id, _ in new})
+    early = connection.execute(f"SELECT * FROM early_labels WHERE transaction_id IN ({marks(ids)})", ids).fetchall()
+    for row in early:
+        if (row["transaction_id"], row["user"]) in new:
+            _set(connection, row["transaction_id"], row["user"], row["label"], row["labelled_at"], TOPIC)
+            connection.execute("DELETE FROM early_labels WHERE number = ?", [row["number"]])
+    known = connection.execute(
+        "SELECT DISTINCT transaction_id, user, label, labelled_at, labelled_by FROM alerts "
+        f"WHERE transaction_id IN ({marks(ids)}) AND label IS NOT NULL",
+        ids,
+    ).fetchall()
+    for row in known:
+        if (row["transaction_id"], row["user"]) in new:
+            _set(connection, row["transaction_id"], row["user"], row["label"], row["labelled_at"], row["labelled_by"])
 
 
 def forget_early(connection: Connection) -> None:

@@ -1,6 +1,6 @@
 """Connections to PostgreSQL that take the console's SQL, and tell what went wrong in one line."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -104,6 +104,8 @@ class Postgres(Dialect):
     """PostgreSQL's ways."""
 
     text_matches = "SELECT number FROM alert_text WHERE words @@ CAST(? AS tsquery)"
+    # The rules are in no index beside what else filters ask: a text of any length is more than one takes.
+    has_rule = "EXISTS (SELECT 1 FROM alert_rules WHERE rule = ? AND case_number = x.case_number AND number = x.number)"
     text_matches_alert = (
         "EXISTS (SELECT 1 FROM alert_text t WHERE t.number = x.number AND t.words @@ CAST(? AS tsquery))"
     )
@@ -113,20 +115,35 @@ class Postgres(Dialect):
         """Words have neither blanks nor quotes: nothing in them is an operator."""
         return " & ".join(f"'{word}':*" for word in words(text))
 
-    def next_alert_number(self, connection: Connection) -> int:
+    def next_alert_numbers(self, connection: Connection, count: int) -> range:
         """Counted in the transaction: a sequence would have gaps where one failed, and `forget` counts by numbers."""
-        (number,) = connection.execute("UPDATE alert_numbers SET last = last + 1 RETURNING last").fetchone()
-        return int(number)
+        (last,) = connection.execute("UPDATE alert_numbers SET last = last + ? RETURNING last", [count]).fetchone()
+        return range(last - count + 1, last + 1)
 
-    def index_text(self, connection: Connection, alert: int, texts: Iterable[str]) -> None:
+    def next_case_numbers(self, connection: Connection, count: int) -> list[int]:
+        """Those that the column's sequence gives."""
+        sql = "SELECT nextval(pg_get_serial_sequence('cases', 'number')) FROM generate_series(1, ?)"
+        return sorted(row[0] for row in connection.execute(sql, [count]))
+
+    def index_texts(self, connection: Connection, texts: Mapping[int, Iterable[str]]) -> None:
         """Words are split here, so that they are what `text_query` looks for, whatever the server's locale."""
-        found = bounded(word for text in texts for word in words(masked(text)))
-        connection.execute("INSERT INTO alert_text VALUES (?, array_to_tsvector(?::text[]))", [alert, found])
+        found = (
+            (
+                number,
+                " ".join(f"'{word}'" for word in bounded(word for text in of_alert for word in words(masked(text)))),
+            )
+            for number, of_alert in texts.items()
+        )
+        connection.insert("alert_text", ("number", "words"), found)
+
+    def kept(self, text: str) -> str:
+        """PostgreSQL keeps no U+0000."""
+        return text.replace("\0", NUL) if "\0" in text else text
 
     def mask_text(self, connection: Connection, alert: int, texts: Sequence[str]) -> None:
         """In place of the words that were there."""
         connection.execute("DELETE FROM alert_text WHERE number = ?", [alert])
-        self.index_text(connection, alert, texts)
+        self.index_texts(connection, {alert: texts})
 
 
 class PostgresConnection:
@@ -142,6 +159,8 @@ class PostgresConnection:
         """
         try:
             self.raw = psycopg.connect(**parameters, autocommit=True, row_factory=_rows)
+            # What is asked for here takes milliseconds, and to compile it tens of them.
+            self.raw.execute("SET jit = off")
             if read_only:
                 self.raw.execute("SET default_transaction_read_only = on")
         except psycopg.Error as error:
@@ -171,6 +190,16 @@ class PostgresConnection:
         except psycopg.Error as error:
             raise self._told(error) from None
 
+    def insert(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], /) -> None:
+        """Puts rows into a table, in one stream: a statement a row takes several times as long; raises likewise."""
+        sql = in_postgres(f"COPY {table} ({', '.join(columns)}) FROM STDIN", False)
+        try:
+            with self.raw.cursor() as cursor, cursor.copy(sql.encode()) as copy:
+                for row in rows:
+                    copy.write_row([_kept(each) for each in row])
+        except psycopg.Error as error:
+            raise self._told(error) from None
+
     def _told(self, error: psycopg.Error) -> ServerError:
         away = self.raw.closed or isinstance(error, psycopg.OperationalError) or error.sqlstate == _READ_ONLY_STATE
         return (AwayError if away else ServerError)(one_line(error))
@@ -186,4 +215,4 @@ class PostgresConnection:
 
 
 def _kept(value: Any) -> Any:
-    return value.replace("\0", NUL) if isinstance(value, str) and "\0" in value else value
+    return PostgresConnection.dialect.kept(value) if isinstance(value, str) else value

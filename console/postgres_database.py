@@ -17,6 +17,7 @@ from urllib.parse import quote
 from console import upgrade
 from console.database import AwayError, Connection, Database, Dialect, ServerError
 from console.postgres_connection import Postgres, PostgresConnection, PostgresResult, parameters_of
+from console.postgres_schema import COVERING, OWN
 from console.postgres_sql import tables_in_postgres
 from console.schema import ADDED, SCHEMA, VERSION
 from dataflow.errors import UserError
@@ -30,24 +31,6 @@ LOCK_SECONDS: Final = 3.0
 """How long a start waits for the lock: of a console that was just killed the server ends what was under way."""
 IDLE: Final = 8
 """Connections to read with that are kept while nobody reads."""
-
-TEXT_SEARCH: Final = """
--- The number of the last alert that ever came.
-CREATE TABLE alert_numbers (last BIGINT NOT NULL);
-INSERT INTO alert_numbers VALUES (0);
-
-CREATE TABLE alert_text (number BIGINT PRIMARY KEY REFERENCES alerts ON DELETE CASCADE, words TSVECTOR NOT NULL);
-CREATE INDEX alert_words ON alert_text USING gin (words);
-
--- Most have no rule in shadow, and need not be parsed; what PostgreSQL cannot parse counts as without.
-CREATE FUNCTION shadow_rules_of(raw BYTEA) RETURNS TEXT LANGUAGE plpgsql IMMUTABLE AS $$
-BEGIN
-    IF position('"shadow_rules":[]'::bytea IN raw) > 0 THEN RETURN NULL; END IF;
-    RETURN convert_from(raw, 'UTF8')::json -> 'shadow_rules';
-EXCEPTION WHEN OTHERS THEN
-    RETURN NULL;
-END $$;
-"""
 
 _log = logging.getLogger("redflag.console")
 
@@ -150,7 +133,7 @@ class PostgresDatabase(Database):
             }
             if not tables:
                 connection.execute(tables_in_postgres(SCHEMA))
-                connection.execute(TEXT_SEARCH)
+                connection.execute(OWN)
                 connection.executemany(
                     "INSERT INTO about VALUES (?, ?)", [("id", os.urandom(8).hex()), ("version", str(VERSION))]
                 )
@@ -163,7 +146,9 @@ class PostgresDatabase(Database):
             version = found[0] if found and found[0].isdigit() else "0"
             if upgrade.can_be_upgraded(int(version)):
                 connection.execute(tables_in_postgres(upgrade.statements(self.where, int(version))))
+                connection.execute(COVERING)
                 upgrade.fill(connection, int(version))
+                connection.execute("ANALYZE alert_rules")  # until then it is planned for as if it were empty
                 connection.execute("UPDATE about SET value = ? WHERE name = 'version'", [str(VERSION)])
             elif version != str(VERSION):
                 msg = (
@@ -279,6 +264,10 @@ class Reading:
     def executemany(self, sql: str, values: Any, /) -> None:
         """Nothing is written over it."""
         raise ServerError(sql)
+
+    def insert(self, table: str, columns: Any, rows: Any, /) -> None:
+        """Nothing is written over it."""
+        raise ServerError(table)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ from console.view import View
 FEW: Final = 50_000
 """Alerts that are found from an index; where each filter lets more through, the cases are gone through in order."""
 
+_CASE_HAS_RULE: Final = "EXISTS (SELECT 1 FROM alert_rules r WHERE r.rule = ? AND r.case_number = c.number)"
+
 
 class Filter(msgspec.Struct, frozen=True):
     """One filter over alerts, in two forms."""
@@ -24,12 +26,14 @@ class Filter(msgspec.Struct, frozen=True):
     check: str
     """The condition on an alert `x` that is known. No index is to be taken for it, so it names no bare column."""
     values: tuple[Any, ...]
-    """Of the one form, and of the other."""
+    """Of the one form, and of the others."""
+    of_case: str = ""
+    """The condition that a case `c` has such an alert, where that is known without a look at its alerts."""
     numbers: str = ""
     """Selects the numbers of the same alerts, with the same values, where that is quicker than from `table`."""
 
 
-def filters_of(view: View) -> list[Filter]:
+def filters_of(view: View, dialect: Dialect) -> list[Filter]:
     """All filters over an alert's own columns; of one alert all of them must hold."""
     found = [
         Filter(f"alerts WHERE {column} = ?", f"x.{column} || '' = ?", (text,))
@@ -37,7 +41,7 @@ def filters_of(view: View) -> list[Filter]:
         if text
     ]
     if view.rule:
-        found.append(Filter("alert_rules WHERE rule = ?", "instr(x.rules, ' ' || ? || ' ') > 0", (view.rule,)))
+        found.append(Filter("alert_rules WHERE rule = ?", dialect.has_rule, (view.rule,), of_case=_CASE_HAS_RULE))
     for column, least, most in (("amount", view.at_least, view.at_most), ("score", view.score_from, None)):
         bounds = [(sign, number) for sign, number in ((">=", least), ("<=", most)) if number is not None]
         if bounds:
@@ -65,7 +69,10 @@ def search_of(view: View, dialect: Dialect) -> Filter | None:
     if not (query := dialect.text_query(masked(view.search) if view.cards else view.search)):
         return None
     return Filter(
-        f"alerts WHERE number IN ({dialect.text_matches})", dialect.text_matches_alert, (query,), dialect.text_matches
+        f"alerts WHERE number IN ({dialect.text_matches})",
+        dialect.text_matches_alert,
+        (query,),
+        numbers=dialect.text_matches,
     )
 
 
@@ -98,6 +105,8 @@ def matched(driver: Filter, others: list[Filter]) -> tuple[str, list[Any]]:
 
 def has_one(filters: list[Filter]) -> tuple[str, list[Any]]:
     """The condition that a case `c` has an alert for which all these hold, and its values."""
+    if len(filters) == 1 and filters[0].of_case:
+        return filters[0].of_case, list(filters[0].values)
     checks = " AND ".join(each.check for each in filters)
     return (
         # OFFSET: PostgreSQL asks case by case, and does not join all alerts first.

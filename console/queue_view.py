@@ -37,7 +37,7 @@ def page(connection: Connection, view: View) -> Page:
     """The first rows of a view, and how many cases it lets through."""
     if view.group != "user":
         return _groups(connection, view)
-    filters, search = filters_of(view), search_of(view, connection.dialect)
+    filters, search = filters_of(view, connection.dialect), search_of(view, connection.dialect)
     driver = rarest(connection, [*filters, *([search] if search else [])])
     if driver is not None:
         return _from_alerts(connection, view, driver, filters, search)
@@ -135,7 +135,7 @@ def _groups(connection: Connection, view: View) -> Page:
     """Live cases by what their alerts share, of the newest alerts; those with the riskiest or newest alert first."""
     column = {"device": "device", "merchant": "merchant", "ip": "ip"}[view.group]
     of_case, values = _of_case(view)
-    of_alerts, alert_values = _of_alerts(filters_of(view), search_of(view, connection.dialect))
+    of_alerts, alert_values = _of_alerts(filters_of(view, connection.dialect), search_of(view, connection.dialect))
     where = " AND ".join([*of_case, *of_alerts])
     order = "last_alert DESC" if view.order == "newest" else "score DESC, amount DESC, last_alert DESC"
     newest = (

@@ -15,11 +15,19 @@ SEARCHED: Final = (
 )  # fmt: skip
 """Columns of an alert whose words the search finds; of card numbers what `masked` leaves, since version 3."""
 
+ALERT_RULES: Final = """
+-- By rule its cases, and in each its alerts: whether a case has one is asked of one place.
+CREATE TABLE alert_rules (
+    rule TEXT, case_number INTEGER, number INTEGER, PRIMARY KEY (rule, case_number, number)
+) WITHOUT ROWID;
+"""
+"""As of version 3."""
+
+BY_MERCHANT: Final = "CREATE INDEX alerts_by_merchant ON alerts (merchant, number, case_number);"
+"""As of version 3."""
+
 FOR_FILTERS: Final = """
 -- For the queue's filters: by each of these its alerts, and their cases, are found without a look at the alerts.
-CREATE TABLE alert_rules (
-    rule TEXT, number INTEGER, case_number INTEGER NOT NULL, PRIMARY KEY (rule, number)
-) WITHOUT ROWID;
 CREATE INDEX alerts_by_scenario ON alerts (scenario, number, case_number);
 CREATE INDEX alerts_by_action ON alerts (action, number, case_number);
 CREATE INDEX alerts_by_amount ON alerts (amount, case_number);
@@ -82,9 +90,9 @@ CREATE INDEX alerts_of_case ON alerts (case_number, number);
 CREATE INDEX alerts_by_transaction ON alerts (transaction_id);
 CREATE INDEX alerts_by_user ON alerts (user, number);
 CREATE INDEX alerts_by_device ON alerts (device, number);
-CREATE INDEX alerts_by_merchant ON alerts (merchant, number);
+{BY_MERCHANT}
 CREATE INDEX alerts_by_ip ON alerts (ip, number) WHERE ip <> '';
-{FOR_FILTERS}
+{ALERT_RULES}{FOR_FILTERS}
 -- Labels of transactions of which no alert has come (yet).
 CREATE TABLE early_labels (
     number INTEGER PRIMARY KEY, transaction_id TEXT NOT NULL UNIQUE, user TEXT NOT NULL, label TEXT NOT NULL,

@@ -6,12 +6,12 @@ import os
 import re
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from console import database, upgrade
-from console.database import Database, Dialect
+from console.database import Database, Dialect, marks
 from console.schema import ADDED, SCHEMA, SEARCHED, VERSION
 from console.shown_text import masked
 from dataflow.errors import UserError
@@ -35,7 +35,7 @@ CREATE TRIGGER alert_text_delete AFTER DELETE ON alerts BEGIN
     INSERT INTO alert_text (alert_text, rowid, {_COLUMNS})
     VALUES ('delete', old.number, {", ".join(f"masked(old.{name})" for name in SEARCHED)});
 END;
-"""  # noqa: S608
+"""
 TEXT_SEARCH: Final = f"""
 CREATE VIRTUAL TABLE alert_text USING fts5 ({_COLUMNS}, content='alerts', content_rowid='number');
 {TRIGGERS}
@@ -48,6 +48,7 @@ class Sqlite(Dialect):
     """SQLite's ways."""
 
     text_matches = "SELECT rowid FROM alert_text WHERE alert_text MATCH ?"
+    has_rule = "instr(x.rules, ' ' || ? || ' ') > 0"  # whatever else is asked, the alert is read for that
     # + 0: else SQLite asks an index for each match, and does not ask all matches for this alert.
     text_matches_alert = f"x.number + 0 IN ({text_matches})"
     # Most have no rule in shadow, and need not be parsed; what SQLite cannot parse (nested too deeply) counts as
@@ -61,23 +62,32 @@ class Sqlite(Dialect):
         """Words are quoted, so that nothing that is typed is an operator."""
         return " ".join(f'"{word}"*' for word in _WORD.findall(text))
 
-    def next_alert_number(self, connection: database.Connection) -> int:
-        """The one that AUTOINCREMENT would give."""
-        row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'alerts'").fetchone()
-        return 1 if row is None else int(row[0]) + 1
+    def next_alert_numbers(self, connection: database.Connection, count: int) -> range:
+        """Those that AUTOINCREMENT would give."""
+        return self._next(connection, "alerts", count)
 
-    def index_text(self, connection: database.Connection, alert: int, texts: Iterable[str]) -> None:
+    def next_case_numbers(self, connection: database.Connection, count: int) -> range:
+        """Likewise."""
+        return self._next(connection, "cases", count)
+
+    @staticmethod
+    def _next(connection: database.Connection, table: str, count: int) -> range:
+        row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", [table]).fetchone()
+        first = 1 if row is None else int(row[0]) + 1
+        return range(first, first + count)
+
+    def index_texts(self, connection: database.Connection, texts: Mapping[int, Iterable[str]]) -> None:
         """Nothing: triggers do it."""
 
     def mask_text(self, connection: database.Connection, alert: int, texts: Sequence[str]) -> None:
         """Takes out the words as they were put in, and puts them in anew."""
         places = ", ".join("?" * (len(texts) + 1))
         connection.execute(
-            f"INSERT INTO alert_text (alert_text, rowid, {_COLUMNS}) VALUES ('delete', {places})",  # noqa: S608
+            f"INSERT INTO alert_text (alert_text, rowid, {_COLUMNS}) VALUES ('delete', {places})",
             [alert, *texts],
         )
         connection.execute(
-            f"INSERT INTO alert_text (rowid, {_COLUMNS}) VALUES ({places})",  # noqa: S608
+            f"INSERT INTO alert_text (rowid, {_COLUMNS}) VALUES ({places})",
             [alert, *map(masked, texts)],
         )
 
@@ -86,6 +96,10 @@ class SqliteConnection(sqlite3.Connection):
     """A connection that knows SQLite's ways."""
 
     dialect: Dialect = Sqlite()
+
+    def insert(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], /) -> None:
+        """Puts rows into a table."""
+        self.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks(columns)})", rows)
 
 
 class SqliteDatabase(Database):

@@ -8,12 +8,12 @@ from typing import Any, Final
 
 import msgspec
 
-from console import audit, cases, figures, labels, queue_view
+from console import arrivals, audit, cases, figures, labels, queue_view
 from console.cases import Outcome, Pivot, Rules
 from console.database import Connection, Row
 from console.open_database import open_database
 from console.records import Alert
-from console.schema import SEARCHED, rule_ids
+from console.schema import rule_ids
 from console.view import View
 from dataflow.events.feedback import Feedback
 from dataflow.events.transaction import DAY
@@ -106,9 +106,7 @@ class Store:
         def change(connection: Connection) -> int:
             now = self.clock()
             counts = figures.Counts()
-            by_rule: list[tuple[str, int, int]] = []
-            new = sum(self._add(connection, alert, now, counts, by_rule) for alert in batch.alerts)
-            connection.executemany("INSERT INTO alert_rules VALUES (?, ?, ?)", by_rule)
+            new = arrivals.add(connection, batch.alerts, now, counts, self.rules)
             for feedback in batch.feedback:
                 labels.hear(connection, feedback)
             if batch.feedback:
@@ -130,43 +128,6 @@ class Store:
         if batch.alerts or batch.feedback or batch.confirmed or batch.transactions:
             self._changed()
         return new
-
-    def _add(
-        self,
-        connection: Connection,
-        alert: Alert,
-        now: float,
-        counts: figures.Counts,
-        by_rule: list[tuple[str, int, int]],
-    ) -> bool:
-        decision = alert.decision
-        known = connection.execute(
-            "SELECT 1 FROM alerts WHERE identity = ? AND partition = ? AND offset = ?",
-            [alert.identity, alert.partition, alert.offset],
-        ).fetchone()
-        if known is not None:
-            return False
-        number = connection.dialect.next_alert_number(connection)
-        case, suppressed = cases.case_of(connection, alert, number, now, self.rules)
-        row = {
-            "number": number, "case_number": case, "identity": alert.identity, "partition": alert.partition,
-            "offset": alert.offset, "arrived": now, "decided": alert.decided_at, "at": alert.at,
-            "transaction_id": decision.transaction_id, "user": decision.user, "merchant": decision.merchant,
-            "device": decision.device, "ip": decision.ip or "", "location": decision.location,
-            "txn_type": decision.txn_type, "scenario": decision.scenario or "", "amount": decision.amount,
-            "score": decision.score, "action": decision.action, "rules": f" {' '.join(decision.rules)} ",
-            "reasons": "\n".join(decision.reason), "why": "\n".join(alert.why), "suppressed": suppressed,
-            "raw": alert.raw,
-        }  # fmt: skip
-        connection.execute(
-            f"INSERT INTO alerts ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", list(row.values())
-        )
-        by_rule += [(rule, number, case) for rule in rule_ids(str(row["rules"]))]
-        connection.dialect.index_text(connection, number, (str(row[name]) for name in SEARCHED))
-        counts.add_alert(now, decision.rules, decision.scenario or "", decision.score, decision.amount)
-        counts.add_fired(now, decision.rules, decision.shadow_rules)
-        labels.apply_early(connection, decision.transaction_id, decision.user)
-        return True
 
     def offsets(self) -> dict[Place, tuple[str, int]]:
         """Where reading goes on: identity of the topic, and the next offset, by topic and partition."""
@@ -193,22 +154,22 @@ class Store:
                 [oldest + FORGOTTEN_AT_ONCE, beyond, now - self.limits.days * DAY],
             ).fetchall()
             connection.executemany(
-                "DELETE FROM alert_rules WHERE rule = ? AND number = ?",
-                [(rule, row["number"]) for row in doomed for rule in rule_ids(row["rules"])],
+                "DELETE FROM alert_rules WHERE rule = ? AND case_number = ? AND number = ?",
+                [(rule, row["case_number"], row["number"]) for row in doomed for rule in rule_ids(row["rules"])],
             )
             connection.executemany("DELETE FROM alerts WHERE number = ?", [(row["number"],) for row in doomed])
             # A case goes with its last alert; its highest alert may go before, then its newest stands for it.
-            for case in {row["case_number"] for row in doomed}:
-                connection.execute(
-                    "DELETE FROM cases WHERE number = ? AND NOT EXISTS "
-                    "(SELECT 1 FROM alerts WHERE case_number = cases.number)",
-                    [case],
-                )
-                connection.execute(
-                    "UPDATE cases SET top_alert = last_alert WHERE number = ? AND NOT EXISTS "
-                    "(SELECT 1 FROM alerts WHERE number = top_alert)",
-                    [case],
-                )
+            touched = [(case,) for case in {row["case_number"] for row in doomed}]
+            connection.executemany(
+                "DELETE FROM cases WHERE number = ? AND NOT EXISTS "
+                "(SELECT 1 FROM alerts WHERE case_number = cases.number)",
+                touched,
+            )
+            connection.executemany(
+                "UPDATE cases SET top_alert = last_alert WHERE number = ? AND NOT EXISTS "
+                "(SELECT 1 FROM alerts WHERE number = top_alert)",
+                touched,
+            )
             figures.forget_old(connection, now)
             connection.execute("DELETE FROM suppressions WHERE until < ?", [now])
             connection.execute(

@@ -5,10 +5,19 @@ from collections.abc import Iterator
 from typing import Final
 
 from console.database import Connection, Row
-from console.schema import FOR_FILTERS, OLDEST_VERSION, SEARCHED, VERSION, rule_ids
+from console.schema import ALERT_RULES, BY_MERCHANT, FOR_FILTERS, OLDEST_VERSION, SEARCHED, VERSION, rule_ids
 from console.shown_text import masked
 
 AT_ONCE: Final = 10_000
+
+RULES_TO_3: Final = f"""
+ALTER TABLE alert_rules RENAME TO alert_rules_of_2;
+{ALERT_RULES}
+INSERT INTO alert_rules (rule, case_number, number)
+    SELECT rule, case_number, number FROM alert_rules_of_2 ORDER BY rule, case_number, number;
+DROP TABLE alert_rules_of_2;
+"""
+TO_3: Final = f"DROP INDEX alerts_by_merchant; {BY_MERCHANT}"
 
 _log = logging.getLogger("redflag.console")
 
@@ -24,7 +33,9 @@ def statements(where: str, version: int) -> str:
         "CONSOLE_DATABASE=%s is of version %d and is changed to version %d: some minutes where it has a million alerts",
         where, version, VERSION,
     )  # fmt: skip
-    return FOR_FILTERS if version < 2 else ""
+    if version < 2:
+        return f"{FOR_FILTERS} {ALERT_RULES} {TO_3}"
+    return f"{RULES_TO_3} {TO_3}"
 
 
 def fill(connection: Connection, version: int) -> None:
@@ -32,8 +43,8 @@ def fill(connection: Connection, version: int) -> None:
     for alerts in _all_alerts(connection):
         if version < 2:
             connection.executemany(
-                "INSERT INTO alert_rules VALUES (?, ?, ?)",
-                [(rule, row["number"], row["case_number"]) for row in alerts for rule in rule_ids(row["rules"])],
+                "INSERT INTO alert_rules (rule, case_number, number) VALUES (?, ?, ?)",
+                [(rule, row["case_number"], row["number"]) for row in alerts for rule in rule_ids(row["rules"])],
             )
         for row in alerts:
             texts = [str(row[name]) for name in SEARCHED]
@@ -45,7 +56,7 @@ def _all_alerts(connection: Connection) -> Iterator[list[Row]]:
     """All alerts, some at a time."""
     after, columns = 0, ", ".join(("number", "case_number", "rules", *SEARCHED))
     while rows := connection.execute(
-        f"SELECT {columns} FROM alerts WHERE number > ? ORDER BY number LIMIT ?",  # noqa: S608
+        f"SELECT {columns} FROM alerts WHERE number > ? ORDER BY number LIMIT ?",
         [after, AT_ONCE],
     ).fetchall():
         yield rows
