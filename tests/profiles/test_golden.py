@@ -95,5 +95,11 @@ def test_last_locations_and_outcomes_of_labels_are_what_they_were(golden: Golden
     assert now.outcomes == OUTCOMES
 
 
+def test_the_history_moves_the_features_that_came_since_too(now: Profiles) -> None:
+    """Whatever is read and never updated, or never read, has one value."""
+    still = [name for name in NUMBERS if len(np.unique(now.features(name))) == 1]
+    assert still == [], "no kernel updates what these are read of"
+
+
 def test_columns_are_the_features_in_their_order() -> None:
     assert [getattr(columns, name.upper()) for name in NUMBERS] == list(range(columns.FEATURES))

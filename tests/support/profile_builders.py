@@ -120,7 +120,7 @@ class Profiles:
     def read_together(self, events: Sequence[Event]) -> Self:
         """Takes events in as one batch."""
         records = self.users.events(events)
-        features = np.empty((len(events), len(NUMBERS)))
+        features = np.full((len(events), len(NUMBERS)), np.nan)  # what no kernel writes shows
         lessons = self.users.update(records, np.arange(len(events)), features)
         payments = np.flatnonzero(records["kind"] == TRANSACTION)
         taught = self.users.texts(lessons["merchant"])
