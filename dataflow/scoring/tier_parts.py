@@ -70,9 +70,10 @@ class TierAnswers(NamedTuple):
 
 def _supervised(artifact: Mapping[str, Any]) -> SupervisedParts:
     names, boosting = list(artifact["supervised_features"]), artifact["boosting"]
-    baseline = float(np.ravel(boosting._baseline_prediction)[0])
     shares = gain_shares(boosting, len(names)).tolist()
-    return SupervisedParts(names, boosting_trees(boosting), baseline, shares, artifact["calibration"])
+    return SupervisedParts(
+        names, boosting_trees(boosting), boosting_baseline(boosting), shares, artifact["calibration"]
+    )
 
 
 def boosting_trees(boosting: Any) -> list[Tree]:
@@ -92,6 +93,11 @@ def boosting_trees(boosting: Any) -> list[Tree]:
             )
         )
     return trees
+
+
+def boosting_baseline(boosting: Any) -> float:
+    """The log odds that the leaves of a fitted `HistGradientBoostingClassifier` of two classes are added to."""
+    return float(np.ravel(boosting._baseline_prediction)[0])
 
 
 def gain_shares(boosting: Any, features: int) -> Floats:

@@ -78,6 +78,14 @@ def run(past: Past, out: str, *more: str, history: Path | None = None) -> tuple[
     return (folder / "scores.csv").read_text(), json.loads((folder / "metrics.json").read_text())
 
 
+def test_weeks_and_seeds_are_told_in_their_order_and_the_first_seed_decides(past: Past) -> None:
+    _, metrics = run(past, "seeds", "--weeks", "2", "--seeds", "2", "1", history=past.labelled)
+    told = list(dict.fromkeys((each["week"], each["seed"]) for each in metrics["runs"]))
+    first, second = sorted({week for week, _ in told})
+    assert told == [(first, 2), (first, 1), (second, 2), (second, 1)]
+    assert [week["week"] for week in metrics["decisions"]["weeks"]] == [first, second]
+
+
 def unlabelled(scores: str) -> str:
     """All but the truth, which no decision knew."""
     rows = csv.DictReader(scores.splitlines())

@@ -27,6 +27,7 @@ from dataflow.scoring.tiers import (
     Tail,
     Weights,
 )
+from training.fitting.boosting import fit_boosting, log_odds
 from training.histories.history import Past
 
 TREES, MAX_SAMPLES = 200, 1024
@@ -56,9 +57,7 @@ SUPERVISED_FEATURES = (
 )
 """Not the merchant's mean amount: it tells merchants from one another, and so which were breached in training."""
 TAIL_ROWS = 50_000
-"""Rows by which the rarity of the forest's scores is told: the tail's last step is 1 in 3,000."""
-GENUINE_KEPT = 200_000
-"""Genuine transactions that the supervised tier learns from; they are weighted for those left out."""
+"""Rows, evenly spaced, by which the rarity of the forest's scores is told: the tail's last step is 1 in 3,000."""
 FEWEST_FRAUDS = 50
 """Known frauds below which no supervised model is fitted, and no weights of evidence are."""
 WEIGHED_ON = 300_000
@@ -129,8 +128,6 @@ def fit(
     Raises:
         TooFewLabelsError: the supervised tier is named, but too few frauds, or nothing else, are known.
     """
-    from sklearn.ensemble import IsolationForest
-
     if not len(rows):
         msg = "there is no transaction to learn from"
         raise ValueError(msg)
@@ -138,15 +135,12 @@ def fit(
     normal = normal_features(rows, names)
     rows = ColdStart(names, normal)(rows)
     learned = rows[:, [column[name] for name in FOREST_FEATURES]]
-    forest = IsolationForest(
-        n_estimators=TREES, max_samples=min(MAX_SAMPLES, len(rows)), contamination=contamination, random_state=seed
-    ).fit(learned)
-    # Evenly spaced: scikit-learn takes 0.3 ms a row for 200 trees, which for all of them would be most of the time.
-    own = Tail.of(-forest.score_samples(learned[:: max(len(learned) // TAIL_ROWS, 1)]))
+    forest, isolation = fit_forest(learned, seed, contamination)
+    own = Tail.of(isolation[:: max(len(learned) // TAIL_ROWS, 1)])
     tails = {name: Tail.of(rows[:, column[name]]) for name in GRADED}
     evidence = Evidence(names, own, tails)
     newest = np.flatnonzero(labelled)[-WEIGHED_ON:]
-    weights = fit_weights(evidence, forest, learned[newest], rows[newest], fraud[newest], feedback=FEEDBACK in tiers)
+    weights = fit_weights(evidence, isolation[newest], rows[newest], fraud[newest], feedback=FEEDBACK in tiers)
     artifact: dict[str, Any] = {
         "forest": forest,
         "forest_features": list(FOREST_FEATURES),
@@ -170,26 +164,38 @@ def fit(
     with ThreadPoolExecutor(1) as beside:
         boosting = beside.submit(fit_boosting, supervised[known], fraud[known], seed)
         if 0 < fraud[earlier].sum() < len(earlier):
-            raw = fit_boosting(supervised[earlier], fraud[earlier], seed).predict_proba(supervised[later])[:, 1]
-            artifact["calibration"] = tuple(calibrate(raw, fraud[later]))
+            odds = log_odds(fit_boosting(supervised[earlier], fraud[earlier], seed), supervised[later])
+            artifact["calibration"] = tuple(calibrate(1.0 / (1.0 + np.exp(-odds)), fraud[later]))
         else:
             artifact["calibration"] = tuple(UNCALIBRATED)
         artifact["boosting"] = boosting.result()
     return artifact
 
 
-def fit_weights(evidence: Evidence, forest: Any, learned: Rows, rows: Rows, fraud: Bools, feedback: bool) -> Weights:
+def fit_forest(rows: Rows, seed: int, contamination: float | str) -> tuple[Any, Floats]:
+    """A fitted `IsolationForest`, and its risk of each of the rows, which are of shape (n, features of the forest)."""
+    from sklearn.ensemble import IsolationForest
+
+    forest = IsolationForest(n_estimators=TREES, max_samples=min(MAX_SAMPLES, len(rows)), random_state=seed).fit(rows)
+    risk, _ = IsolationScores(ForestParts.of(forest))(rows)
+    if contamination != "auto":
+        # As scikit-learn would, which takes several times as long to score the rows for it.
+        forest.set_params(contamination=contamination)
+        forest.offset_ = np.percentile(-risk, 100.0 * float(contamination))
+    return forest, risk
+
+
+def fit_weights(evidence: Evidence, isolation: Floats, rows: Rows, fraud: Bools, feedback: bool) -> Weights:
     """The weights that evidence has, by how it orders labelled rows; without enough labels the careful ones.
 
     The order is measured by average precision: first of rarity alone, then with what labels say of merchants.
 
-    learned: (n, features of the forest); rows: (n, features of the model), as the tiers read them; fraud: (n,).
+    isolation: (n,), the forest's risk; rows: (n, features of the model), as the tiers read them; fraud: (n,).
     """
     from sklearn.metrics import average_precision_score
 
     if fraud.sum() < FEWEST_FRAUDS or fraud.all():
         return CAREFUL
-    isolation, _ = IsolationScores(ForestParts.of(forest))(learned)
 
     def order(risk: Floats) -> float:
         return float(average_precision_score(fraud, risk))
@@ -213,37 +219,6 @@ def normal_features(rows: Rows, names: Sequence[str]) -> Normal:
     amounts = rows[:, column["amount"]].astype(np.float64)
     amounts = amounts[amounts <= np.quantile(amounts, 0.999)]
     return Normal(medians, float(amounts.mean()), float(amounts.std()))
-
-
-def fit_boosting(rows: Rows, fraud: Bools, seed: int) -> Any:
-    """Gradient boosting fitted to all frauds and at most `GENUINE_KEPT` others, weighted for those left out.
-
-    A random forest beside it, the mean of both, took nine times as long to fit and ordered no better: average precision
-    .574 to .578 on the simulation.
-    """
-    from sklearn.ensemble import HistGradientBoostingClassifier
-    from threadpoolctl import threadpool_limits
-
-    frauds, genuine = np.flatnonzero(fraud), np.flatnonzero(~fraud)
-    random = np.random.default_rng(seed)
-    kept = genuine if len(genuine) <= GENUINE_KEPT else random.choice(genuine, GENUINE_KEPT, replace=False)
-    chosen = np.sort(np.concatenate([frauds, kept]))
-    # Only where they say something: of fewer than 200,000 rows with weights scikit-learn takes 20 s to find the bins.
-    weights = np.where(fraud[chosen], 1.0, len(genuine) / len(kept)) if len(kept) < len(genuine) else None
-    boosting = HistGradientBoostingClassifier(
-        max_iter=400,
-        learning_rate=0.05,
-        max_leaf_nodes=16,
-        min_samples_leaf=30,
-        l2_regularization=5,
-        max_features=0.5,
-        early_stopping=False,
-        random_state=seed,
-    )
-    # On a machine with other work, threads that wait for each other by spinning made this five times slower; and sums
-    # over threads differ in their last digits.
-    with threadpool_limits(1, user_api="openmp"):
-        return boosting.fit(rows[chosen], fraud[chosen].astype(np.int64), sample_weight=weights)
 
 
 def calibrate(raw: Floats, fraud: Bools) -> Calibration:
