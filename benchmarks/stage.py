@@ -60,7 +60,7 @@ def train(path: Path, *options: str) -> Path:
 def add_model_option(parser: argparse.ArgumentParser) -> None:
     """`--model`, for `default_model`."""
     parser.add_argument(
-        "--model", type=Path, help="the default model, where it was trained already (3 min); else it is trained anew"
+        "--model", type=Path, help="the default model, where it was trained already (a minute); else it is trained anew"
     )
 
 
