@@ -590,9 +590,9 @@ def test_a_change_at_5000_a_second_loses_nothing_and_switches_once_a_partition(
         detector = subprocess.Popen([sys.executable, "-m", "dataflow.detect"], env=environ, stderr=stderr)
     try:
         await_line(log, "redflag: reading")
-        rules.write_text("[[rule]\n")  # told with no transaction at all
+        put(rules, "[[rule]\n")  # told with no transaction at all
         await_line(log, "redflag: the changed rules are not used")
-        rules.write_text(HIGH)
+        put(rules, HIGH)
         settings = Settings(brokers=broker.bootstrap)
         outputs = [names["alerts"], names["classified"], names["invalid"]]
         producer = Producer({"bootstrap.servers": broker.bootstrap})
@@ -620,7 +620,7 @@ def test_a_change_at_5000_a_second_loses_nothing_and_switches_once_a_partition(
         await_decisions()
         for change in (HIGH + LOW, "[[rule]\n", LOW):
             before = told(log)
-            rules.write_text(change)
+            put(rules, change)
             while told(log) == before:
                 send(1000)
                 assert count < 200_000, log.read_text()
@@ -640,6 +640,13 @@ def test_a_change_at_5000_a_second_loses_nothing_and_switches_once_a_partition(
     assert [sum(a != b for a, b in itertools.pairwise(each)) for each in in_order] == [2] * len(in_order)
     assert len({version for each in in_order for version in each}) == 3
     assert log.read_text().count("the changed rules are not used") == 2
+
+
+def put(rules: Path, text: str) -> None:
+    """Writes the file as a whole: the flow looks five times a second, and once saw it empty in between."""
+    aside = rules.with_suffix(".new")
+    aside.write_text(text)
+    aside.replace(rules)
 
 
 def told(log: Path) -> int:

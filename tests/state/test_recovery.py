@@ -219,7 +219,7 @@ def test_data_of_the_release_before_profiles_were_tables_is_refused_in_one_line_
     ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
     (line,) = (ended.stdout + ended.stderr).splitlines()
-    assert f"recovery directory {old} belongs to state_version [3, 2], but this flow has [4, 2]: name another" in line
+    assert f"recovery directory {old} belongs to state_version [3, 2], but this flow has [4, 3]: name another" in line
     after = contents(old)
     assert {name: after[name] for name in before} == before
     assert set(after) - set(before) <= {"lock.0", "lock.prepare"}
