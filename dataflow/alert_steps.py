@@ -16,6 +16,7 @@ from dataflow.events.decision import Decision
 from dataflow.events.transaction import DAY, Rejection
 from dataflow.metrics import EVICTED, SUPPRESSED
 from dataflow.process.faults import Guard
+from dataflow.profile_steps import FEWEST_SWEPT, SWEEPS
 from dataflow.profiles.table import NAME, Names
 from dataflow.rules.cooldown import RULES_KEPT, record_alert
 from dataflow.rules.ruleset import Cooldowns
@@ -35,10 +36,6 @@ VERSION = 3
 """Of what is kept; a new meaning takes a new number, and old recovery data is refused."""
 KEPT_AFTER = DAY
 """A user is kept so much longer than their last cooldown, for alerts that come late."""
-SWEEPS = 32
-"""Flushes in which all users of a lane are looked at once."""
-FEWEST_SWEPT = 256
-"""Users at least that are looked at in each."""
 
 
 class AlertPart(NamedTuple):

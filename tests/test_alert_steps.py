@@ -9,9 +9,10 @@ import numpy as np
 from bytewax.recovery import RecoveryConfig
 from bytewax.testing import TestingSink, TestingSource, run_main
 
-from dataflow.alert_steps import FEWEST_SWEPT, KEPT_AFTER, LAYOUT, SWEEPS, AlertSteps, RecentAlerts
+from dataflow.alert_steps import KEPT_AFTER, LAYOUT, AlertSteps, RecentAlerts
 from dataflow.detect import build
 from dataflow.events.decision import Decision, Verdict
+from dataflow.profile_steps import FEWEST_SWEPT, SWEEPS
 from dataflow.rules import LiveRules
 from dataflow.rules.cooldown import RULES_KEPT
 from dataflow.scoring.isolation_forest import Model
