@@ -39,6 +39,7 @@ from benchmarks.stage import (
     paced,
     run_through,
 )
+from dataflow.connectors.kafka_clients import watermarks
 from tests.support.kafka_server import KafkaServer
 
 WARM_UP = 3.0  # seconds of each rate that are sent and not counted
@@ -66,14 +67,10 @@ def send(bootstrap: str, topic: str, rate: float, seconds: float, after: int) ->
 def read(bootstrap: str, topics: Sequence[str], count: int, out: Path) -> None:
     """Reads decisions until `count` have come; writes the send time and the latency of each, in nanoseconds."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "latency", "enable.auto.commit": False})
-    ends = {t: [TopicPartition(t, p) for p in range(PARTITIONS)] for t in topics}
-    consumer.assign(
-        [
-            TopicPartition(part.topic, part.partition, consumer.get_watermark_offsets(part, timeout=10)[1])
-            for parts in ends.values()
-            for part in parts
-        ]
-    )
+    parts = [(topic, partition) for topic in topics for partition in range(PARTITIONS)]
+    # Asked until there is an answer: a partition of a topic that was just made may have no leader yet.
+    ends = {part: watermarks(consumer, *part, seconds=60)[1] for part in parts}
+    consumer.assign([TopicPartition(*part, ends[part]) for part in parts])
     consumer.poll(0.5)
     out.with_suffix(".ready").touch()
     found: list[tuple[bytes, int]] = []
@@ -86,6 +83,23 @@ def read(bootstrap: str, topics: Sequence[str], count: int, out: Path) -> None:
         deadline = time.monotonic() + 60  # without any
         found += [(message.value(), now) for message in messages if message.error() is None]
     np.save(out, np.array([(at, now - at) for at, now in ((stamp(value), now) for value, now in found)]))
+
+
+def start_reader(job: Job, count: int, out: Path) -> "subprocess.Popen[bytes]":
+    """A process that reads `count` decisions of a job, once it stands at the ends of the topics.
+
+    Raises:
+        RuntimeError: it ended before.
+    """
+    ready = out.with_suffix(".ready")
+    ready.unlink(missing_ok=True)  # of an earlier one with this file
+    reader = child("--read", job.bootstrap, ",".join(job.topics), str(count), str(out))
+    while not ready.exists():
+        if reader.poll() is not None:
+            msg = "the reader of decisions ended before it began"
+            raise RuntimeError(msg)
+        time.sleep(0.05)
+    return reader
 
 
 def child(*arguments: str) -> "subprocess.Popen[bytes]":
@@ -115,10 +129,7 @@ class Rates:
         """
         job, count = self._job, int(rate * (seconds + WARM_UP))
         out = self._scratch / f"{job.scratch.name}-{rate:g}.npy"
-        out.with_suffix(".ready").unlink(missing_ok=True)  # of the warm-up at this rate
-        reader = child("--read", job.bootstrap, ",".join(job.topics), str(count), str(out))
-        while not out.with_suffix(".ready").exists():
-            time.sleep(0.05)
+        reader = start_reader(job, count, out)
         alerts, spent, begun = self._alerts(), cpu_seconds(job.processes), time.monotonic()
         sender = child("--send", job.bootstrap, job.source, str(rate), str(seconds + WARM_UP), str(self._paid))
         self._paid += count

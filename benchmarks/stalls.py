@@ -22,7 +22,7 @@ from confluent_kafka import Producer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.latency import child as latency_child
+from benchmarks.latency import start_reader
 from benchmarks.payments import Payments, stamped
 from benchmarks.stage import PARTITIONS, RESULTS, ROOT, Job, add_model_option, default_model, machine, paced
 from tests.support.kafka_server import KafkaServer, free_ports
@@ -57,9 +57,7 @@ def measure(
             job.start(sys.executable, "-m", "dataflow.detect", *options)
         out = scratch / "stalls.npy"
         count = int(rate * 60 * minutes)
-        reader = latency_child("--read", job.bootstrap, ",".join(job.topics), str(count), str(out))
-        while not out.with_suffix(".ready").exists():
-            time.sleep(0.05)
+        reader = start_reader(job, count, out)
         while (job.scratch / "log").read_text().count("redflag: reading") < processes:
             job.check()
             time.sleep(0.1)
