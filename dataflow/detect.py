@@ -47,11 +47,15 @@ from dataflow.scoring.metadata import Scorer
 from dataflow.settings import Settings
 from dataflow.start_report import StartReport
 from dataflow.state import recovery
+from dataflow.state.committed import committed_states
 from dataflow.state.epochs import epoch_pace
 from dataflow.state.lanes import stateful_map
 from dataflow.state.snapshot_times import SnapshotTimes
 from dataflow.state.store import Store
 from dataflow.steps import Routed, Steps, dead_letter, is_fraudulent
+
+FLOW = "redflag_detect"
+WRITE_OUTPUTS = "write_outputs"
 
 
 def build(
@@ -68,7 +72,7 @@ def build(
     The source brings the messages of the transactions topic, and of the feedback topic in step with them. `store`:
     where the profiles are kept; None to keep nothing. `workers`: how many will run it, in all processes.
     """
-    flow = Dataflow("redflag_detect")
+    flow = Dataflow(FLOW)
     store = store or Store.open(None)
     limits = ProfileLimits(settings.profile_age_days, max(1, settings.max_profiles // store.lanes))
     profiles = ProfileSteps(store.names, model.amount_prior, limits, dead_letter, alone=workers == 1)
@@ -102,7 +106,7 @@ def build(
     # (source topic and partition, list[Record])
     # One sink for all topics: a decision that comes out otherwise after a crash cannot stand in two of them.
     routed = op.merge("merge_outputs", alerts, classified, invalid)
-    op.output("write_outputs", routed, sink)
+    op.output(WRITE_OUTPUTS, routed, sink)
     return flow
 
 
@@ -114,6 +118,8 @@ def flow() -> Dataflow:
     metrics_server.leave_bytewax_api_off()
     this_flow = recovery.lock_and_verify(recovery_identity(settings), sys.argv[1:])
     execution = Execution.read()
+    # Before Bytewax opens the rows: a process must not read them beside it.
+    committed = committed_states(execution.directory, f"{FLOW}.{WRITE_OUTPUTS}") if execution.directory else {}
     store = Store.open(execution.directory)
     store.epoch_seconds = execution.epoch_seconds
     model = load_model(settings.model_file, keep_in=FOLDER)
@@ -121,7 +127,7 @@ def flow() -> Dataflow:
     warm_up()
     health = Health(hung_seconds=max(HUNG_SECONDS, 2 * execution.epoch_seconds))
     metrics = metrics_server.serve(settings.metrics_address, execution.process, health)
-    lifecycle.stop_gracefully(settings.stop_timeout_seconds)
+    lifecycle.stop_gracefully(settings.stop_timeout_seconds, alone=execution.processes == 1)
     lifecycle.tune_gc()
     rules.watch()
     LiveModel(model, settings.model_file, settings.rules_check_seconds).watch()
@@ -133,7 +139,7 @@ def flow() -> Dataflow:
     topics = dict.fromkeys([*outputs, *chain.from_iterable(outputs.values())])
     watch = BrokerWatch(settings, list(topics), on_metadata=changes.counted, on_identities=changes.identified).start()
     ownership = own_outputs(settings, this_flow)
-    sink = ExactlyOnceSink(settings, outputs, report.topics, ownership.held)
+    sink = ExactlyOnceSink(settings, outputs, report.topics, ownership.held, committed)
     snapshots = SnapshotTimes(recovery=execution.directory is not None)
     for check in ready_checks(watch, ownership, sink, snapshots, execution.epoch_seconds):
         health.requires(check)

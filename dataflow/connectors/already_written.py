@@ -22,10 +22,12 @@ from dataflow.connectors.offset_set import OffsetSet
 from dataflow.connectors.topic_limits import DENIED, denied
 from dataflow.errors import UserError
 from dataflow.events.output_record import Origin, read_origin
+from dataflow.process import lifecycle
 from dataflow.settings import Settings
 
 Place = tuple[str, int]  # a topic and one of its partitions
 
+TOLD_FROM = 50_000  # records: to look through so many takes longer than a moment, so the log says what takes so long
 UNIDENTIFIED_KEPT = 200_000  # records, until they are held against the source
 GONE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC)
 
@@ -81,6 +83,7 @@ class AlreadyWritten:
                 self._from[place] = min(start, self._from.get(place, start))
                 self._next.setdefault(place, start)
             while due := [place for place in starts if not self._settled(source, place)]:
+                lifecycle.end_if_stopping()
                 self.look(due)
                 if not all(self._settled(source, place) for place in due):
                     time.sleep(0.05)
@@ -117,6 +120,10 @@ class AlreadyWritten:
                 self._looked[place] = clock
 
     def _read(self, ranges: Mapping[Place, tuple[int, int]]) -> None:
+        count = sum(end - begin for begin, end in ranges.values())
+        if count >= TOLD_FROM:
+            topics = ", ".join(sorted({topic for topic, _ in ranges}))
+            _log.info("looking through %d records of %s for what stands there already", count, topics)
         self._outputs.read(ranges, self._take)
         self._identify()
 
@@ -209,6 +216,7 @@ class _RangeReader:
         try:
             deadline = time.monotonic() + seconds
             while left:
+                lifecycle.end_if_stopping()  # there may be millions
                 # consume() alone would wait until it has all it may take: one is awaited, the rest is what is there.
                 first = consumer.poll(0.1)
                 for message in [] if first is None else [first, *consumer.consume(10_000, 0)]:

@@ -4,20 +4,18 @@ It has one part for each partition of each source. A part's snapshot returns onl
 acknowledged, and holds offsets of its outputs from which on anything may stand that the snapshot does not cover. Every
 record's headers say which message of the source it comes from. After a crash Bytewax replays from the last snapshot;
 the part then looks, in all partitions of its outputs from those offsets on, for what stands there already, and leaves
-it out. Without a snapshot it looks from their beginning.
+it out. Without a snapshot it looks from their beginning, or from where `output_starts` knows that it may.
 
 So outputs may grow between two runs. A record that is too large for its topic goes to the topic for invalid messages,
 its first bytes only, and counts as what became of its message.
 """
 
-import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import chain
-from typing import Any, NamedTuple, NoReturn, TypedDict
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
@@ -35,6 +33,7 @@ from dataflow.connectors.kafka_clients import (
     partition_counts,
 )
 from dataflow.connectors.offset_set import OffsetSet
+from dataflow.connectors.output_starts import Outputs, OutputStarts, SinkState
 from dataflow.connectors.record_producer import produce_records, source_headers
 from dataflow.connectors.topic_limits import Limits, check_rights, read_limits, warn_of_small_outputs
 from dataflow.errors import UserError
@@ -45,25 +44,7 @@ from dataflow.settings import Settings
 
 VERSION = 2
 POINTER_BYTES = 1000  # of the value of a record that is too large, and of its key
-ACCEPT_GAP = "REDFLAG_ACCEPT_GAP"
 ENDS_SECONDS = 10.0  # between two questions where the outputs end
-
-_log = logging.getLogger("redflag.sink")
-
-
-class OutputState(TypedDict):
-    """Of one output: which topic it is, and by partition from which offset on uncovered records may stand."""
-
-    topic_id: str  # "" where the broker has no topic ids
-    starts: list[int]
-
-
-class SinkState(TypedDict):
-    """What a part of the exactly-once sink keeps in a snapshot."""
-
-    version: int
-    cluster_id: str
-    outputs: dict[str, OutputState]
 
 
 class _Facts(NamedTuple):
@@ -77,6 +58,7 @@ class _Facts(NamedTuple):
     output_ends: dict[Place, int]
     limits: Limits  # of the outputs
     admin: AdminClient
+    starts: OutputStarts
     already: AlreadyWritten
 
 
@@ -95,16 +77,20 @@ class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
         routes: Mapping[str, Sequence[str]],
         counted: Callable[[Mapping[str, int]], None] | None = None,
         may_write: Callable[[], bool] = always,
+        committed: Mapping[str, SinkState] | None = None,
     ):
-        """`counted` hears the number of partitions of each topic; `may_write` says whether no other flow writes."""
+        """`counted` hears the number of partitions of each topic; `may_write` says whether no other flow writes.
+
+        `committed`: the last snapshots of all parts, by the keys of the parts, as far as they are known.
+        """
         self._settings = settings
         self._counted = counted
         self._may_write = may_write
+        self._committed = committed or {}
         self._routes = {source: tuple(outputs) for source, outputs in routes.items()}
         self._outputs = tuple(dict.fromkeys(chain.from_iterable(self._routes.values())))
         self._lock = threading.Lock()
         self._begun: _Facts | None = None
-        self._accepted: set[str] = set()
         self._acknowledged: list[Acknowledgements] = []  # of each worker
         # Bytewax shares the sink among the worker threads of a process.
         self._writers = PerWorker(self._make_writer)
@@ -138,12 +124,13 @@ class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
         facts = self._facts()
         source = facts.places[for_part]
         outputs = self._routes[source[0]]
-        starts = {output: self._starts(output, resume_state) for output in outputs}
+        starts = {output: facts.starts.of(source, output, resume_state) for output in outputs}
         if resume_state is None and facts.source_ends[source] == 0:
             already = OffsetSet()  # nothing had come when the flow started, so nothing was decided
         else:
             already = facts.already.find(source, _places(starts))
-        return _ExactlyOncePart(self._writers.get(), source, starts, already)
+        partitions = sum(topic == source[0] for topic, _ in facts.source_ends)
+        return _ExactlyOncePart(self._writers.get(), source, partitions, starts, already)
 
     def look(self) -> float | None:
         """Takes note of what was acknowledged for this worker; in how many seconds to look again, None: at no time."""
@@ -187,6 +174,7 @@ class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
         )
         already.look(output_ends)
         places = {source_key(*place): place for place in source_ends}
+        committed = {places[key]: state for key, state in self._committed.items() if key in places}
         return _Facts(
             order={key: index for index, key in enumerate(sorted(places))},
             places=places,
@@ -196,6 +184,7 @@ class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
             output_ends=output_ends,
             limits=Limits({topic: limits.by_topic[topic] for topic in outputs}, limits.known),
             admin=admin,
+            starts=OutputStarts(Outputs(counts, output_ends, identities), committed),
             already=already,
         )
 
@@ -203,56 +192,6 @@ class ExactlyOnceSink(FixedPartitionedSink[list[Record], SinkState]):
         writer = _Writer(self._settings, self._facts(), self._may_write)
         self._acknowledged.append(writer.acknowledged)
         return writer
-
-    def _starts(self, output: str, state: SinkState | None) -> list[int]:
-        """By partition of an output, from which offset on what stands there is to be looked for.
-
-        Raises:
-            UserError: it is another topic than the recovery data knows, and that was not accepted.
-        """
-        facts = self._facts()
-        beginning = [0] * facts.counts[output]
-        known = state["outputs"].get(output) if state is not None else None
-        if state is None or known is None:
-            return beginning
-        # A partition that was added since has nothing that the snapshot covers.
-        starts = [*known["starts"], *beginning[len(known["starts"]) :]]
-        differs = self._difference(output, state, known, starts)
-        if not differs:
-            return starts
-        if os.environ.get(ACCEPT_GAP) != "1":
-            msg = (
-                f"{differs}: bring back what was there, or start once with --accept-gap, to go on with the profiles; "
-                f"{output} is then read from its beginning, and nothing that stands there is written again"
-            )
-            raise UserError(msg)
-        with self._lock:
-            if output not in self._accepted:
-                self._accepted.add(output)
-                _log.warning("%s: accepted; %s is read from its beginning", differs, output)
-        return beginning
-
-    def _difference(self, output: str, state: SinkState, known: OutputState, starts: list[int]) -> str:
-        """What about an output is not as the recovery data says; empty if nothing."""
-        facts = self._facts()
-        now = facts.identities[output]
-        if state["cluster_id"] and now.cluster_id and state["cluster_id"] != now.cluster_id:
-            return f"the recovery data was written on cluster {state['cluster_id']}, but this is {now.cluster_id}"
-        if known["topic_id"] and now.topic_id and known["topic_id"] != now.topic_id:
-            return (
-                f"{output} was made anew since the recovery data was written (topic id {known['topic_id']}, now "
-                f"{now.topic_id})"
-            )
-        if len(starts) > facts.counts[output]:
-            return f"{output} has {facts.counts[output]} partitions, but the recovery data knows {len(starts)}"
-        for number, start in enumerate(starts):
-            end = facts.output_ends[output, number]
-            if start > end:
-                return (
-                    f"{output}[{number}] ends at offset {end}, but the recovery data says that {start} records were "
-                    "acknowledged: the topic was made anew or cut"
-                )
-        return ""
 
 
 def _places(starts: Mapping[str, list[int]]) -> dict[Place, int]:
@@ -272,9 +211,17 @@ def _grown(key: str) -> NoReturn:
 class _ExactlyOncePart(StatefulSinkPartition[list[Record], SinkState]):
     """Writes what becomes of the messages of one partition of a source."""
 
-    def __init__(self, writer: "_Writer", source: Place, starts: dict[str, list[int]], already: OffsetSet):
+    def __init__(
+        self,
+        writer: "_Writer",
+        source: Place,
+        source_partitions: int,
+        starts: dict[str, list[int]],
+        already: OffsetSet,
+    ):
         self._writer = writer
         self._source_topic, self._partition = source
+        self._source_partitions = source_partitions
         self._starts = starts  # as of the last snapshot
         self._already = already  # offsets in the source
         self._reached = -1  # the highest offset that came, while something stands
@@ -320,7 +267,7 @@ class _ExactlyOncePart(StatefulSinkPartition[list[Record], SinkState]):
         if not self._already:
             self._starts = {topic: writer.next_offsets(topic) for topic in self._starts}
         # Else a restart must find again what stands there and has not come yet: the offsets stay where they were.
-        return writer.state(self._starts)
+        return writer.state(self._starts, self._source_partitions)
 
 
 class _Writer:
@@ -361,7 +308,7 @@ class _Writer:
         """By partition, from which offset on the next records can stand; to be asked after `flush`."""
         return [self._next[topic, number] for number in range(self._facts.counts[topic])]
 
-    def state(self, starts: Mapping[str, list[int]]) -> SinkState:
+    def state(self, starts: Mapping[str, list[int]], source_partitions: int) -> SinkState:
         """The snapshot of a part."""
         identities = self._facts.identities
         return {
@@ -371,6 +318,7 @@ class _Writer:
                 topic: {"topic_id": identities[topic].topic_id, "starts": list(offsets)}
                 for topic, offsets in starts.items()
             },
+            "source_partitions": source_partitions,
         }
 
     def flush(self) -> None:

@@ -21,6 +21,7 @@ R = TypeVar("R")
 
 _log = logging.getLogger("redflag.lifecycle")
 _stopping = threading.Event()
+_alone = threading.Event()  # set in a process that no other waits for
 _failing = threading.RLock()  # held by the thread that ends the process with a user's mistake
 _reporting = threading.Event()  # set in a process that is a flow and nothing else, so not in tests
 
@@ -33,6 +34,17 @@ def stopping() -> bool:
 def wait_for_stop(seconds: float) -> None:
     """Sleeps, but not longer than until a stop is asked for."""
     _stopping.wait(seconds)
+
+
+def end_if_stopping() -> None:
+    """Ends this process, where a stop was asked for and no other process waits for it.
+
+    To be called by what looks through the outputs at a start, which can take longer than a stop may. What other worker
+    threads have decided by then, the next start finds.
+    """
+    if _stopping.is_set() and _alone.is_set():
+        _log.info("stopped while it still looked for what stands on the outputs: nothing is lost by that")
+        os._exit(_exit_status[-1])
 
 
 _when_running: list[Callable[[], None]] = []
@@ -77,8 +89,8 @@ def exit_on_user_error(method: Callable[P, R]) -> Callable[P, R]:
     return guarded
 
 
-def stop_gracefully(stop_timeout_seconds: float) -> None:
-    """From now on SIGTERM and Ctrl-C stop the flow gracefully.
+def stop_gracefully(stop_timeout_seconds: float, alone: bool = False) -> None:
+    """From now on SIGTERM and Ctrl-C stop the flow gracefully; `alone`: it is all in this process.
 
     A stop ends the sources; Bytewax then finishes what is in hand, takes the last snapshot and returns. What is not
     done after `stop_timeout_seconds` (the broker is away, or another process of the cluster does not stop) is given
@@ -102,6 +114,8 @@ def stop_gracefully(stop_timeout_seconds: float) -> None:
             timer.daemon = True
             timer.start()
 
+    if alone:
+        _alone.set()
     # Python runs a handler in the main thread, between bytecodes: not while that waits for a broker inside a client.
     # The number of the signal is written to the pipe at once, and a thread of its own reads it.
     listening, told = os.pipe()
@@ -161,9 +175,12 @@ def _report(kind: type[BaseException], error: BaseException, traceback: Tracebac
 TOPICS_CHANGED = 3
 """The exit status that says to a supervisor: the topics have changed, start me anew."""
 
+_exit_status = [0]  # the last is that of a graceful stop
+
 
 def end_with(status: int, stop_timeout_seconds: float) -> None:
     """Stops the flow gracefully, and ends the process with that status, at the latest after the timeout."""
+    _exit_status.append(status)
     atexit.register(os._exit, status)
     _stopping.set()
     timer = threading.Timer(stop_timeout_seconds, os._exit, (status,))

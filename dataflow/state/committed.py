@@ -1,4 +1,4 @@
-"""The tokens in Bytewax's rows: what the next execution will resume from.
+"""The tokens and the states in Bytewax's rows: what the next execution will resume from.
 
 Not to be read in a process in which Bytewax has the rows open: it has a SQLite of its own, and where two of them have a
 file open in one process, the one takes the other's locks away (https://sqlite.org/howtocorrupt.html, 2.2.1), and the
@@ -45,16 +45,34 @@ def committed_tokens(recovery: Path) -> dict[tuple[str, str], Token]:
     Raises:
         UserError: a recovery partition cannot be read.
     """
+    found = {}
+    for (step_id, name), change in _committed_changes(recovery, f"*{OPERATOR}").items():
+        token = _read(change)
+        if isinstance(token, Token):
+            found[step_id.removesuffix(OPERATOR).rpartition(".")[2], name] = token
+    return found
+
+
+def committed_states(recovery: Path, step_id: str) -> dict[str, Any]:
+    """The states that the parts of an input or output will be resumed from, by part; of plain values only.
+
+    Raises:
+        UserError: a recovery partition cannot be read.
+    """
+    states = {part: _read(change) for (_, part), change in _committed_changes(recovery, step_id).items()}
+    return {part: state for part, state in states.items() if state is not None}
+
+
+def _committed_changes(recovery: Path, step_ids: str) -> dict[tuple[str, str], bytes | None]:
+    """By step and key the newest pickled change of an epoch that is past; `step_ids` as in SQLite's GLOB."""
     before = resume_epoch(recovery)
-    newest: dict[tuple[str, str], tuple[int, Token]] = {}
+    newest: dict[tuple[str, str], tuple[int, bytes | None]] = {}
     for part in _parts(recovery):
-        query = "SELECT step_id, state_key, snap_epoch, ser_change FROM snaps WHERE snap_epoch < ? AND step_id LIKE ?"
-        for step_id, name, epoch, change in _rows(part, query, (before, f"%{OPERATOR}")):
-            token = _token(change)
-            step = step_id.removesuffix(OPERATOR).rpartition(".")[2]
-            if token is not None and epoch >= newest.get((step, name), (0, token))[0]:
-                newest[step, name] = epoch, token
-    return {lane: token for lane, (_, token) in newest.items()}
+        query = "SELECT step_id, state_key, snap_epoch, ser_change FROM snaps WHERE snap_epoch < ? AND step_id GLOB ?"
+        for step_id, key, epoch, change in _rows(part, query, (before, step_ids)):
+            if epoch >= newest.get((step_id, key), (0, None))[0]:
+                newest[step_id, key] = epoch, change
+    return {where: change for where, (_, change) in newest.items()}
 
 
 class _OnlyTokens(pickle.Unpickler):
@@ -65,13 +83,12 @@ class _OnlyTokens(pickle.Unpickler):
         raise pickle.UnpicklingError(msg)
 
 
-def _token(change: bytes | None) -> Token | None:
-    """The token in a row; None if the row is of another kind of step."""
+def _read(change: bytes | None) -> Any:
+    """The token or the plain values in a row; None if it is of another kind."""
     try:
-        found = _OnlyTokens(io.BytesIO(change or b"")).load()
+        return _OnlyTokens(io.BytesIO(change or b"")).load()
     except (pickle.UnpicklingError, EOFError, AttributeError, ValueError, IndexError):
         return None
-    return found if isinstance(found, Token) else None
 
 
 def _parts(recovery: Path) -> list[Path]:

@@ -106,6 +106,16 @@ def crash(part: Part) -> None:
     part._writer.delivery.flush()
 
 
+def taken_by(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
+    """Which records are looked at from now on."""
+    taken: list[Message] = []
+    take = already_written.AlreadyWritten._take
+    monkeypatch.setattr(
+        already_written.AlreadyWritten, "_take", lambda self, message: (taken.append(message), take(self, message))
+    )
+    return taken
+
+
 def standing(settings: Settings) -> Counter[bytes]:
     return Counter(m.value() for m in read_all(settings, outputs(settings)))
 
@@ -242,24 +252,25 @@ def record_headers(settings: Settings, partition: int, offset: int, at: int = 1_
     return [(name, value.encode()) for name, value in headers.items() if value]
 
 
-def test_the_parts_of_a_process_read_the_outputs_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_parts_of_a_process_read_the_outputs_once_and_say_so(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     feed(settings, dict.fromkeys(range(4), 50))
     sink = ExactlyOnceSink(settings, routes(settings))
     for partition in range(4):
         part = sink.build_part("write", record.source_key(settings.transactions_topic, partition), None)
         part.write_batch(records(settings, range(50), partition))
         crash(part)
-    taken = []
-    take = already_written.AlreadyWritten._take
-    monkeypatch.setattr(
-        already_written.AlreadyWritten, "_take", lambda self, message: (taken.append(message), take(self, message))
-    )
+    taken = taken_by(monkeypatch)
+    monkeypatch.setattr(already_written, "TOLD_FROM", 200)
+    caplog.set_level(logging.INFO)
     sink = ExactlyOnceSink(settings, routes(settings))
     for partition in range(4):
         key = record.source_key(settings.transactions_topic, partition)
         part = sink.build_part("write", key, None)
         assert len(part._already) == 50
     assert len(taken) == 200
+    assert caplog.text.count("looking through 200 records of ") == 1
 
 
 def test_a_part_that_is_built_later_with_an_earlier_snapshot_finds_what_stands_behind_it(settings: Settings) -> None:
@@ -403,6 +414,83 @@ def test_outputs_that_grew_double_nothing_with_the_recovery_data_of_before(broke
     crash(third)
     taken = run(settings, 7, state)._already
     assert (len(taken), 23 in taken) == (1, True)
+
+
+# ---- sources that grow
+
+
+def part_of(settings: Settings, partition: int, committed: dict[int, SinkState]) -> Part:
+    """The part of a partition without a snapshot, beside those of others, in a new run."""
+    keys = {number: record.source_key(settings.transactions_topic, number) for number in (partition, *committed)}
+    states = {keys[number]: state for number, state in committed.items()}
+    sink = ExactlyOnceSink(settings, routes(settings), committed=states)
+    return sink.build_part("write", keys[partition], None)
+
+
+@pytest.fixture
+def grown(broker: Broker, topics: MakeTopic) -> tuple[Settings, SinkState]:
+    """A source that had one partition and 100 decisions, and then was given a second; the snapshot between."""
+    settings = make_settings(broker.bootstrap, topics, source=1, outputs=1, invalid=1)
+    feed(settings, {0: 200})
+    before = run(settings, 0)
+    before.write_batch(records(settings, range(100)))
+    state = before.snapshot()
+    grow(settings, 2, [settings.transactions_topic])
+    feed(settings, {1: 10})
+    return settings, state
+
+
+@real_kafka
+def test_an_added_partition_is_looked_for_where_the_snapshots_of_before_end(
+    grown: tuple[Settings, SinkState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stood there before is not read; killed before its own first snapshot, it doubles nothing."""
+    settings, state = grown
+    first = part_of(settings, 1, {0: state})
+    first.write_batch(records(settings, range(5), 1))
+    crash(first)
+    taken = taken_by(monkeypatch)
+    second = part_of(settings, 1, {0: state})
+    assert len(taken) == 5
+    second.write_batch(records(settings, range(10), 1))
+    assert second.snapshot()["source_partitions"] == 2
+    assert standing(settings) == once(*range(100)) + once(*range(10), partition=1)
+
+
+@real_kafka
+def test_a_snapshot_of_a_flow_that_had_the_partition_tells_nothing_of_where_it_begins(
+    grown: tuple[Settings, SinkState],
+) -> None:
+    """A flow with other recovery data had written some of it before, and this one was killed before its snapshot."""
+    settings, state = grown
+    elsewhere = part_of(settings, 1, {})
+    elsewhere.write_batch(records(settings, range(5), 1))
+    crash(elsewhere)
+    back = run(settings, 0, state)
+    back.write_batch(records(settings, range(100, 150)))
+    later = back.snapshot()
+    assert later["outputs"][settings.alerts_topic]["starts"] == [155]
+    part = part_of(settings, 1, {0: later})
+    part.write_batch(records(settings, range(10), 1))
+    crash(part)
+    assert standing(settings) == once(*range(150)) + once(*range(10), partition=1)
+
+
+@real_kafka
+@pytest.mark.parametrize("change", ["other topic", "says nothing", "reaches further"])
+def test_a_snapshot_that_does_not_fit_an_output_tells_nothing_of_where_an_added_partition_begins(
+    grown: tuple[Settings, SinkState], monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    settings, state = grown
+    if change == "other topic":
+        state["outputs"][settings.alerts_topic]["topic_id"] = "x"
+    elif change == "reaches further":
+        state["outputs"][settings.alerts_topic]["starts"] = [1000]
+    else:
+        del state["source_partitions"]
+    taken = taken_by(monkeypatch)
+    part_of(settings, 1, {0: state})
+    assert len(taken) == 100
 
 
 @real_kafka
@@ -730,8 +818,10 @@ def test_a_topic_whose_limit_is_lowered_while_the_flow_runs_ends_it_with_the_rea
     part = run(settings)
     configure(settings, settings.alerts_topic, "max.message.bytes", "200")
     with pytest.raises(UserError, match=r"max\.message\.bytes was lowered: start again"):
-        part.write_batch(records(settings, range(50)))
-        part.snapshot()
+        for number in range(200):  # the broker takes it over after it has said that it has
+            part.write_batch(records(settings, range(50 * number, 50 * number + 50)))
+            part.snapshot()
+            time.sleep(0.05)
 
 
 def configure(settings: Settings, topic: str, name: str, value: str) -> None:

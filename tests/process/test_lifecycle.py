@@ -15,8 +15,10 @@ import pytest
 from confluent_kafka import Producer
 
 from dataflow.connectors import kafka_source
+from dataflow.detect import FLOW, WRITE_OUTPUTS
 from dataflow.events import output_record as record
 from dataflow.settings import Settings
+from dataflow.state.committed import committed_states
 from tests.conftest import Broker
 from tests.support.builders import raw
 from tests.support.detection import environ_of, topics_by_default, topics_of_its_own
@@ -33,12 +35,13 @@ class Flow:
         self.environ = environ_of(settings, model_file, directory)
         self.process: subprocess.Popen[bytes]
 
-    def start(self) -> None:
+    def start(self, wait: bool = True) -> None:
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "dataflow.detect"], env=self.environ, stderr=log, stdout=log
             )
-        wait_for(lambda: self.said().count(f"{kafka_source.READY} {self.settings.transactions_topic}[") >= 1)
+        if wait:
+            wait_for(lambda: f"{kafka_source.READY} {self.settings.transactions_topic}[" in self.said())
 
     def said(self) -> str:
         return self._log.read_text(errors="replace")
@@ -102,6 +105,39 @@ def test_sigterm_in_the_midst_of_work_ends_with_0_and_loses_and_doubles_nothing(
     wait_for(lambda: len(flow.decided()) >= 20_000)
     assert flow.stop() == 0, flow.said()
     assert set(flow.decided().values()) == {1}
+
+
+def test_a_stop_while_it_looks_for_what_stands_on_the_outputs_ends_with_0_at_once(flow: Flow) -> None:
+    """That may take minutes where millions stand there; a stop that waited for it would be given up after 8 s."""
+    flow.give(1000)
+    wait_for(lambda: len(flow.decided()) >= 1000)
+    flow.process.kill()
+    flow.process.wait()
+    flow.environ["OUTPUT_SETTLE_SECONDS"] = "60"
+    flow.start(wait=False)
+    lock = Path(flow.environ["RECOVERY_DIR"]) / "lock.0"
+    wait_for(lambda: lock.read_text().split() == [str(flow.process.pid), "running"])
+    assert flow.stop() == 0, flow.said()
+    assert "still looked for what stands on the outputs" in flow.said()
+    del flow.environ["OUTPUT_SETTLE_SECONDS"]
+    flow.start()
+    flow.give(1000)
+    wait_for(lambda: len(flow.decided()) >= 2000)
+    assert flow.stop() == 0, flow.said()
+    assert set(flow.decided().values()) == {1}
+
+
+def test_what_a_flow_gives_its_sink_of_its_last_run_are_the_snapshots_of_all_parts(flow: Flow) -> None:
+    flow.give(1000)
+    wait_for(lambda: len(flow.decided()) >= 1000)
+    assert flow.stop() == 0, flow.said()
+    recovery = Path(flow.environ["RECOVERY_DIR"])
+    states = committed_states(recovery, f"{FLOW}.{WRITE_OUTPUTS}")
+    topic = flow.settings.transactions_topic
+    assert {key for key in states if key.startswith(topic)} == {record.source_key(topic, number) for number in range(4)}
+    assert {state["source_partitions"] for state in states.values()} == {4}
+    starts = [state["outputs"][output]["starts"] for state in states.values() for output in state["outputs"]]
+    assert max(map(sum, starts)) > 0
 
 
 def test_an_idle_flow_ends_at_once(flow: Flow) -> None:
