@@ -47,9 +47,16 @@ def stamped(value: bytes, number: int) -> bytes:
     return b'{"transaction_id":"%d-%d%s' % (time.time_ns(), number, value[value.index(b'"', _ID_AT) :])
 
 
+class _Stamped(msgspec.Struct):
+    transaction_id: str
+
+
+_STAMPED = msgspec.json.Decoder(_Stamped)
+
+
 def stamp(decision: bytes) -> int:
     """When the payment of a decision was `stamped`: nanoseconds since 1970."""
-    return int(msgspec.json.decode(decision)["transaction_id"].split("-")[0])
+    return int(_STAMPED.decode(decision).transaction_id.split("-")[0])
 
 
 def _unit(numbers: Numbers, question: int) -> NDArray[np.float64]:

@@ -9,9 +9,11 @@ of the second: the machine is noisy, and what this is to show grows to whole sec
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,14 @@ from tests.support.kafka_server import KafkaServer, free_ports
 
 LEAST_MINUTES = 3
 USERS = 10_000
+PRINTED = {
+    "minute": "minute",
+    "p50_ms": "p50 ms",
+    "p99_ms": "p99 ms",
+    "longest_ms": "longest ms",
+    "until_handed_over_ms": "of it until the flow had decided",
+    "longest_sync_ms": "a page's longest sync ms",
+}
 BUSY_PERCENT = 90  # of the users go to the partition of one process, where there are two
 
 
@@ -43,6 +53,33 @@ def send(bootstrap: str, topic: str, rate: float, seconds: float, uneven: bool) 
         producer.produce(topic, stamped(value, number), user, partition)
         producer.poll(0)
     producer.flush(60)
+
+
+class SyncProbe:
+    """Writes a page beside the flow's state each second, and times the sync: what the disk alone takes.
+
+    A snapshot waits for eight or ten syncs, one after the other, so no pause can be shorter than what these take.
+    """
+
+    def __init__(self, directory: Path):
+        self._path = directory / "probe"
+        self.found: list[tuple[int, float]] = []  # when each began, ns since 1970, and how long it took, ms
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends it; what it found stays."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with self._path.open("wb", buffering=0) as file:
+            while not self._stop.wait(1.0):
+                file.write(bytes(4096))
+                at, began = time.time_ns(), time.perf_counter()
+                os.fdatasync(file.fileno())
+                self.found.append((at, 1e3 * (time.perf_counter() - began)))
 
 
 def measure(
@@ -62,22 +99,29 @@ def measure(
             job.check()
             time.sleep(0.1)
         arguments = ["--send", job.bootstrap, job.source, str(rate), str(60 * minutes), str(int(processes > 1))]
+        probe = SyncProbe(job.scratch)
         sender = subprocess.Popen([sys.executable, "-m", "benchmarks.stalls", *arguments], cwd=ROOT)
         if sender.wait() or reader.wait():
             msg = "sending or reading failed"
             raise RuntimeError(msg)
+        probe.close()
         job.check()
         job.stop()
     rows = np.load(out)
-    minute = ((rows[:, 0] - rows[:, 0].min()) // 60e9).astype(int)
+    began = rows[:, 0].min()
+    minute = ((rows[:, 0] - began) // 60e9).astype(int)
     found = []
     for number in range(minute.max() + 1):
-        taken = rows[minute == number, 1] / 1e6
+        taken, in_flow = rows[minute == number, 1:].T / 1e6
         p50, p99 = np.percentile(taken, (50, 99))
+        slowest = int(taken.argmax())
+        syncs = [took for at, took in probe.found if (at - began) // 60e9 == number]
         found.append(
             {
                 "row": "minute", "processes": processes, "interval": interval, "per_second": rate,
-                "minute": number + 1, "p50_ms": float(p50), "p99_ms": float(p99), "longest_ms": float(taken.max()),
+                "minute": number + 1, "p50_ms": float(p50), "p99_ms": float(p99), "longest_ms": float(taken[slowest]),
+                "until_handed_over_ms": float(in_flow[slowest]),
+                "longest_sync_ms": max(syncs, default=0.0),
             }
         )  # fmt: skip
     return found
@@ -105,9 +149,9 @@ def main() -> int:
     where = machine()
     with tempfile.TemporaryDirectory(prefix="redflag-bench-") as scratch:
         rows = measure(given.minutes, given.processes, given.rate, given.interval, given.model, Path(scratch))
-    table = Table("minute", "p50 ms", "p99 ms", "longest ms")
+    table = Table(*PRINTED.values())
     for row in rows:
-        table.add_row(*(f"{row[name]:,.0f}" for name in ("minute", "p50_ms", "p99_ms", "longest_ms")))
+        table.add_row(*(f"{row[name]:,.0f}" for name in PRINTED))
     Console(width=80).print(table)
     out = given.out or RESULTS / f"stalls-{given.processes}.jsonl"
     out.write_text("".join(json.dumps(line) + "\n" for line in [{"machine": where}, *rows]))
