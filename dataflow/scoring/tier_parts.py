@@ -11,6 +11,9 @@ from dataflow.scoring.isolation_forest import ForestAnswers, ForestParts, rows_a
 TailParts = tuple[Floats, int]
 """As `Tail` takes it."""
 
+WeightParts = tuple[dict[str, float], float, float]
+"""As `Weights` takes them."""
+
 
 class SupervisedParts(NamedTuple):
     """What is read of a fitted `HistGradientBoostingClassifier` of two classes, and of its calibration."""
@@ -31,7 +34,8 @@ class TierParts(NamedTuple):
     tails: dict[str, TailParts]
     population: tuple[float, float]
     normal: tuple[dict[str, float], float, float]
-    weights: tuple[dict[str, float], float, float] | None  # earlier models have none
+    weights: WeightParts | None  # of evidence without feedback; earlier models have none
+    feedback_weights: WeightParts | None  # of evidence with feedback; None as with `weights`, or without that tier
     supervised: SupervisedParts | None
 
     @classmethod
@@ -45,6 +49,7 @@ class TierParts(NamedTuple):
             artifact["population"],
             artifact["normal"],
             artifact.get("weights"),
+            artifact.get("feedback_weights"),
             _supervised(artifact) if supervised else None,
         )
 

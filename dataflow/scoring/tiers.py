@@ -47,7 +47,7 @@ frauds, and at full weight these stood above all else: feedback made the order w
 graded features at .3 evidence ordered worse than the forest by itself (average precision .291 to .313)."""
 BOLD_EVIDENCE = Weights(dict.fromkeys(GRADED, 0.3), 0.02, 3.0)
 """On the handbook's data, where amounts tell most, evidence orders by .272 with these, by .253 with the careful."""
-FEW_FRAUDS = (3.0, 1.0, 0.0)
+FEW_FRAUDS = (3.0, 1.0, 0.5, 0.25, 0.0)
 """What `few_frauds` may be: on the handbook's data, where one fraud mostly means a breach, 0 orders by .72, 3 by .6."""
 RARE_FROM, RARE_TO = 1.5, 3.5
 """Powers of ten: a value is no evidence where 1 in 32 reach it in training, and full evidence where 1 in 3,000 do."""
@@ -197,6 +197,9 @@ class TieredModel:
         tails = {name: Tail(*tail) for name, tail in parts.tails.items()}
         self._evidence = Evidence(self.features, Tail(*parts.forest_tail), tails)
         self._weights = Weights(*parts.weights) if parts.weights is not None else CAREFUL  # of earlier models
+        self._feedback_weights = self._weights  # of earlier models
+        if parts.feedback_weights is not None:
+            self._feedback_weights = Weights(*parts.feedback_weights)
         self._feedback = FEEDBACK in metadata.tiers
         self._supervised = parts.supervised is not None
         self.importance: dict[str, float] = {}  # of each feature to the supervised tier: its share of the splits' gain
@@ -246,9 +249,10 @@ class TieredModel:
 
     def graded(self, isolation: Floats, rows: Rows, feedback: bool) -> Floats:
         """Noisy-OR of the evidence: of the forest, of rarity, and with `feedback` of the merchant's frauds."""
-        found = 1.0 - self._evidence(isolation, rows, self._weights)
+        weights = self._feedback_weights if feedback else self._weights
+        found = 1.0 - self._evidence(isolation, rows, weights)
         if feedback:
-            found *= 1.0 - self._evidence.of_frauds(rows, self._weights)
+            found *= 1.0 - self._evidence.of_frauds(rows, weights)
         risk: Floats = 1.0 - found
         return risk
 
