@@ -357,3 +357,23 @@ def test_pages_fit_a_phone_in_light_and_dark(console: RunningConsole) -> None:
                 assert phone.execute_script("return document.documentElement.scrollWidth") <= 390
                 dark = phone.execute_script("return document.body.classList.contains('body--dark')")
                 assert dark is (wish == "dark")
+
+
+DARK = """
+const editor = getComputedStyle(document.querySelector('.cm-editor')).backgroundColor.match(/\\d+/g).slice(0, 3);
+return [document.body.classList.contains('body--dark'), editor.every(each => each < 128)];
+"""
+"""Whether the page and the editor of its rules are dark, as they are drawn."""
+
+
+@pytest.mark.parametrize("wish", ["light", "dark"])
+def test_page_and_editor_are_as_the_browser_wishes_and_one_click_turns_them(
+    browser: Any, console: RunningConsole, wish: str
+) -> None:
+    preferred = [{"name": "prefers-color-scheme", "value": wish}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": preferred})
+    browser.get(f"{console.url}rules")
+    await_that(lambda: browser.find_elements("css selector", ".cm-line"))
+    await_that(lambda: browser.execute_script(DARK) == [wish == "dark"] * 2)
+    click(browser, "light or dark")
+    await_that(lambda: browser.execute_script(DARK) == [wish != "dark"] * 2)
