@@ -178,6 +178,66 @@ def test_keys_label_and_take_the_chosen_case(browser: Any, console: RunningConso
     await_that(lambda: len(rows(browser)) == 2)
 
 
+CHOSEN = """
+const row = document.querySelector('.queue-grid .ag-row-selected');
+return [row?.getAttribute('row-id'), row?.getAttribute('row-index'),
+        document.activeElement.closest('.ag-row')?.getAttribute('row-id')];
+"""
+"""The chosen row and its place, and the row that has the focus."""
+
+
+def test_the_focus_stays_on_the_chosen_row_as_others_come_and_follows_the_arrows(
+    browser: Any, console: RunningConsole
+) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    produce(console, ("ann", alert_json("ann")), ("bob", alert_json("bob")), ("cid", alert_json("cid")))
+    open_queue(browser, console)
+    await_that(lambda: len(rows(browser)) == 3)
+    press(browser, "j")
+    chosen, place, focused = browser.execute_script(CHOSEN)
+    assert (place, focused) == ("0", chosen)
+    produce(console, ("dan", alert_json("dan")))
+    await_that(lambda: browser.execute_script(CHOSEN) == [chosen, "1", chosen])
+    press(browser, Keys.ARROW_DOWN)
+    await_that(lambda: browser.execute_script(CHOSEN)[1] == "2")
+    below, _, focused = browser.execute_script(CHOSEN)
+    assert below == focused != chosen
+    press(browser, "a")
+    await_that(lambda: "has it" in browser.find_element("css selector", f"[row-id='{below}']").text)
+    assert sum("has it" in row for row in rows(browser)) == 1
+    press(browser, "g")
+    await_that(lambda: "genuine; analyst has it" in browser.find_element("css selector", f"[row-id='{below}']").text)
+    press(browser, "c")  # the row goes; the next key is for the one that took its place
+    await_that(lambda: len(rows(browser)) == 3)
+    press(browser, "j")
+    await_that(lambda: browser.execute_script(CHOSEN)[1] == "2")
+
+
+def test_the_queue_is_as_it_was_left_until_it_is_cleared_and_a_screen_reader_is_told_now_and_then(
+    browser: Any, console: RunningConsole
+) -> None:
+    produce(console, ("ann", alert_json("ann")), ("bob", alert_json("bob", merchant="Kiosk 24", amount=7.0)))
+    open_queue(browser, console)
+    await_that(lambda: len(rows(browser)) == 2)
+    press(browser, "/")
+    press(browser, "kiosk")
+    await_that(lambda: len(rows(browser)) == 1)
+    status = "return document.querySelector('.heard[role=status]').innerText"
+    await_that(lambda: browser.execute_script(status) == "1 cases")
+    browser.get(f"{console.url}case/1")
+    await_that(lambda: "This alert" in text(browser))
+    open_queue(browser, console)
+    await_that(lambda: len(rows(browser)) == 1)
+    assert browser.find_element("css selector", ".queue-search input").get_attribute("value") == "kiosk"
+    click(browser, "clear")
+    await_that(lambda: len(rows(browser)) == 2)
+    await_that(lambda: browser.execute_script(status) == "2 cases")
+    produce(console, ("cid", alert_json("cid")))
+    await_that(lambda: "3 cases" in browser.find_element("css selector", ".queue-count").text)
+    assert browser.execute_script(status) == "2 cases"
+
+
 def test_of_two_analysts_who_take_a_case_one_gets_it(browser: Any, console: RunningConsole) -> None:
     produce(console, ("ann", alert_json("ann")))
     open_queue(browser, console)
@@ -282,7 +342,7 @@ def keys_are_quick_in_a_burst(browser: Any, console: RunningConsole, name: str, 
     produce(console, *((f"{name}{number}", alert_json(f"{name}{number}", score=0.5)) for number in range(5000)))
     taken = []
     deadline = time.monotonic() + 60
-    while len(taken) < 10 or said not in browser.find_element("css selector", "[role=status]").text:
+    while len(taken) < 10 or said not in browser.find_element("css selector", ".queue-count").text:
         assert time.monotonic() < deadline, text(browser)[:300]
         taken.append(browser.execute_async_script(PRESS, "j"))
     gaps = sorted(browser.execute_script("return window.gaps"))
