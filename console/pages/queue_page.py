@@ -11,6 +11,7 @@ from console import figures, queue_view
 from console.cases import PIVOTS, Outcome
 from console.pages.frame import LOOK_SECONDS, Desk, act, frame, may
 from console.pages.queue_rows import Shown, id_of_group, row_of
+from console.pages.suppressed_part import SuppressedPart
 from console.shown_text import shown
 from console.view import View
 
@@ -70,6 +71,7 @@ class QueuePage:
                 "j k or arrows move, Enter opens, f fraud, g genuine, a take, c close, p pause, / search. "
                 "f and g label the alerts of the case that have no label yet."
             ).classes("soft")
+            SuppressedPart(desk, session)
         ui.on("queue_key", self._key)
         ui.timer(LOOK_SECONDS, self._look)
         ui.timer(CHOICES_SECONDS, self._name_choices)

@@ -258,6 +258,65 @@ def test_of_two_analysts_who_take_a_case_one_gets_it(browser: Any, console: Runn
     assert told(console) == []
 
 
+def test_a_case_shows_the_alert_that_is_being_read_and_its_status_to_a_screen_reader(
+    browser: Any, console: RunningConsole
+) -> None:
+    produce(console, ("ann", alert_json("ann", score=0.6, transaction_id="first")))
+    open_queue(browser, console)
+    await_that(lambda: len(rows(browser)) == 1)
+    browser.get(f"{console.url}case/1")
+    await_that(lambda: "1 alerts" in text(browser))
+    browser.execute_script("window.told = document.querySelector('.case-state[role=status]')")
+    produce(console, ("ann", alert_json("ann", score=0.9, transaction_id="second")))
+    await_that(lambda: "2 alerts" in browser.execute_script("return window.told.isConnected && window.told.innerText"))
+    facts = browser.find_element("css selector", ".facts")
+    assert "first" in facts.text  # and not the riskier one that came meanwhile
+    browser.find_element("css selector", "#alert-2").click()
+    focus = "return [document.activeElement.id, document.activeElement.getAttribute('aria-current')]"
+    await_that(lambda: browser.execute_script(focus) == ["alert-2", "true"])
+    assert "second" in browser.find_element("css selector", ".facts").text
+
+
+def test_a_case_is_taken_over_and_a_suppression_lifted(browser: Any, console: RunningConsole) -> None:
+    produce(console, ("ann", alert_json("ann")))
+    open_queue(browser, console)
+    await_that(lambda: len(rows(browser)) == 1)
+    browser.get(f"{console.url}case/1")
+    await_that(lambda: "This alert" in text(browser))
+    click(browser, "hand over")
+    await_that(lambda: "Say who is to have the case." in text(browser))
+    click(browser, "take")
+    await_that(lambda: "analyst has it" in text(browser))
+    assert "TAKE OVER" not in text(browser)
+    click(browser, "suppress")
+    await_that(lambda: "suppressed: user ann for 1 h" in text(browser))
+    become(browser, "mel")
+    browser.refresh()
+    click(browser, "take over")
+    await_that(lambda: "mel has it" in text(browser))
+    click(browser, "give back")
+    await_that(lambda: "nobody has it" in text(browser))
+    open_queue(browser, console)
+    await_that(lambda: "Suppressed for now: 1" in text(browser))
+    browser.find_element("css selector", ".suppressions .q-item").click()
+    await_that(lambda: "user ann, until" in text(browser))
+    click(browser, "lift")
+    await_that(lambda: "Suppressed for now: 0" in text(browser))
+
+
+def test_the_overview_draws_alerts_by_rule_or_by_scenario(browser: Any, console: RunningConsole) -> None:
+    produce(console, ("ann", alert_json("ann", scenario="card_testing")), ("bob", alert_json("bob")))
+    browser.get(f"{console.url}overview")
+    drawn = "return [...document.querySelectorAll('.chart')].map(chart => chart.textContent).join()"
+    await_that(lambda: "high_amount" in browser.execute_script(drawn))
+    await_that(lambda: browser.find_element("css selector", ".lines-by").is_displayed())
+    browser.find_element("css selector", ".lines-by").click()
+    await_that(lambda: any(each.text == "scenario" for each in browser.find_elements("css selector", ".q-item")))
+    next(each for each in browser.find_elements("css selector", ".q-item") if each.text == "scenario").click()
+    await_that(lambda: "card_testing" in browser.execute_script(drawn))
+    assert "high_amount" not in browser.execute_script(drawn)
+
+
 def test_texts_of_transactions_stay_text(browser: Any, console: RunningConsole) -> None:
     evil = "<script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
     turned = "shop\u202egnp.exe"
