@@ -25,7 +25,7 @@ def of_case(connection: Connection, case: int) -> list[Row]:
 
 
 def of_no_case(connection: Connection, most: int) -> list[Row]:
-    """What was done to rules and thresholds, the newest first."""
+    """What was done to rules, thresholds and suppressions, the newest first."""
     return connection.execute(
         "SELECT * FROM audit WHERE case_number IS NULL ORDER BY number DESC LIMIT ?", [most]
     ).fetchall()

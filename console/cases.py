@@ -9,7 +9,7 @@ from typing import Final, Literal
 import msgspec
 
 from console.audit import note_down
-from console.database import Connection
+from console.database import Connection, Row
 
 Outcome = Literal["fraud", "genuine", "unsure"]
 Pivot = Literal["user", "device", "merchant", "ip"]
@@ -37,6 +37,18 @@ def suppress(connection: Connection, kind: Pivot, name: str, until: float, analy
     note_down(connection, now, analyst, "suppressed", case, None, f"{kind} {name} for {(until - now) / 3600:g} h")
 
 
+def suppressions(connection: Connection, now: float) -> list[Row]:
+    """What is suppressed for now, what ends first first."""
+    return connection.execute("SELECT * FROM suppressions WHERE until > ? ORDER BY until, kind, name", [now]).fetchall()
+
+
+def lift(connection: Connection, kind: Pivot, name: str, analyst: str, now: float) -> None:
+    """Ends a suppression before its time: from now on such alerts open cases again."""
+    ended = connection.execute("DELETE FROM suppressions WHERE kind = ? AND name = ? AND until > ?", [kind, name, now])
+    if ended.rowcount:
+        note_down(connection, now, analyst, "lifted suppression", None, None, f"{kind} {name}")
+
+
 def take(connection: Connection, case: int, analyst: str, now: float) -> None:
     """Gives a case that nobody has to an analyst.
 
@@ -51,6 +63,22 @@ def take(connection: Connection, case: int, analyst: str, now: float) -> None:
         raise ConflictError(_how_it_is(connection, case))
     connection.execute("UPDATE cases SET live = TRUE WHERE number = ?", [case])
     note_down(connection, now, analyst, "took", case)
+
+
+def take_over(connection: Connection, case: int, analyst: str, before: str, now: float) -> None:
+    """Gives an analyst the case that another has, or has closed, as whoever that is may be away; it is open again then.
+
+    Raises:
+        ConflictError: it is no longer the case of `before`.
+    """
+    changed = connection.execute(
+        "UPDATE cases SET state = 'taken', live = TRUE, analyst = ?, closed = NULL, outcome = NULL "
+        "WHERE number = ? AND state IN ('taken', 'closed') AND analyst = ?",
+        [analyst, case, before],
+    )
+    if changed.rowcount != 1:
+        raise ConflictError(_how_it_is(connection, case))
+    note_down(connection, now, analyst, "took over", case, None, f"from {before}")
 
 
 def hand_over(connection: Connection, case: int, analyst: str, to: str, now: float) -> None:

@@ -189,6 +189,18 @@ class Store:
         """See `cases.take`."""
         self._act(lambda connection: cases.take(connection, case, analyst, self.clock()))
 
+    def take_over(self, case: int, analyst: str, before: str) -> None:
+        """See `cases.take_over`."""
+        self._act(lambda connection: cases.take_over(connection, case, analyst, before, self.clock()))
+
+    def lift(self, kind: Pivot, name: str, analyst: str) -> None:
+        """See `cases.lift`."""
+        self._act(lambda connection: cases.lift(connection, kind, name, analyst, self.clock()))
+
+    def suppressions(self) -> list[Row]:
+        """See `cases.suppressions`."""
+        return cases.suppressions(self.database.read(), self.clock())
+
     def hand_over(self, case: int, analyst: str, to: str) -> None:
         """See `cases.hand_over`."""
         self._act(lambda connection: cases.hand_over(connection, case, analyst, to, self.clock()))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from console.users import WITHOUT_PASSWORDS
+from console.view import View
 
 SECONDS: Final = 12 * 3600.0
 MOST: Final = 10_000
@@ -22,6 +23,7 @@ class Session:
         self.roles = roles
         self.until = until
         self.dark: bool | None = None  # None: as the browser prefers
+        self.view = View()  # of the queue: whoever comes back from a case finds it as they left it
 
     def may(self, role: str) -> bool:
         """Whether this session has a role, and is still one."""

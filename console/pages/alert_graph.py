@@ -8,7 +8,8 @@ from nicegui import ui
 from console.cases import Pivot
 from console.database import Row
 from console.pages.charts import chart
-from console.shown_text import shown
+from console.pages.frame import text
+from console.shown_text import money, shown
 
 NAMES: Final[dict[Pivot, str]] = {"device": "device", "merchant": "merchant", "ip": "address"}
 CASES: Final = 12
@@ -73,6 +74,21 @@ def _corner(x: float, y: float) -> dict[str, Any]:
     return {
         "id": f"corner {y:g}", "name": "", "x": x * UNIT, "y": y * UNIT, "category": 1, "symbol": "none", "silent": True
     }  # fmt: skip
+
+
+def show_shared(alert: Row, siblings: Mapping[Pivot, Sequence[Row]]) -> None:
+    """Draws the graph, and lists the same."""
+    if not siblings:
+        ui.label("None.").classes("soft")
+        return
+    show_graph(alert, siblings)
+    for kind, rows in siblings.items():
+        text(f"the {NAMES[kind]} {alert[kind]}", "soft")
+        for row in rows:
+            with ui.element("div").classes("shared-alert"):
+                ui.link(f"Case {row['case_number']}", f"/case/{row['case_number']}")
+                label = f", {row['label']}" if row["label"] else ""
+                text(f"{row['user']}: {money(row['amount'])}, score {row['score']:.3f}{label}")
 
 
 def show_graph(alert: Row, siblings: Mapping[Pivot, Sequence[Row]]) -> None:

@@ -6,7 +6,7 @@ from nicegui import ui
 
 from console.cases import Outcome
 from console.database import Row
-from console.pages.alert_graph import NAMES, show_graph
+from console.pages.alert_graph import NAMES, show_shared
 from console.pages.frame import Desk, act, frame, heading, part, text
 from console.pages.places_map import places_of, show_map
 from console.pages.time_line import show_time_line
@@ -27,9 +27,12 @@ class CasePage:
         self._chosen: int | None = None  # the alert that is shown; None: the one of the highest score
         self._state: Any = None
         self._cards_seen: set[int] = set()  # alerts of which the audit trail says so
+        self._holder = ""  # who has it, or has closed it
         with frame(desk, f"Case {number}") as session:
             self._session = session
             self._head = ui.element("div")
+            # By itself, and never built anew: a screen reader says then what has changed.
+            self._said = ui.label().classes("plain soft case-state").props("role=status")
             self._buttons()
             self._body = ui.element("div").classes("parts")
             self._look()
@@ -45,8 +48,10 @@ class CasePage:
                 ui.button(found.capitalize(), on_click=lambda f=found: self._label(f)).props(f"color={color}")
         with ui.element("div").classes("bar-of-tools"):
             ui.button("Take", on_click=lambda: self._act(self._desk.store.take)).props("outline")
+            self._over = ui.button("Take over", on_click=self._take_over).props("outline")
             self._to = ui.input("Hand over to").props("dense outlined")
             ui.button("Hand over", on_click=self._hand_over).props("outline")
+            ui.button("Give back", on_click=lambda: self._act(self._desk.store.hand_over, "")).props("outline")
             ui.button("Close", on_click=lambda: self._act(self._desk.store.close_case)).props("outline")
             self._kind = ui.select({"user": "user", **dict(NAMES)}, value="user", label="Suppress").props(
                 "dense outlined"
@@ -70,9 +75,15 @@ class CasePage:
         if await act(change, self._number, self._session.analyst, *values):
             self._look()
 
+    async def _take_over(self) -> None:
+        await self._act(self._desk.store.take_over, self._holder)
+
     async def _hand_over(self) -> None:
         to = " ".join((self._to.value or "").split())[:64]
-        if to and self._desk.analysts is not None and to not in self._desk.analysts:
+        if not to:
+            ui.notify("Say who is to have the case.", color="warning")
+            return
+        if self._desk.analysts is not None and to not in self._desk.analysts:
             ui.notify(f"There is no user {shown(to)}.", color="warning")
             return
         await self._act(self._desk.store.hand_over, to)
@@ -100,7 +111,9 @@ class CasePage:
                 heading(1, f"Case {self._number} is not kept (any more)")
             return
         audit = store.audit_of(self._number)
-        self._alert = store.alert(self._chosen or case["top_alert"]) or alerts[0]
+        if self._chosen is None:  # an alert that comes later must not take its place while somebody reads and labels it
+            self._chosen = case["top_alert"]
+        self._alert = store.alert(self._chosen) or alerts[0]
         labels = [each["label"] for each in alerts]
         state = (*case, len(audit), self._alert["number"], self._alert["label"], *labels)
         if state == self._state:
@@ -117,7 +130,9 @@ class CasePage:
                 "open": "nobody has it", "taken": f"{case['analyst']} has it",
                 "closed": f"closed by {case['analyst']}: {case['outcome']}", "suppressed": "suppressed",
             }[case["state"]]  # fmt: skip
-            text(f"{said}; {case['alerts']} alerts, {money(case['amount'])} in all", "soft case-state")
+        self._said.set_text(shown(f"{said}; {case['alerts']} alerts, {money(case['amount'])} in all"))
+        self._holder = case["analyst"] or ""
+        self._over.set_visibility(bool(self._holder) and self._holder != self._session.analyst)
         self._body.clear()
         with self._body:
             self._decision(alert, decision)
@@ -176,7 +191,8 @@ class CasePage:
                         else f"; such values: {each.fraud_factor:g} times as often fraud"
                     )
                     text(each.text)
-                    text(f"without it the score would be {each.effect:.3f} lower{factor}", "soft")
+                    lower = f"{each.effect:.3f}" if each.effect >= 0.0005 else "less than 0.001"
+                    text(f"without it the score would be {lower} lower{factor}", "soft")
                     share = each.effect / strongest if strongest > 0 else 0.0
                     with ui.element("div").classes("track").props('aria-hidden="true"'):
                         ui.element("div").style(f"width: {max(share, 0.0):.0%}")
@@ -217,26 +233,18 @@ class CasePage:
                 def choose(_: Any, number: int = each["number"]) -> None:
                     self._chosen = number
                     self._look()
+                    # The button was built anew, and the one that was clicked has no page any more.
+                    self._head.client.run_javascript(f"document.getElementById('alert-{number}')?.focus()")
 
                 marked = "> " if each["number"] == self._alert["number"] else ""
                 label = f", {each['label']}" if each["label"] else ""
                 said = f"{marked}{moment(each['at'])}  {money(each['amount'])}  score {each['score']:.3f}{label}"
-                ui.button(said, on_click=choose).props("flat dense no-caps align=left").classes("w-full")
+                made = ui.button(said, on_click=choose).props("flat dense no-caps align=left").classes("w-full")
+                made.props(f"id=alert-{each['number']} aria-current={'true' if marked else 'false'}")
 
     def _shared(self, alert: Row) -> None:
         with part("Other users' alerts that share something"):
-            siblings = self._desk.store.siblings(alert)
-            if not siblings:
-                ui.label("None.").classes("soft")
-            else:
-                show_graph(alert, siblings)
-            for kind, rows in siblings.items():
-                text(f"the {NAMES[kind]} {alert[kind]}", "soft")
-                for row in rows:
-                    with ui.element("div"):
-                        ui.link(f"Case {row['case_number']}", f"/case/{row['case_number']}")
-                        label = f", {row['label']}" if row["label"] else ""
-                        text(f"{row['user']}: {money(row['amount'])}, score {row['score']:.3f}{label}")
+            show_shared(alert, self._desk.store.siblings(alert))
 
     def _audit(self, audit: list[Row]) -> None:
         with part("What was done"):

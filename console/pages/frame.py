@@ -111,6 +111,17 @@ class OneLine(logging.Filter):
         return not isinstance(error, AwayError)  # that the database tells itself, once
 
 
+async def is_dark(session: Session) -> bool:
+    """Whether the page is dark: as the session says, else as the browser wishes.
+
+    Raises:
+        TimeoutError: the browser is gone.
+    """
+    if session.dark is not None:
+        return session.dark
+    return bool(await ui.run_javascript("window.matchMedia('(prefers-color-scheme: dark)').matches", timeout=10))
+
+
 @contextmanager
 def frame(desk: Desk, title: str) -> Iterator[Session]:
     """A page's head; its body is built within."""
@@ -123,8 +134,8 @@ def frame(desk: Desk, title: str) -> Iterator[Session]:
     ui.colors(primary="#1d4f91", negative="#b3261e", positive="#1b6e3a")  # white on them has a contrast above 4.5
     dark = ui.dark_mode(session.dark)
 
-    def turn() -> None:
-        session.dark = dark.value = not dark.value
+    async def turn() -> None:
+        session.dark = dark.value = not await is_dark(session)
 
     with ui.header().classes("items-center"):
         ui.label("Redflag").classes("brand")

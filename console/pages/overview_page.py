@@ -18,8 +18,8 @@ from console.shown_text import money, shown
 
 SECONDS: Final = 1.0
 SHOWN_MINUTES: Final = 60
-RULES: Final = 8
-"""With lines of their own in the chart: those with most alerts."""
+LINES: Final = 8
+"""In the chart: the rules, or scenarios, with most alerts."""
 PACE_SECONDS: Final = 10.0
 """Over which alerts and transactions a second are counted."""
 
@@ -57,8 +57,12 @@ class Overview:
                         self._big[name] = ui.label("").classes("big")
                         ui.label(name).classes("soft")
             with ui.element("div").classes("parts"):
-                with part(f"Alerts a minute by rule, the last {SHOWN_MINUTES} minutes"):
-                    self._by_rule = _lines()
+                with part(f"Alerts a minute, the last {SHOWN_MINUTES} minutes"):
+                    self._by = ui.select({"rule": "rule", "scenario": "scenario"}, value="rule", label="By")
+                    self._by.props("dense outlined options-dense").classes("lines-by").set_visibility(
+                        False
+                    )  # until one says a scenario
+                    self._over_time = _lines()
                 ServicePart(desk, session)
                 with part("Alerts by score"):
                     self._scores = _bars()
@@ -70,7 +74,7 @@ class Overview:
     async def _look(self) -> None:
         if not self._session.may("look"):
             return
-        totals, precisions, minutes, waiting = await asyncio.to_thread(_read, self._desk)
+        totals, precisions, minutes, waiting = await asyncio.to_thread(_read, self._desk, self._by.value)
         everything = precisions[0]
         transactions = totals.get("transactions", {}).get("", (0, 0.0))[0] + everything.alerts
         shown_now = {
@@ -85,7 +89,8 @@ class Overview:
         }
         for name, value in shown_now.items():
             self._big[name].set_text(value)
-        _show_rules(self._by_rule, minutes, self._desk.store.clock(), precisions)
+        self._by.set_visibility("scenario" in totals)
+        _show_lines(self._over_time, minutes, self._desk.store.clock(), totals.get(self._by.value, {}))
         bins = totals.get("score", {})
         heights = [bins.get(f"{number:02}", (0, 0.0))[0] for number in range(SCORE_BINS)]
         _update(self._scores, self._scores.options["series"][0], heights)
@@ -112,13 +117,13 @@ class Overview:
 
 
 def _read(
-    desk: Desk,
+    desk: Desk, kind: str
 ) -> tuple[dict[str, dict[str, tuple[int, float]]], list[Precision], dict[str, dict[int, int]], int]:
     connection: Connection = desk.store.database.read()
     since = desk.store.clock() - SHOWN_MINUTES * 60
     waiting = count_unconfirmed(connection)
     return (
-        figures.totals(connection), figures.precisions(connection), figures.by_minute(connection, since, "rule"),
+        figures.totals(connection), figures.precisions(connection), figures.by_minute(connection, since, kind),
         waiting,
     )  # fmt: skip
 
@@ -135,7 +140,7 @@ def _lines() -> ui.echart:
             "grid": {"left": 45, "right": 10, "bottom": 30},
             "series": [],
         },
-        "alerts a minute by rule",
+        "alerts a minute by rule, or by scenario",
         xAxis={"type": "time", "splitLine": {"show": False}},
         yAxis={"type": "value", "minInterval": 1},
     )
@@ -155,16 +160,18 @@ def _bars() -> ui.echart:
     )
 
 
-def _show_rules(lines: ui.echart, minutes: dict[str, dict[int, int]], now: float, precisions: list[Precision]) -> None:
+def _show_lines(
+    lines: ui.echart, minutes: dict[str, dict[int, int]], now: float, totals: dict[str, tuple[int, float]]
+) -> None:
     last = int(now // 60)
     shown_minutes = range(last - SHOWN_MINUTES + 1, last + 1)
-    chosen = [each.rule for each in precisions[1:] if each.rule in minutes][:RULES]
+    chosen = sorted(minutes, key=lambda name: (-totals.get(name, (0, 0.0))[0], name))[:LINES]
     series = [
         {
-            "type": "line", "name": shown(rule), "showSymbol": False,
-            "data": [[minute * 60_000, minutes[rule].get(minute, 0)] for minute in shown_minutes],
+            "type": "line", "name": shown(name), "showSymbol": False,
+            "data": [[minute * 60_000, minutes[name].get(minute, 0)] for minute in shown_minutes],
         }
-        for rule in chosen
+        for name in chosen
     ]  # fmt: skip
     if lines.options["series"] != series:
         lines.options["series"] = series

@@ -11,32 +11,36 @@ from console import figures, queue_view
 from console.cases import PIVOTS, Outcome
 from console.pages.frame import LOOK_SECONDS, Desk, act, frame, may
 from console.pages.queue_rows import Shown, id_of_group, row_of
+from console.pages.suppressed_part import SuppressedPart
 from console.shown_text import shown
 from console.view import View
 
 CHOICES_SECONDS: Final = 5.0
 """Between two looks for rules and scenarios that are new."""
+HEARD_SECONDS: Final = 30.0
+"""Between two times that a screen reader is told how many cases there are: they change all the time."""
 AWAY_SECONDS: Final = 1.0
 """Until a look that failed is tried again."""
 
+_NUMBER: Final = {"type": "rightAligned"}
 _CASES: Final = [
-    {"headerName": "Score", "field": "score", "width": 90},
+    {"headerName": "Score", "field": "score", "width": 90, **_NUMBER},
     {"headerName": "Asks for", "field": "action", "width": 100},
     {"headerName": "User", "field": "user", "width": 150},
-    {"headerName": "Why", "field": "why", "flex": 1, "minWidth": 260},
-    {"headerName": "Alerts", "field": "alerts", "width": 85},
-    {"headerName": "Amount", "field": "amount", "width": 110},
+    {"headerName": "Why", "field": "why", "flex": 1, "minWidth": 260, "tooltipField": "why"},
+    {"headerName": "Alerts", "field": "alerts", "width": 85, **_NUMBER},
+    {"headerName": "Amount", "field": "amount", "width": 110, **_NUMBER},
     {"headerName": "Merchant", "field": "merchant", "width": 170},
     {"headerName": "Last alert (UTC)", "field": "last", "width": 170},
-    {"headerName": "State", "field": "state", "width": 140},
+    {"headerName": "State", "field": "state", "width": 180},
 ]
 _GROUPS: Final = [
-    {"headerName": "Score", "field": "score", "width": 90},
+    {"headerName": "Score", "field": "score", "width": 90, **_NUMBER},
     {"headerName": "Shared", "field": "user", "flex": 1, "minWidth": 200},
-    {"headerName": "Cases", "field": "cases", "width": 90},
-    {"headerName": "Users", "field": "users", "width": 90},
-    {"headerName": "Alerts", "field": "alerts", "width": 90},
-    {"headerName": "Amount", "field": "amount", "width": 120},
+    {"headerName": "Cases", "field": "cases", "width": 90, **_NUMBER},
+    {"headerName": "Users", "field": "users", "width": 90, **_NUMBER},
+    {"headerName": "Alerts", "field": "alerts", "width": 90, **_NUMBER},
+    {"headerName": "Amount", "field": "amount", "width": 120, **_NUMBER},
     {"headerName": "Last alert (UTC)", "field": "last", "width": 180},
 ]
 _ORDER: Final = {"headerName": "", "field": "order", "hide": True, "sort": "desc"}
@@ -47,55 +51,68 @@ class QueuePage:
 
     def __init__(self, desk: Desk):
         self._desk = desk
-        self._view = View()
         self._shown = Shown()
         self._groups: dict[str, str] = {}  # names of the groups that were found last, by their ids
         self._seen = -1  # the store's number of changes that is shown
         self._paused = False
         self._busy = False
+        self._fields: dict[str, Any] = {}  # the elements by what of the view they say
         self._not_before = 0.0
+        self._heard = 0.0
         with frame(desk, "Queue") as session:
             self._session = session
+            self._view = self._of_here(session.view)
             self._tools()
-            self._count = ui.label().classes("soft").props('role="status"')
+            self._count = ui.label().classes("soft queue-count")
+            self._status = ui.label().classes("heard").props('role="status"')
             self._place = ui.element("div").classes("w-full")
             self._make_grid()
             ui.label(
-                "j k move, Enter opens, f fraud, g genuine, a take, p pause, / search. "
+                "j k or arrows move, Enter opens, f fraud, g genuine, a take, c close, p pause, / search. "
                 "f and g label the alerts of the case that have no label yet."
             ).classes("soft")
+            SuppressedPart(desk, session)
         ui.on("queue_key", self._key)
         ui.timer(LOOK_SECONDS, self._look)
         ui.timer(CHOICES_SECONDS, self._name_choices)
 
     def _tools(self) -> None:
         with ui.element("div").classes("bar-of-tools").props('role="search"'):
-            ui.input("Search", on_change=lambda e: self._set(search=e.value or "")).props(
-                "dense outlined clearable debounce=250"
-            ).classes("queue-search")
-            self._choice("Order", {"newest": "newest first", "riskiest": "riskiest first"}, "order", "newest")
-            self._choice(
-                "Show", {each: each for each in ("waiting", "mine", "closed", "suppressed")}, "state", "waiting"
-            )
-            self._choice("Group by", {each: "address" if each == "ip" else each for each in PIVOTS}, "group", "user")
-            self._rules = self._choice("Reason", {}, "rule", "")
-            self._scenarios = self._choice("Scenario", {}, "scenario", "")
+            self._typed("Search", "search").classes("queue-search")
+            self._choice("Order", {"newest": "newest first", "riskiest": "riskiest first"}, "order")
+            self._choice("Show", {each: each for each in ("waiting", "mine", "closed", "suppressed")}, "state")
+            self._choice("Group by", {each: "address" if each == "ip" else each for each in PIVOTS}, "group")
+            self._rules = self._choice("Reason", {"": "all"}, "rule")
+            self._scenarios = self._choice("Scenario", {"": "all"}, "scenario")
             self._name_choices()
-            self._choice("Asks for", {"": "any", "review": "review", "block": "block"}, "action", "")
-            ui.input("Merchant", on_change=lambda e: self._set(merchant=e.value or "")).props(
-                "dense outlined clearable debounce=250"
-            )
+            self._choice("Asks for", {"": "any", "review": "review", "block": "block"}, "action")
+            self._typed("Merchant", "merchant")
             for label, field in (("Amount from", "at_least"), ("Amount to", "at_most"), ("Score from", "score_from")):
-                ui.number(label, on_change=lambda e, f=field: self._set(**{f: e.value})).props(
-                    "dense outlined clearable debounce=250"
-                ).style("width: 8rem")
+                self._fields[field] = ui.number(
+                    label, value=getattr(self._view, field), on_change=lambda e, f=field: self._set(**{f: e.value})
+                ).props("dense outlined clearable debounce=250").style("width: 7rem")  # fmt: skip
             self._pause = ui.button("Pause", on_click=self._turn_pause).props("outline")
+            ui.button("Clear", on_click=self._clear).props("flat")
 
-    def _choice(self, label: str, options: dict[str, str], field: str, value: str) -> ui.select:
-        made = ui.select(
-            options or {value: "all"}, label=label, value=value, on_change=lambda e: self._set(**{field: e.value})
+    def _typed(self, label: str, field: str) -> ui.input:
+        made = ui.input(
+            label, value=getattr(self._view, field), on_change=lambda e: self._set(**{field: e.value or ""})
         )
-        return made.props("dense outlined options-dense")
+        self._fields[field] = made.props("dense outlined clearable debounce=250").style("width: 9.5rem")
+        return made
+
+    def _choice(self, label: str, options: dict[str, str], field: str) -> ui.select:
+        value = getattr(self._view, field)
+        made = ui.select(
+            options | ({} if value in options else {value: shown(value)}), label=label, value=value,
+            on_change=lambda e: self._set(**{field: e.value}),
+        )  # fmt: skip
+        self._fields[field] = made.props("dense outlined options-dense")
+        return made
+
+    def _clear(self) -> None:
+        for field, element in self._fields.items():
+            element.set_value(getattr(View(), field))
 
     def _name_choices(self) -> None:
         """Offers the rules and scenarios that alerts have named so far."""
@@ -108,17 +125,18 @@ class QueuePage:
 
     def _set(self, **changes: Any) -> None:
         before = self._view
-        self._view = msgspec.structs.replace(
-            before, **changes, analyst=self._session.analyst, cards=self._session.may("cards")
-        )
-        self._seen, self._not_before = -1, 0.0
+        self._view = self._session.view = self._of_here(msgspec.structs.replace(before, **changes))
+        self._seen, self._not_before, self._heard = -1, 0.0, 0.0
         if self._view.group != before.group:
             self._make_grid()
+
+    def _of_here(self, view: View) -> View:
+        return msgspec.structs.replace(view, analyst=self._session.analyst, cards=self._session.may("cards"))
 
     def _turn_pause(self) -> None:
         self._paused = not self._paused
         self._pause.set_text("Go on" if self._paused else "Pause")
-        self._seen = -1
+        self._seen, self._heard = -1, 0.0
 
     def _make_grid(self) -> None:
         self._shown = Shown()
@@ -143,6 +161,8 @@ class QueuePage:
 
     async def _look(self) -> None:
         """Sends what has changed since the last look."""
+        if self._view.analyst != self._session.analyst:  # who says to be somebody else: "mine" is another's
+            self._set()
         store, view = self._desk.store, self._view
         changes = store.changes
         if self._busy or changes == self._seen or (self._paused and self._seen != -1):
@@ -164,7 +184,11 @@ class QueuePage:
             self._seen = changes if self._shown.complete else -1
             if change:
                 self._grid.run_grid_method("applyTransaction", change)
-            self._count.set_text(self._counted(page))
+            counted = self._counted(page)
+            self._count.set_text(counted)
+            if time.monotonic() - self._heard >= HEARD_SECONDS:
+                self._heard = time.monotonic()
+                self._status.set_text(counted)
         finally:
             self._busy = False
 
@@ -186,6 +210,9 @@ class QueuePage:
         elif key == "a":
             if await act(self._desk.store.take, int(name), self._session.analyst):
                 ui.notify(f"Case {name} is yours.")
+        elif key == "c":
+            if await act(self._desk.store.close_case, int(name), self._session.analyst):
+                ui.notify(f"Case {name} is closed.")
         else:
             found: Outcome = "fraud" if key == "f" else "genuine"
             if await act(self._desk.store.label_case, int(name), found, self._session.analyst):

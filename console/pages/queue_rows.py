@@ -35,13 +35,16 @@ def row_of(case: dict[str, Any], view: View) -> dict[str, Any]:
             "users": case["users"],
         }  # fmt: skip
     state = {"taken": f"{case['analyst']} has it", "closed": f"{case['outcome']}, {case['analyst']}"}
+    said = state.get(case["state"], case["state"])
+    if case["label"] and case["state"] != "closed":  # else nobody sees what is done already
+        said = f"{case['label']}; {said}"
     return row | {
         "id": str(case["number"]),
         "action": case["action"],
         "user": shown(case["user"]),
         "why": shown(" · ".join(case["why"])),
         "merchant": shown(case["merchant"]),
-        "state": shown(state.get(case["state"], case["state"])),
+        "state": shown(said),
     }
 
 

@@ -1,6 +1,7 @@
 """The rules: what they find, a copy to edit, try and put in service, and every version that there was."""
 
 import asyncio
+import contextlib
 import difflib
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any, Final
 from nicegui import ui
 
 from console import audit
-from console.pages.frame import STATIC, Desk, frame, heading, may, part, table, text
+from console.pages.frame import STATIC, Desk, frame, heading, is_dark, may, part, table, text
 from console.pages.rules_tables import Rules, plain_table, show_backtest, show_statistics
 from console.rules import versions
 from console.rules.backtest import MODULE, arguments
@@ -117,17 +118,12 @@ class RulesPage:
                 show_backtest(run)
 
     async def _choose_theme(self) -> None:
-        """The editor light or dark, as the page is: as the session says, else as the browser wishes."""
-        dark = self._session.dark
-        if dark is None:
-            try:
-                dark = await ui.run_javascript("window.matchMedia('(prefers-color-scheme: dark)').matches", timeout=10)
-            except TimeoutError:  # the browser is gone
-                return
-        self._editor.set_theme("vscodeDark" if dark else "vscodeLight")
+        """The editor light or dark, as the page is."""
+        with contextlib.suppress(TimeoutError):  # the browser is gone
+            self._editor.set_theme("vscodeDark" if await is_dark(self._session) else "vscodeLight")
 
     def _is_new(self, what: str, state: Any) -> bool:
-        is_new = bool(self._drawn.get(what) != state)
+        is_new = what not in self._drawn or bool(self._drawn[what] != state)  # what is not drawn yet may be None
         self._drawn[what] = state
         return is_new
 

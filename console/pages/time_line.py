@@ -30,7 +30,8 @@ def show_time_line(payments: Sequence[Payment]) -> None:
         xAxis={"type": "time", "splitLine": {"show": False}},
         yAxis={"type": "value"},
     )
-    with table("the last transactions"):
+    with table("the last transactions") as made:
+        made.classes("time-line")
         _row("th", ["time (UTC)", "amount", "merchant", "location", "device", "decision"])
         for each in reversed(payments):
             decision = "alert" if each.fraudulent else ""

@@ -178,6 +178,66 @@ def test_keys_label_and_take_the_chosen_case(browser: Any, console: RunningConso
     await_that(lambda: len(rows(browser)) == 2)
 
 
+CHOSEN = """
+const row = document.querySelector('.queue-grid .ag-row-selected');
+return [row?.getAttribute('row-id'), row?.getAttribute('row-index'),
+        document.activeElement.closest('.ag-row')?.getAttribute('row-id')];
+"""
+"""The chosen row and its place, and the row that has the focus."""
+
+
+def test_the_focus_stays_on_the_chosen_row_as_others_come_and_follows_the_arrows(
+    browser: Any, console: RunningConsole
+) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    produce(console, ("ann", alert_json("ann")), ("bob", alert_json("bob")), ("cid", alert_json("cid")))
+    open_queue(browser, console)
+    await_that(lambda: len(rows(browser)) == 3)
+    press(browser, "j")
+    chosen, place, focused = browser.execute_script(CHOSEN)
+    assert (place, focused) == ("0", chosen)
+    produce(console, ("dan", alert_json("dan")))
+    await_that(lambda: browser.execute_script(CHOSEN) == [chosen, "1", chosen])
+    press(browser, Keys.ARROW_DOWN)
+    await_that(lambda: browser.execute_script(CHOSEN)[1] == "2")
+    below, _, focused = browser.execute_script(CHOSEN)
+    assert below == focused != chosen
+    press(browser, "a")
+    await_that(lambda: "has it" in browser.find_element("css selector", f"[row-id='{below}']").text)
+    assert sum("has it" in row for row in rows(browser)) == 1
+    press(browser, "g")
+    await_that(lambda: "genuine; analyst has it" in browser.find_element("css selector", f"[row-id='{below}']").text)
+    press(browser, "c")  # the row goes; the next key is for the one that took its place
+    await_that(lambda: len(rows(browser)) == 3)
+    press(browser, "j")
+    await_that(lambda: browser.execute_script(CHOSEN)[1] == "2")
+
+
+def test_the_queue_is_as_it_was_left_until_it_is_cleared_and_a_screen_reader_is_told_now_and_then(
+    browser: Any, console: RunningConsole
+) -> None:
+    produce(console, ("ann", alert_json("ann")), ("bob", alert_json("bob", merchant="Kiosk 24", amount=7.0)))
+    open_queue(browser, console)
+    await_that(lambda: len(rows(browser)) == 2)
+    press(browser, "/")
+    press(browser, "kiosk")
+    await_that(lambda: len(rows(browser)) == 1)
+    status = "return document.querySelector('.heard[role=status]').innerText"
+    await_that(lambda: browser.execute_script(status) == "1 cases")
+    browser.get(f"{console.url}case/1")
+    await_that(lambda: "This alert" in text(browser))
+    open_queue(browser, console)
+    await_that(lambda: len(rows(browser)) == 1)
+    assert browser.find_element("css selector", ".queue-search input").get_attribute("value") == "kiosk"
+    click(browser, "clear")
+    await_that(lambda: len(rows(browser)) == 2)
+    await_that(lambda: browser.execute_script(status) == "2 cases")
+    produce(console, ("cid", alert_json("cid")))
+    await_that(lambda: "3 cases" in browser.find_element("css selector", ".queue-count").text)
+    assert browser.execute_script(status) == "2 cases"
+
+
 def test_of_two_analysts_who_take_a_case_one_gets_it(browser: Any, console: RunningConsole) -> None:
     produce(console, ("ann", alert_json("ann")))
     open_queue(browser, console)
@@ -196,6 +256,65 @@ def test_of_two_analysts_who_take_a_case_one_gets_it(browser: Any, console: Runn
         time.sleep(0.5)
         assert "mel" not in " ".join(each.text for each in other.find_elements("css selector", ".audit"))
     assert told(console) == []
+
+
+def test_a_case_shows_the_alert_that_is_being_read_and_its_status_to_a_screen_reader(
+    browser: Any, console: RunningConsole
+) -> None:
+    produce(console, ("ann", alert_json("ann", score=0.6, transaction_id="first")))
+    open_queue(browser, console)
+    await_that(lambda: len(rows(browser)) == 1)
+    browser.get(f"{console.url}case/1")
+    await_that(lambda: "1 alerts" in text(browser))
+    browser.execute_script("window.told = document.querySelector('.case-state[role=status]')")
+    produce(console, ("ann", alert_json("ann", score=0.9, transaction_id="second")))
+    await_that(lambda: "2 alerts" in browser.execute_script("return window.told.isConnected && window.told.innerText"))
+    facts = browser.find_element("css selector", ".facts")
+    assert "first" in facts.text  # and not the riskier one that came meanwhile
+    browser.find_element("css selector", "#alert-2").click()
+    focus = "return [document.activeElement.id, document.activeElement.getAttribute('aria-current')]"
+    await_that(lambda: browser.execute_script(focus) == ["alert-2", "true"])
+    assert "second" in browser.find_element("css selector", ".facts").text
+
+
+def test_a_case_is_taken_over_and_a_suppression_lifted(browser: Any, console: RunningConsole) -> None:
+    produce(console, ("ann", alert_json("ann")))
+    open_queue(browser, console)
+    await_that(lambda: len(rows(browser)) == 1)
+    browser.get(f"{console.url}case/1")
+    await_that(lambda: "This alert" in text(browser))
+    click(browser, "hand over")
+    await_that(lambda: "Say who is to have the case." in text(browser))
+    click(browser, "take")
+    await_that(lambda: "analyst has it" in text(browser))
+    assert "TAKE OVER" not in text(browser)
+    click(browser, "suppress")
+    await_that(lambda: "suppressed: user ann for 1 h" in text(browser))
+    become(browser, "mel")
+    browser.refresh()
+    click(browser, "take over")
+    await_that(lambda: "mel has it" in text(browser))
+    click(browser, "give back")
+    await_that(lambda: "nobody has it" in text(browser))
+    open_queue(browser, console)
+    await_that(lambda: "Suppressed for now: 1" in text(browser))
+    browser.find_element("css selector", ".suppressions .q-item").click()
+    await_that(lambda: "user ann, until" in text(browser))
+    click(browser, "lift")
+    await_that(lambda: "Suppressed for now: 0" in text(browser))
+
+
+def test_the_overview_draws_alerts_by_rule_or_by_scenario(browser: Any, console: RunningConsole) -> None:
+    produce(console, ("ann", alert_json("ann", scenario="card_testing")), ("bob", alert_json("bob")))
+    browser.get(f"{console.url}overview")
+    drawn = "return [...document.querySelectorAll('.chart')].map(chart => chart.textContent).join()"
+    await_that(lambda: "high_amount" in browser.execute_script(drawn))
+    await_that(lambda: browser.find_element("css selector", ".lines-by").is_displayed())
+    browser.find_element("css selector", ".lines-by").click()
+    await_that(lambda: any(each.text == "scenario" for each in browser.find_elements("css selector", ".q-item")))
+    next(each for each in browser.find_elements("css selector", ".q-item") if each.text == "scenario").click()
+    await_that(lambda: "card_testing" in browser.execute_script(drawn))
+    assert "high_amount" not in browser.execute_script(drawn)
 
 
 def test_texts_of_transactions_stay_text(browser: Any, console: RunningConsole) -> None:
@@ -282,7 +401,7 @@ def keys_are_quick_in_a_burst(browser: Any, console: RunningConsole, name: str, 
     produce(console, *((f"{name}{number}", alert_json(f"{name}{number}", score=0.5)) for number in range(5000)))
     taken = []
     deadline = time.monotonic() + 60
-    while len(taken) < 10 or said not in browser.find_element("css selector", "[role=status]").text:
+    while len(taken) < 10 or said not in browser.find_element("css selector", ".queue-count").text:
         assert time.monotonic() < deadline, text(browser)[:300]
         taken.append(browser.execute_async_script(PRESS, "j"))
     gaps = sorted(browser.execute_script("return window.gaps"))
@@ -357,3 +476,23 @@ def test_pages_fit_a_phone_in_light_and_dark(console: RunningConsole) -> None:
                 assert phone.execute_script("return document.documentElement.scrollWidth") <= 390
                 dark = phone.execute_script("return document.body.classList.contains('body--dark')")
                 assert dark is (wish == "dark")
+
+
+DARK = """
+const editor = getComputedStyle(document.querySelector('.cm-editor')).backgroundColor.match(/\\d+/g).slice(0, 3);
+return [document.body.classList.contains('body--dark'), editor.every(each => each < 128)];
+"""
+"""Whether the page and the editor of its rules are dark, as they are drawn."""
+
+
+@pytest.mark.parametrize("wish", ["light", "dark"])
+def test_page_and_editor_are_as_the_browser_wishes_and_one_click_turns_them(
+    browser: Any, console: RunningConsole, wish: str
+) -> None:
+    preferred = [{"name": "prefers-color-scheme", "value": wish}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": preferred})
+    browser.get(f"{console.url}rules")
+    await_that(lambda: browser.find_elements("css selector", ".cm-line"))
+    await_that(lambda: browser.execute_script(DARK) == [wish == "dark"] * 2)
+    click(browser, "light or dark")
+    await_that(lambda: browser.execute_script(DARK) == [wish != "dark"] * 2)

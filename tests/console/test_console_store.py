@@ -196,6 +196,42 @@ def test_only_who_has_a_case_hands_it_over_labels_and_closes_it(console: Console
     ]  # fmt: skip
 
 
+def test_who_is_away_keeps_no_case_that_another_takes_over_or_opens_again(console: Console) -> None:
+    console.come(alert("ann"))
+    case = console.number("ann")
+    console.store.take(case, "eve")
+    console.store.take_over(case, "mel", "eve")
+    with pytest.raises(ConflictError, match="mel has case"):  # of two who take it over from eve one gets it
+        console.store.take_over(case, "zoe", "eve")
+    console.store.label_case(case, "genuine", "mel")
+    console.store.close_case(case, "mel")
+    console.store.take_over(case, "eve", "mel")
+    console.store.label_case(case, "fraud", "eve")
+    assert console.rows("SELECT state, analyst, live, closed, outcome FROM cases") == [("taken", "eve", 1, None, None)]
+    assert shown(console) == ["ann"]
+    trail = [(each["who"], each["detail"]) for each in console.store.audit_of(case) if each["what"] == "took over"]
+    assert trail == [("eve", "from mel"), ("mel", "from eve")]
+    console.come(alert("bob"))
+    with pytest.raises(ConflictError, match="Nobody has case"):
+        console.store.take_over(console.number("bob"), "mel", "")
+
+
+def test_a_suppression_is_listed_until_it_ends_or_is_lifted(console: Console) -> None:
+    console.come(alert("ann"))
+    case, until = console.number("ann"), console.clock.now + 600.0
+    console.store.suppress("merchant", "shop", 600.0, "eve", case)
+    console.store.suppress("device", "phone-1", 60.0, "eve", case)
+    assert [each["kind"] for each in console.store.suppressions()] == ["device", "merchant"]
+    console.clock.now += 60
+    assert [tuple(each) for each in console.store.suppressions()] == [("merchant", "shop", until, "eve")]
+    console.store.lift("merchant", "shop", "mel")
+    console.store.lift("merchant", "shop", "mel")  # clicked twice
+    assert console.store.suppressions() == []
+    assert console.rows("SELECT who, detail FROM audit WHERE what = 'lifted suppression'") == [("mel", "merchant shop")]
+    console.come(alert("bob", merchant="shop"))
+    assert "bob" in shown(console)
+
+
 # ------------------------------------------------------------------------------------------------------------ labels
 
 

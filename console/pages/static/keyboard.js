@@ -1,26 +1,69 @@
-// Keys of the queue: j and k move, Enter opens, f, g and a are sent to the server with the case that is chosen.
+// Keys of the queue: j, k and arrows move, Enter opens, f, g, a and c are sent to the server with the chosen case.
 "use strict";
 
-const QUEUE_KEYS = new Set(["j", "k", "f", "g", "a", "p", "Enter"]);
+const QUEUE_KEYS = new Set(["j", "k", "f", "g", "a", "c", "p", "Enter"]);
+const GRID_KEYS = new Set(["ArrowUp", "ArrowDown", "PageUp", "PageDown", "Home", "End", "Tab"]); // the grid's own
+const followed = new WeakSet();
+let lastPlace = 0; // of the chosen row, for when it goes
 
 function queueGrid() {
   const element = document.querySelector(".queue-grid");
-  return element ? getElement(Number(element.id.slice(1)))?.api : undefined;
+  const api = element ? getElement(Number(element.id.slice(1)))?.api : undefined;
+  if (api && !followed.has(api)) {
+    followed.add(api);
+    lastPlace = 0;
+    api.addEventListener("modelUpdated", () => keepFocus(api));
+  }
+  return api;
 }
 
 function chosenRow(api) {
   return api.getSelectedNodes()[0];
 }
 
+// Rows come and go above the chosen one. The grid leaves the focus at its place, and so on another row; a key would then
+// be for a row that is not the one with the focus.
+function keepFocus(api) {
+  const row = chosenRow(api);
+  if (!row || row.rowIndex === null || row.rowIndex === lastPlace) return;
+  const place = lastPlace;
+  lastPlace = row.rowIndex;
+  const cell = api.getFocusedCell();
+  if (!cell || cell.rowIndex !== place || !document.activeElement?.closest(".queue-grid")) return;
+  const { top, bottom } = api.getVerticalPixelRange();
+  const wasSeen = row.rowHeight * place >= top && row.rowHeight * place < bottom;
+  if (wasSeen) api.ensureIndexVisible(row.rowIndex);
+  api.setFocusedCell(row.rowIndex, cell.column);
+}
+
 function choose(api, step) {
   const chosen = chosenRow(api);
-  const place = chosen ? Math.min(Math.max(chosen.rowIndex + step, 0), api.getDisplayedRowCount() - 1) : 0;
+  const last = api.getDisplayedRowCount() - 1;
+  const place = Math.min(Math.max(chosen ? chosen.rowIndex + step : lastPlace, 0), last);
   const row = api.getDisplayedRowAtIndex(place);
   if (!row) return;
   row.setSelected(true, true);
+  lastPlace = place;
   api.ensureIndexVisible(place);
-  api.setFocusedCell(place, "score");
+  api.setFocusedCell(place, api.getFocusedCell()?.column ?? "score");
 }
+
+// Where the grid's own keys have moved the focus, its row is the chosen one.
+function chooseFocused(api) {
+  const cell = api.getFocusedCell();
+  const row = cell && !cell.rowPinned ? api.getDisplayedRowAtIndex(cell.rowIndex) : undefined;
+  if (!row || !document.activeElement?.closest(".ag-row")) return;
+  row.setSelected(true, true);
+  lastPlace = cell.rowIndex;
+}
+
+document.addEventListener("focusin", () => queueGrid());
+
+document.addEventListener("click", () => {
+  const api = queueGrid();
+  const row = api && chosenRow(api);
+  if (row) lastPlace = row.rowIndex;
+});
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -28,6 +71,10 @@ document.addEventListener("keydown", (event) => {
   const api = queueGrid();
   if (!api || typing) {
     if (typing && event.key === "Escape") event.target.blur();
+    return;
+  }
+  if (GRID_KEYS.has(event.key) && event.target.closest(".queue-grid")) {
+    setTimeout(() => chooseFocused(api));
     return;
   }
   if (event.key === "/") {
