@@ -21,12 +21,14 @@ from dataflow.state.committed import committed_tokens
 from dataflow.state.compaction import read_layout
 from dataflow.state.disk import DIRECTORY, Disk
 from dataflow.state.image import ImageId, image_id, write_image
-from dataflow.state.loading import load_lane
-from dataflow.state.log import BEGINNING
-from dataflow.state.store import Store, read_manifest
+from dataflow.state.loading import Loaded, load_lane
+from dataflow.state.log import BEGINNING, ChunkId
+from dataflow.state.store import Store, chunks_of, read_manifest
 from dataflow.tables.table import Layout, Rows, Table, Tables, new_tables
 
 LANE, ROW, KEY = "_lane", "_row", "_key"
+_TRIES = 5
+"""A flow that runs may put a lane's files away while they are read, and commit others; so often it does not."""
 
 
 class LaneFiles(NamedTuple):
@@ -37,23 +39,48 @@ class LaneFiles(NamedTuple):
     tables: Tables
 
 
-def read_lanes(recovery: Path, steps: tuple[str, ...] = ()) -> Iterator[LaneFiles]:
-    """The lanes of a recovery directory as of the last committed epoch, or of these steps only.
+def read_lanes(recovery: Path, steps: tuple[str, ...] = (), lane: int | None = None) -> Iterator[LaneFiles]:
+    """As `load_lanes`, without what they were read from."""
+    for step, number, loaded in load_lanes(recovery, steps, lane):
+        yield LaneFiles(step, number, loaded.tables)
+
+
+def load_lanes(
+    recovery: Path, steps: tuple[str, ...] = (), lane: int | None = None
+) -> Iterator[tuple[str, int, Loaded]]:
+    """The lanes of a recovery directory as of the last committed epoch, or of these steps or this lane only.
+
+    Beside a flow that runs, a lane whose files it has replaced meanwhile is of an epoch committed since.
 
     Raises:
         UserError: there are none, or something of them is missing or damaged.
     """
-    manifest = read_manifest(recovery)
+    layouts = {step: read_layout(described) for step, described in read_manifest(recovery)["steps"].items()}
+    for (step, number), chunk in sorted(_committed(recovery).items()):
+        if step in layouts and (not steps or step in steps) and lane in (None, number):
+            yield step, number, _load_committed(recovery, step, number, chunk, layouts[step])
+
+
+def _committed(recovery: Path) -> dict[tuple[str, int], ChunkId]:
+    """The last committed chunk of each lane, by step and lane."""
     directory = recovery / DIRECTORY
-    layouts = {step: read_layout(described) for step, described in manifest["steps"].items()}
-    last = {(step, token.lane): token.chunk for (step, _), token in committed_tokens(recovery).items()}
+    last = chunks_of(directory, read_manifest(recovery)["lanes"], committed_tokens(recovery))
     for path in directory.glob("*.image"):
         image = image_id(path)
-        if image is not None and not image.version:  # imported, and no snapshot was taken since
+        if image is not None:  # imported, and no snapshot was taken since; any other without a row is refused
             last.setdefault((image.step, image.lane), BEGINNING)
-    for (step, lane), chunk in sorted(last.items()):
-        if step in layouts and (not steps or step in steps):
-            yield LaneFiles(step, lane, load_lane(directory, step, lane, chunk, layouts[step]).tables)
+    return last
+
+
+def _load_committed(recovery: Path, step: str, lane: int, chunk: ChunkId, layout: Layout) -> Loaded:
+    for _ in range(_TRIES):
+        try:
+            return load_lane(recovery / DIRECTORY, step, lane, chunk, layout)
+        except UserError:
+            before, chunk = chunk, _committed(recovery).get((step, lane), chunk)
+            if chunk == before:
+                raise
+    return load_lane(recovery / DIRECTORY, step, lane, chunk, layout)
 
 
 def export_to(recovery: Path, out: Path) -> dict[str, int]:

@@ -231,6 +231,7 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text())
         version = found["format"]
+        found["lanes"], found["steps"]
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -274,23 +275,24 @@ def _try_lock(lock: IO[str], kind: int) -> bool:
     return True
 
 
-def chains(directory: Path, names: list[str], tokens: dict[tuple[str, str], Token]) -> dict[tuple[str, int], Chain]:
-    """What each token stands for, by step and lane.
+def chunks_of(
+    directory: Path, names: list[str], tokens: dict[tuple[str, str], Token]
+) -> dict[tuple[str, int], ChunkId]:
+    """The chunk that each token names, by step and lane.
 
     Raises:
-        UserError: something of it is missing or damaged, or a token is not of the lane that its row names.
+        UserError: a token is not of the lane that its row names.
     """
-    found: dict[tuple[str, int], Chain] = {}
+    found: dict[tuple[str, int], ChunkId] = {}
     numbers = {name: lane for lane, name in enumerate(names)}
-    with LogReader(directory) as reader:
-        for (step, name), token in sorted(tokens.items()):
-            if numbers.get(name) != token.lane:
-                msg = (
-                    f"the recovery data has lane {name} of {step} for lane {token.lane} of {directory}: they are not "
-                    "of one time. Restore the whole recovery directory from one backup, or use an empty one"
-                )
-                raise UserError(msg)
-            found[step, token.lane] = chain_of(directory, reader, step, token.lane, token.chunk)
+    for (step, name), token in sorted(tokens.items()):
+        if numbers.get(name) != token.lane:
+            msg = (
+                f"the recovery data has lane {name} of {step} for lane {token.lane} of {directory}: they are not "
+                "of one time. Restore the whole recovery directory from one backup, or use an empty one"
+            )
+            raise UserError(msg)
+        found[step, token.lane] = token.chunk
     return found
 
 
@@ -299,7 +301,10 @@ def _clean(directory: Path, names: list[str], tokens: dict[tuple[str, str], Toke
     kept: set[str] = set()
     if not tokens:  # the first execution did not get to its first commit; or the rows were moved away, and come back
         kept.update(path.name for path in directory.glob("*.log"))
-    needed = chains(directory, names, tokens)
+    needed: dict[tuple[str, int], Chain] = {}
+    with LogReader(directory) as reader:
+        for (step, lane), chunk in chunks_of(directory, names, tokens).items():
+            needed[step, lane] = chain_of(directory, reader, step, lane, chunk)
     for chain in needed.values():
         kept.update(log_name(chunk.place.file) for chunk in chain.chunks)
         if chain.image is not None:

@@ -188,3 +188,29 @@ def test_a_mistake_on_the_command_line_is_one_line(
     with contextlib.chdir(tmp_path):
         assert main([argument.replace("OLD", "old") for argument in arguments]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_lanes_are_read_beside_a_flow_that_puts_their_files_away_meanwhile(tmp_path: Path) -> None:
+    engine = Engine(tmp_path / "r")
+    run(engine, items_of(3, 300), 5)
+    before = expected(items_of(3, 300)).states
+    lanes = read_lanes(tmp_path / "r")
+    first = contents(next(lanes).tables)
+    assert first == {key: before[key] for key in first}
+    files = set(engine.directory.iterdir())
+    run(engine, items_of(4, 600), 10)
+    assert files - set(engine.directory.iterdir())
+    for lane in lanes:
+        assert contents(lane.tables) == contents(engine.lanes[lane.lane].state.tables)
+    engine.close()
+
+
+def test_a_directory_whose_rows_are_gone_is_not_taken_for_an_empty_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported(tmp_path, items_of(3, 300))
+    (tmp_path / "old" / "part-0.sqlite3").unlink()
+    for command in (["show", "old"], ["user", "old", "user 7"], ["export", "old", "more"]):
+        with contextlib.chdir(tmp_path):
+            assert main(command) == 2
+        assert "no row in the recovery data" in capsys.readouterr().err
