@@ -131,7 +131,10 @@ def _layouts(name: str) -> dict[str, Layout]:
     module, _, attribute = name.partition(":")
     try:
         found: dict[str, Layout] = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        if not all(isinstance(layout, Layout) for layout in found.values()):
+            msg = f"it is a {type(found).__name__} of something else"
+            raise TypeError(msg)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         msg = f"{name} is neither a recovery directory nor module:name of layouts: {error}"
         raise UserError(msg) from error
     return found
@@ -183,6 +186,10 @@ def main(arguments: list[str] | None = None) -> int:
                 lines += [f"  {field} was not in the files, and is 0" for field in zero]
     except UserError as error:
         sys.stderr.write(f"redflag: {error}\n")
+        return 2
+    except OSError as error:
+        where = error.filename or given.recovery
+        sys.stderr.write(f"redflag: {where}: {error.strerror or error}: see that it is there, and may be read\n")
         return 2
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

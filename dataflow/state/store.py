@@ -23,6 +23,8 @@ from dataflow.state.log import BEGINNING, FILE_BYTES, ChunkId, Log, LogReader, T
 from dataflow.tables.table import Layout, Tables, first_table
 
 MANIFEST = "state.json"
+UNFINISHED = "importing"
+"""Is in a directory while profiles are imported into it."""
 LANES = 8
 """Lanes of a new directory: enough for 8 workers; each further one splits every batch into smaller pieces."""
 FORMAT = 1
@@ -108,6 +110,9 @@ class Store:
             if not alone:
                 # Another process of the flow that starts has it for as long as it cleans; or one that runs shares it.
                 fcntl.flock(lock, fcntl.LOCK_SH)
+            if (directory / UNFINISHED).exists():
+                msg = f"an import into {recovery} was not finished: remove that directory, and import into a new one"
+                raise UserError(msg)
             names = _identify(directory, lanes, disk)
             if alone:
                 _clean(directory, names, committed_tokens(recovery), disk)
@@ -149,6 +154,16 @@ class Store:
         PROFILE_BYTES.labels(step).set_function(
             lambda: sum(table.bytes_held() for each in held for table in each.values())
         )
+
+    def hold_alone(self) -> None:
+        """Keeps every flow from the directory until this is closed.
+
+        Raises:
+            UserError: one runs on it.
+        """
+        if self._lock is not None and not _try_lock(self._lock, fcntl.LOCK_EX):
+            msg = f"a flow runs on {self.directory}: stop it first, or name another recovery directory"
+            raise UserError(msg)
 
     def close(self) -> None:
         """Ends the threads and the helper, and lets go of the directory; what was asked for is synced."""
