@@ -20,6 +20,7 @@ import numpy as np
 
 from dataflow.errors import UserError
 from dataflow.layouts import LAYOUTS
+from dataflow.process.terminal import printable
 from dataflow.profiles.in_words import describe_merchant, describe_user
 from dataflow.state.batches import lane_of
 from dataflow.state.compaction import read_layout
@@ -191,7 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
         where = error.filename or given.recovery
         sys.stderr.write(f"redflag: {where}: {error.strerror or error}: see that it is there, and may be read\n")
         return 2
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
     return 0
 
 

@@ -305,3 +305,18 @@ def test_nothing_is_imported_under_a_flow_that_runs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a flow runs on"):
         import_from(files, tmp_path / "new", {STEP: COUNTS})
     engine.close()
+
+
+def test_what_stands_in_a_transaction_does_not_steer_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def put(tables: Tables, rows: np.ndarray, values: list[str]) -> list[str]:
+        tables["counts"].rows["place"][rows] = tables["places"].find(values)
+        return values
+
+    engine = Engine(tmp_path / "r", mapper=put)
+    engine.take([("ann", "\x1b[2Jshop\nall is well")])
+    engine.end_epoch()
+    engine.close()
+    assert main(["user", str(tmp_path / "r"), "ann"]) == 0
+    assert "place: \N{REPLACEMENT CHARACTER}[2Jshop\N{REPLACEMENT CHARACTER}all is well\n" in capsys.readouterr().out
