@@ -2,14 +2,16 @@
 
 import itertools
 import pickle
+import random
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
+from dataflow.events.transaction import Transaction
 from dataflow.features.catalogue import LAST_LOCATION
-from dataflow.profile_steps import Event, ProfileLimits, ProfileSteps
+from dataflow.profile_steps import Event, ProfileLimits, ProfileSteps, UserPart
 from dataflow.profiles.amounts import AmountPrior
 from dataflow.profiles.profiles import MERCHANT_LAYOUT, USER_LAYOUT, MerchantProfiles, UserProfiles
 from dataflow.state.batches import lane_of
@@ -162,3 +164,13 @@ def test_neither_do_merchants(monkeypatch: pytest.MonkeyPatch) -> None:
         flow.merchants[part.lane].take(part)
     table = flow.merchants[lane_of("bad", LANES)]._profiles.table
     assert {name: table.rows["seen"][table.row_of[name]] for name in names} == dict.fromkeys(names, 1.0)
+
+
+def test_batches_whose_parts_come_back_in_any_order_go_on_in_the_order_in_which_they_came() -> None:
+    flow = Flow(alone=True)
+    keyed: list[tuple[str, UserPart]] = [
+        part for n in range(12) for part in flow.steps.key_by_user([txn(user=f"{n} {u}", offset=n) for u in range(9)])
+    ]
+    random.Random(1).shuffle(keyed)
+    joined = flow.steps._at_users.join(keyed[:-4]) + flow.steps._at_users.join(keyed[-4:])
+    assert [batch.events[0].offset for batch in joined if isinstance(batch.events[0], Transaction)] == list(range(12))
