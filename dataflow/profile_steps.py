@@ -360,6 +360,9 @@ class UserLane:
                     sound.append(number)
                 except Exception as error:
                     batch.fail(int(place[0]), self._guard.failed(event, error))
+            # Together: one by one, where there is no room, a user may have got the row of one just found.
+            if sound:
+                self._profiles.find(batch.records, places[sound], [events[number] for number in sound])
             return places[sound]
         self._guard.in_a_row = 0
         return places
@@ -413,13 +416,16 @@ class MerchantLane:
             for number, (merchant, place) in enumerate(zip(merchants, places, strict=True)):
                 is_lesson = items["is_lesson"][number]
                 try:
-                    items["row"][number] = self._profiles.find([merchant])[0]
+                    self._profiles.find([merchant])
                     self._guard.in_a_row = 0
                     sound.append(number)
                 except Exception as error:
                     letter = self._guard.failed(merchant if is_lesson else events[place], error)
                     if not is_lesson:  # of a label the message was taken in by the user's profile
                         batch.fail(place, letter)
+            # Together, as above.
+            if sound:
+                items["row"][sound] = self._profiles.find([merchants[number] for number in sound])
             return items[sound]
         self._guard.in_a_row = 0
         return items

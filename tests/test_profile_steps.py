@@ -1,16 +1,19 @@
 """Parts of a batch on their way to the lanes of users and merchants, and to another process, and back."""
 
+import itertools
 import pickle
+import random
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
+from dataflow.events.transaction import Transaction
 from dataflow.features.catalogue import LAST_LOCATION
-from dataflow.profile_steps import Event, ProfileLimits, ProfileSteps
+from dataflow.profile_steps import Event, ProfileLimits, ProfileSteps, UserPart
 from dataflow.profiles.amounts import AmountPrior
-from dataflow.profiles.profiles import MERCHANT_LAYOUT, USER_LAYOUT, UserProfiles
+from dataflow.profiles.profiles import MERCHANT_LAYOUT, USER_LAYOUT, MerchantProfiles, UserProfiles
 from dataflow.state.batches import lane_of
 from dataflow.steps import dead_letter
 from dataflow.tables.table import new_tables
@@ -22,9 +25,9 @@ LANES = 4
 class Flow:
     """The steps of the profiles over lanes, as one worker or several run them."""
 
-    def __init__(self, alone: bool, between_processes: bool = False):
+    def __init__(self, alone: bool, between_processes: bool = False, cap: int = 1000):
         names = [str(lane) for lane in range(LANES)]
-        self.steps = ProfileSteps(names, AmountPrior(), ProfileLimits(400.0, 1000), dead_letter, alone)
+        self.steps = ProfileSteps(names, AmountPrior(), ProfileLimits(400.0, cap), dead_letter, alone)
         self.users = [self.steps.users(new_tables(USER_LAYOUT)) for _ in names]
         self.merchants = [self.steps.merchants(new_tables(MERCHANT_LAYOUT)) for _ in names]
         self._between_processes = between_processes
@@ -126,3 +129,48 @@ def test_a_batch_of_which_all_failed_does_not_move_the_features_of_those_it_is_j
     assert [each.user for each in batch.transactions] == ["ann"]
     assert np.asarray(batch.column("amount")).tolist() == [77.0]
     assert [(bad.error, bad.step) for bad in failed] == [("ValueError", "update_user_profile")] * 2
+
+
+def names_of_a_lane(count: int) -> list[str]:
+    names = (f"name {number}" for number in itertools.count())
+    return list(itertools.islice((name for name in names if lane_of(name, LANES) == lane_of("bad", LANES)), count))
+
+
+def test_those_beside_one_that_fails_do_not_take_each_others_profile_where_there_is_no_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fail_on_bad(monkeypatch)
+    flow, users = Flow(alone=True, cap=2), names_of_a_lane(4)
+    for _, part in flow.steps.key_by_user([txn(user=user, amount=20.0) for user in [*users, "bad"]]):
+        flow.users[part.lane].take(part)
+    table = flow.users[lane_of("bad", LANES)]._profiles.table
+    assert {user: table.rows["seen"][table.row_of[user]] for user in users} == dict.fromkeys(users, 1.0)
+
+
+def test_neither_do_merchants(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = MerchantProfiles.find
+
+    def failing(self: MerchantProfiles, merchants: Sequence[str]) -> Any:
+        if "bad" in merchants:
+            msg = "a fault"
+            raise ValueError(msg)
+        return find(self, merchants)
+
+    monkeypatch.setattr(MerchantProfiles, "find", failing)
+    flow, names = Flow(alone=True, cap=2), names_of_a_lane(4)
+    payments = [txn(merchant=name, amount=20.0, transaction_id=name) for name in [*names, "bad"]]
+    profiled = [(name, flow.users[part.lane].take(part)) for name, part in flow.steps.key_by_user(payments)]
+    for _, part in flow.steps.key_by_merchant(profiled):
+        flow.merchants[part.lane].take(part)
+    table = flow.merchants[lane_of("bad", LANES)]._profiles.table
+    assert {name: table.rows["seen"][table.row_of[name]] for name in names} == dict.fromkeys(names, 1.0)
+
+
+def test_batches_whose_parts_come_back_in_any_order_go_on_in_the_order_in_which_they_came() -> None:
+    flow = Flow(alone=True)
+    keyed: list[tuple[str, UserPart]] = [
+        part for n in range(12) for part in flow.steps.key_by_user([txn(user=f"{n} {u}", offset=n) for u in range(9)])
+    ]
+    random.Random(1).shuffle(keyed)
+    joined = flow.steps._at_users.join(keyed[:-4]) + flow.steps._at_users.join(keyed[-4:])
+    assert [batch.events[0].offset for batch in joined if isinstance(batch.events[0], Transaction)] == list(range(12))

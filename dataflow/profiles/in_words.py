@@ -1,12 +1,11 @@
 """A profile as an operator reads it: what `python -m dataflow.state user` prints first."""
 
 import math
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from dataflow.profiles.labels import BLOCK, DAY, FRAUD, WAITING
+from dataflow.profiles.labels import BLOCK, FRAUD, WAITING
 from dataflow.tables.table import Tables
 
 WINDOWS = (("hours", "24 hours"), ("days", "7 days"), ("five_days", "30 days"))
@@ -86,8 +85,9 @@ def _sum(p: Any, field: str) -> float:
 
 
 def _moment(at: float) -> str:
-    return datetime.fromtimestamp(float(at), UTC).isoformat(timespec="seconds") if math.isfinite(at) else "no time"
+    # Not as a datetime: the first moments of the year 1, at an offset east of UTC, lie before all that one can be.
+    return f"{np.datetime64(math.floor(at), 's')}+00:00" if math.isfinite(at) else "no time"
 
 
 def _day(day: float) -> str:
-    return datetime.fromtimestamp(float(day) * DAY, UTC).date().isoformat()
+    return str(np.datetime64(math.floor(day), "D"))

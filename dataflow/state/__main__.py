@@ -20,14 +20,13 @@ import numpy as np
 
 from dataflow.errors import UserError
 from dataflow.layouts import LAYOUTS
+from dataflow.process.terminal import printable
 from dataflow.profiles.in_words import describe_merchant, describe_user
 from dataflow.state.batches import lane_of
-from dataflow.state.committed import committed_tokens
 from dataflow.state.compaction import read_layout
-from dataflow.state.disk import DIRECTORY
 from dataflow.state.log import HEAD_BYTES
-from dataflow.state.parquet import export_to, import_from, read_lanes
-from dataflow.state.store import chains, read_manifest
+from dataflow.state.parquet import export_to, import_from, load_lanes, read_lanes
+from dataflow.state.store import read_manifest
 from dataflow.tables.table import Layout, Tables
 
 IN_WORDS = {"update_user_profile": describe_user, "update_merchant_profile": describe_merchant}
@@ -40,19 +39,17 @@ NOT_IN_EARLIER_EXPORTS = {"suppress_repeats"}
 def show(recovery: Path) -> list[str]:
     """A line a lane: keys, bytes, when its image was made, how much of the log is above it."""
     names = read_manifest(recovery)["lanes"]
-    found = chains(recovery / DIRECTORY, names, committed_tokens(recovery))
     lines = [f"{'step':<28} {'lane':>4} {'keys':>9} {'row MB':>8} {'image':>16} {'log MB':>8} {'version':>9}"]
     keys = size = 0
-    for step, lane, tables in read_lanes(recovery):
+    for step, lane, (tables, chain) in load_lanes(recovery):
         rows = sum(table.bytes_held() for table in tables.values())
         first = next(iter(tables.values()))
-        chain = found.get((step, lane))
-        image, log, version = "imported", 0, 0
-        if chain is not None:
-            image = "none" if chain.head is None else f"{_ago(chain.head.written_at)} ago"
-            log = sum(HEAD_BYTES + chunk.place.length for chunk in chain.chunks)
-            heads = [chain.head.chunk] if chain.head is not None else []
-            version = max((chunk.version for chunk in [*heads, *chain.chunks]), default=0)
+        image = "none" if chain.head is None else f"{_ago(chain.head.written_at)} ago"
+        log = sum(HEAD_BYTES + chunk.place.length for chunk in chain.chunks)
+        heads = [chain.head.chunk] if chain.head is not None else []
+        version = max((chunk.version for chunk in [*heads, *chain.chunks]), default=0)
+        if not version:
+            image = "imported"
         about = f"{len(first):>9} {rows / 1e6:>8.1f} {image:>16} {log / 1e6:>8.1f} {version:>9}"
         lines.append(f"{step:<28} {lane:>4} {about}")
         keys, size = keys + len(first), size + rows
@@ -70,9 +67,9 @@ def describe_key(recovery: Path, key: str) -> list[str]:
     layouts = {step: read_layout(described) for step, described in manifest["steps"].items()}
     lines: list[str] = []
     lane = lane_of(key, len(manifest["lanes"]))
-    for step, of_lane, tables in read_lanes(recovery):
+    for step, _, tables in read_lanes(recovery, lane=lane):
         row = next(iter(tables.values())).row(key)
-        if of_lane == lane and row is not None:
+        if row is not None:
             lines.append(f"{step}, lane {lane}, row {row}:")
             in_words = IN_WORDS.get(step)
             if in_words is not None and layouts[step] == LAYOUTS[step]:
@@ -135,7 +132,10 @@ def _layouts(name: str) -> dict[str, Layout]:
     module, _, attribute = name.partition(":")
     try:
         found: dict[str, Layout] = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        if not all(isinstance(layout, Layout) for layout in found.values()):
+            msg = f"it is a {type(found).__name__} of something else"
+            raise TypeError(msg)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         msg = f"{name} is neither a recovery directory nor module:name of layouts: {error}"
         raise UserError(msg) from error
     return found
@@ -188,7 +188,11 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         sys.stderr.write(f"redflag: {error}\n")
         return 2
-    sys.stdout.write("\n".join(lines) + "\n")
+    except OSError as error:
+        where = error.filename or given.recovery
+        sys.stderr.write(f"redflag: {where}: {error.strerror or error}: see that it is there, and may be read\n")
+        return 2
+    sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
     return 0
 
 

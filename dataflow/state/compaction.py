@@ -148,8 +148,10 @@ class Compactor:
         helper = self._helper
         if helper is not None and helper.stdin is not None:
             with contextlib.suppress(OSError, ValueError):  # it has died, as whoever waits for its answer will find
-                helper.stdin.write(HOLD if held else GO_ON)
-                helper.stdin.flush()
+                # One that hangs reads nothing, and the pipe gets full: the flow must not wait for it.
+                if select.select([], [helper.stdin], [], 0)[1]:
+                    helper.stdin.write(HOLD if held else GO_ON)
+                    helper.stdin.flush()
 
     def close(self) -> None:
         """Ends the helper; an image under way is left undone."""

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from dataflow.errors import UserError
 from dataflow.process import lifecycle
 from dataflow.process.execution import Execution
 from dataflow.state.disk import private
@@ -49,7 +50,11 @@ class Closings:
         self._tell(0, -math.inf)  # what an earlier execution left is not this one's
 
     def closed(self, number: int, at: float) -> None:
-        """This worker has closed its epoch of that number, counted from the start of the execution."""
+        """This worker has closed its epoch of that number, counted from the start of the execution.
+
+        Raises:
+            UserError: the disk is full or broken.
+        """
         with self._lock:
             self._here[threading.get_ident()] = number, at
             # The file says when the last of this process closed the newest epoch.
@@ -68,8 +73,15 @@ class Closings:
 
     def _tell(self, number: int, at: float) -> None:
         if self._mine is not None:
-            with open(self._mine, "wb", opener=private) as file:
-                file.write(_ENTRY.pack(number, at))
+            try:
+                with open(self._mine, "wb", opener=private) as file:
+                    file.write(_ENTRY.pack(number, at))
+            except OSError as error:
+                msg = (
+                    f"{self._mine}: {error.strerror or error}: see to the disk and its room, then start again; nothing "
+                    "is lost, what was not kept is decided anew"
+                )
+                raise UserError(msg) from error
 
 
 def _read(path: Path) -> tuple[int, float]:

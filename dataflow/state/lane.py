@@ -36,6 +36,9 @@ COMPACT_BYTES = 4_000_000
 LOG_BYTES = 512_000_000
 """A lane whose oldest chunk lies so far back in the log (or as far as all images are large) gets a new image, too:
 else a lane with little to do would keep every log file in being."""
+OLD_FILES = 32
+"""A lane whose chunks of earlier executions lie in more log files than these gets a new image, too: by its bytes alone,
+one of a few hundred a start would keep a file of each start, and be read from all of them."""
 RETRY_SECONDS = 60.0
 """Until an image that could not be made is tried again."""
 
@@ -60,6 +63,7 @@ class LanePace(NamedTuple):
     compact_part: float = COMPACT_PART
     compact_bytes: int = COMPACT_BYTES
     log_bytes: int = LOG_BYTES
+    old_files: int = OLD_FILES
     retry_seconds: float = RETRY_SECONDS
 
 
@@ -94,6 +98,7 @@ class Lane(StatefulBatchLogic[Any, Any, Token | None]):
         self._since_image: deque[ChunkId] = deque()
         self._bytes_since_image = 0
         self._image_bytes = 0
+        self._old_files = 0  # in which there are chunks of earlier executions
         self._snapshot: ChunkId | None = None  # given to Bytewax, and not known to be committed
         self._committed = BEGINNING
         self._asked = False
@@ -164,6 +169,7 @@ class Lane(StatefulBatchLogic[Any, Any, Token | None]):
         self._last = self._committed = last
         if loaded.chain.head is not None:
             self._image_bytes = store.image_bytes[self._step.name, lane] = loaded.chain.head.size
+        self._old_files = len({chunk.place.file for chunk in loaded.chain.chunks})
         for chunk in loaded.chain.chunks:
             self._add(chunk)
 
@@ -213,13 +219,16 @@ class Lane(StatefulBatchLogic[Any, Any, Token | None]):
             while self._since_image and self._since_image[0].version <= image.chunk.version:
                 gone.append(self._since_image.popleft())
             self._bytes_since_image -= sum(HEAD_BYTES + chunk.place.length for chunk in gone)
+            self._old_files = 0  # what an earlier execution left was committed when the image was asked for
             store.needs_no_more(gone)
             reached(Point.COMPACTION_KNOWN)
         if not self._since_image or self._since_image[0].version > self._committed.version or now < self._try_image_at:
             return
         behind = log.appended - log.position(self._since_image[0].place)
-        if self._bytes_since_image > max(pace.compact_bytes, pace.compact_part * self._image_bytes) or (
-            behind > max(pace.log_bytes, sum(store.image_bytes.values()))
+        if (
+            self._bytes_since_image > max(pace.compact_bytes, pace.compact_part * self._image_bytes)
+            or behind > max(pace.log_bytes, sum(store.image_bytes.values()))
+            or self._old_files > pace.old_files
         ):
             self._asked = True
             compactor.ask(name, lane, self._committed)

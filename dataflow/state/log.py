@@ -23,6 +23,9 @@ FILE_BYTES = 64_000_000
 SYNC_BYTES = 4_000_000
 """With so much written since, a sync begins before an epoch ends: one after each chunk fights Kafka for the disk."""
 
+MOST_OPEN = 32
+"""Log files that a reader keeps open at once: a chain may lie in as many as there were starts."""
+
 MAGIC = b"RFC1"
 # Magic, checksum of the head behind it, checksum of the payload, step, lane, version, length; the chunk before: file,
 # offset, length.
@@ -294,7 +297,7 @@ class Log:
 
 
 class LogReader:
-    """Reads chunks; keeps files open between them."""
+    """Reads chunks; keeps files open between them, `MOST_OPEN` at most."""
 
     def __init__(self, directory: Path):
         self._directory = directory
@@ -357,6 +360,8 @@ class LogReader:
         try:
             fd = self._open.get(place.file)
             if fd is None:
+                if len(self._open) >= MOST_OPEN:
+                    os.close(self._open.pop(next(iter(self._open))))
                 fd = self._open[place.file] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             found = os.pread(fd, length, place.offset)
         except FileNotFoundError as error:

@@ -6,6 +6,7 @@ the new directory, and takes along the rows that its row refers to. So profiles 
 of lanes and a new recovery directory.
 """
 
+import contextlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,12 +22,14 @@ from dataflow.state.committed import committed_tokens
 from dataflow.state.compaction import read_layout
 from dataflow.state.disk import DIRECTORY, Disk
 from dataflow.state.image import ImageId, image_id, write_image
-from dataflow.state.loading import load_lane
-from dataflow.state.log import BEGINNING
-from dataflow.state.store import Store, read_manifest
+from dataflow.state.loading import Loaded, load_lane
+from dataflow.state.log import BEGINNING, ChunkId
+from dataflow.state.store import UNFINISHED, Store, chunks_of, read_manifest
 from dataflow.tables.table import Layout, Rows, Table, Tables, new_tables
 
 LANE, ROW, KEY = "_lane", "_row", "_key"
+_TRIES = 5
+"""A flow that runs may put a lane's files away while they are read, and commit others; so often it does not."""
 
 
 class LaneFiles(NamedTuple):
@@ -37,53 +40,87 @@ class LaneFiles(NamedTuple):
     tables: Tables
 
 
-def read_lanes(recovery: Path, steps: tuple[str, ...] = ()) -> Iterator[LaneFiles]:
-    """The lanes of a recovery directory as of the last committed epoch, or of these steps only.
+def read_lanes(recovery: Path, steps: tuple[str, ...] = (), lane: int | None = None) -> Iterator[LaneFiles]:
+    """As `load_lanes`, without what they were read from."""
+    for step, number, loaded in load_lanes(recovery, steps, lane):
+        yield LaneFiles(step, number, loaded.tables)
+
+
+def load_lanes(
+    recovery: Path, steps: tuple[str, ...] = (), lane: int | None = None
+) -> Iterator[tuple[str, int, Loaded]]:
+    """The lanes of a recovery directory as of the last committed epoch, or of these steps or this lane only.
+
+    Beside a flow that runs, a lane whose files it has replaced meanwhile is of an epoch committed since.
 
     Raises:
         UserError: there are none, or something of them is missing or damaged.
     """
-    manifest = read_manifest(recovery)
+    layouts = {step: read_layout(described) for step, described in read_manifest(recovery)["steps"].items()}
+    for (step, number), chunk in sorted(_committed(recovery).items()):
+        if step in layouts and (not steps or step in steps) and lane in (None, number):
+            yield step, number, _load_committed(recovery, step, number, chunk, layouts[step])
+
+
+def _committed(recovery: Path) -> dict[tuple[str, int], ChunkId]:
+    """The last committed chunk of each lane, by step and lane."""
     directory = recovery / DIRECTORY
-    layouts = {step: read_layout(described) for step, described in manifest["steps"].items()}
-    last = {(step, token.lane): token.chunk for (step, _), token in committed_tokens(recovery).items()}
+    last = chunks_of(directory, read_manifest(recovery)["lanes"], committed_tokens(recovery))
     for path in directory.glob("*.image"):
         image = image_id(path)
-        if image is not None and not image.version:  # imported, and no snapshot was taken since
+        if image is not None:  # imported, and no snapshot was taken since; any other without a row is refused
             last.setdefault((image.step, image.lane), BEGINNING)
-    for (step, lane), chunk in sorted(last.items()):
-        if step in layouts and (not steps or step in steps):
-            yield LaneFiles(step, lane, load_lane(directory, step, lane, chunk, layouts[step]).tables)
+    return last
+
+
+def _load_committed(recovery: Path, step: str, lane: int, chunk: ChunkId, layout: Layout) -> Loaded:
+    for _ in range(_TRIES):
+        try:
+            return load_lane(recovery / DIRECTORY, step, lane, chunk, layout)
+        except UserError:
+            before, chunk = chunk, _committed(recovery).get((step, lane), chunk)
+            if chunk == before:
+                raise
+    return load_lane(recovery / DIRECTORY, step, lane, chunk, layout)
 
 
 def export_to(recovery: Path, out: Path) -> dict[str, int]:
     """Writes all lanes of a recovery directory; how many keys each step has.
 
+    The files bear their names once all are whole: what could not be finished is not taken for an export.
+
     Raises:
         UserError: there are none, or something of them is missing or damaged, or a file is there already.
     """
     layouts = {step: read_layout(described) for step, described in read_manifest(recovery)["steps"].items()}
-    out.mkdir(parents=True, exist_ok=True)
+    paths = {(step, name): out / f"{step}.{name}.parquet" for step, layout in layouts.items() for name in layout.tables}
+    aside = {of: path.with_name(f".{path.name}.new") for of, path in paths.items()}
     counts = dict.fromkeys(layouts, 0)
     writers: dict[tuple[str, str], pq.ParquetWriter] = {}
     try:
-        for step, layout in layouts.items():
-            for name, dtype in layout.tables.items():
-                path = out / f"{step}.{name}.parquet"
-                if path.exists():
-                    msg = f"{path} is there already: name a directory without such files"
-                    raise UserError(msg)
-                writers[step, name] = pq.ParquetWriter(path, _schema(dtype))
+        out.mkdir(parents=True, exist_ok=True)
+        for path in paths.values():
+            if path.exists():
+                msg = f"{path} is there already: name a directory without such files"
+                raise UserError(msg)
+        for step, name in paths:
+            writers[step, name] = pq.ParquetWriter(aside[step, name], _schema(layouts[step].tables[name]))
         for step, lane, tables in read_lanes(recovery):
             counts[step] += len(next(iter(tables.values())))
             for name, table in tables.items():
                 writers[step, name].write_table(_columns(lane, table))
+        for writer in writers.values():
+            writer.close()
+        for of, path in reversed(paths.items()):  # a step's first table last: without it the others are no export
+            aside[of].replace(path)
     except OSError as error:
         msg = f"{out}: {error.strerror or error}: see that this user can write there, and that there is room"
         raise UserError(msg) from error
     finally:
-        for writer in writers.values():
-            writer.close()
+        for of, writer in writers.items():
+            with contextlib.suppress(OSError):  # it has failed before, which is what is said
+                writer.close()
+            aside[of].unlink(missing_ok=True)
     return counts
 
 
@@ -114,14 +151,19 @@ def import_from(
         optional: steps that begin empty where there is no file of them.
 
     Raises:
-        UserError: a file is missing or is no such file, or a flow has run on the directory.
+        UserError: a file is missing or is no such file, or a flow has run on the directory, or runs; nothing is
+            imported then.
     """
     if committed_tokens(recovery) or any((recovery / DIRECTORY).glob("*.image")):
         msg = f"{recovery} holds profiles already: import into a new recovery directory"
         raise UserError(msg)
     store = Store.open(recovery, lanes)
     assert store.directory is not None  # noqa: S101
+    unfinished = store.directory / UNFINISHED
+    written: list[Path] = []
     try:
+        store.hold_alone()
+        unfinished.touch(0o600)
         found: dict[str, Imported | None] = {}
         for step, layout in layouts.items():
             store.step(step, layout)
@@ -130,7 +172,9 @@ def import_from(
                 continue
             sources, found[step] = _read_files(files, step, layout)
             for lane, tables in _divided(sources, layout, store.lanes).items():
-                write_image(store.directory, ImageId(step, lane, 0), BEGINNING, tables, Disk())
+                path, _ = write_image(store.directory, ImageId(step, lane, 0), BEGINNING, tables, Disk())
+                written.append(path)
+        written.clear()
         return found
     except OSError as error:
         msg = (
@@ -138,6 +182,9 @@ def import_from(
         )
         raise UserError(msg) from error
     finally:
+        for path in written:  # a flow would begin with a part of the profiles
+            path.unlink()
+        unfinished.unlink(missing_ok=True)
         store.close()
 
 

@@ -23,6 +23,8 @@ from dataflow.state.log import BEGINNING, FILE_BYTES, ChunkId, Log, LogReader, T
 from dataflow.tables.table import Layout, Tables, first_table
 
 MANIFEST = "state.json"
+UNFINISHED = "importing"
+"""Is in a directory while profiles are imported into it."""
 LANES = 8
 """Lanes of a new directory: enough for 8 workers; each further one splits every batch into smaller pieces."""
 FORMAT = 1
@@ -108,6 +110,9 @@ class Store:
             if not alone:
                 # Another process of the flow that starts has it for as long as it cleans; or one that runs shares it.
                 fcntl.flock(lock, fcntl.LOCK_SH)
+            if (directory / UNFINISHED).exists():
+                msg = f"an import into {recovery} was not finished: remove that directory, and import into a new one"
+                raise UserError(msg)
             names = _identify(directory, lanes, disk)
             if alone:
                 _clean(directory, names, committed_tokens(recovery), disk)
@@ -149,6 +154,16 @@ class Store:
         PROFILE_BYTES.labels(step).set_function(
             lambda: sum(table.bytes_held() for each in held for table in each.values())
         )
+
+    def hold_alone(self) -> None:
+        """Keeps every flow from the directory until this is closed.
+
+        Raises:
+            UserError: one runs on it.
+        """
+        if self._lock is not None and not _try_lock(self._lock, fcntl.LOCK_EX):
+            msg = f"a flow runs on {self.directory}: stop it first, or name another recovery directory"
+            raise UserError(msg)
 
     def close(self) -> None:
         """Ends the threads and the helper, and lets go of the directory; what was asked for is synced."""
@@ -231,6 +246,7 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text())
         version = found["format"]
+        found["lanes"], found["steps"]
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -274,23 +290,24 @@ def _try_lock(lock: IO[str], kind: int) -> bool:
     return True
 
 
-def chains(directory: Path, names: list[str], tokens: dict[tuple[str, str], Token]) -> dict[tuple[str, int], Chain]:
-    """What each token stands for, by step and lane.
+def chunks_of(
+    directory: Path, names: list[str], tokens: dict[tuple[str, str], Token]
+) -> dict[tuple[str, int], ChunkId]:
+    """The chunk that each token names, by step and lane.
 
     Raises:
-        UserError: something of it is missing or damaged, or a token is not of the lane that its row names.
+        UserError: a token is not of the lane that its row names.
     """
-    found: dict[tuple[str, int], Chain] = {}
+    found: dict[tuple[str, int], ChunkId] = {}
     numbers = {name: lane for lane, name in enumerate(names)}
-    with LogReader(directory) as reader:
-        for (step, name), token in sorted(tokens.items()):
-            if numbers.get(name) != token.lane:
-                msg = (
-                    f"the recovery data has lane {name} of {step} for lane {token.lane} of {directory}: they are not "
-                    "of one time. Restore the whole recovery directory from one backup, or use an empty one"
-                )
-                raise UserError(msg)
-            found[step, token.lane] = chain_of(directory, reader, step, token.lane, token.chunk)
+    for (step, name), token in sorted(tokens.items()):
+        if numbers.get(name) != token.lane:
+            msg = (
+                f"the recovery data has lane {name} of {step} for lane {token.lane} of {directory}: they are not "
+                "of one time. Restore the whole recovery directory from one backup, or use an empty one"
+            )
+            raise UserError(msg)
+        found[step, token.lane] = token.chunk
     return found
 
 
@@ -299,7 +316,10 @@ def _clean(directory: Path, names: list[str], tokens: dict[tuple[str, str], Toke
     kept: set[str] = set()
     if not tokens:  # the first execution did not get to its first commit; or the rows were moved away, and come back
         kept.update(path.name for path in directory.glob("*.log"))
-    needed = chains(directory, names, tokens)
+    needed: dict[tuple[str, int], Chain] = {}
+    with LogReader(directory) as reader:
+        for (step, lane), chunk in chunks_of(directory, names, tokens).items():
+            needed[step, lane] = chain_of(directory, reader, step, lane, chunk)
     for chain in needed.values():
         kept.update(log_name(chunk.place.file) for chunk in chain.chunks)
         if chain.image is not None:

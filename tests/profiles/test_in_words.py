@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from dataflow.events.parsing import parse
+from dataflow.events.transaction import Transaction
 from dataflow.profiles.in_words import describe_merchant, describe_user
 from dataflow.state.__main__ import main
-from tests.support.builders import DAY, HOUR, NOON, label, txn
+from tests.support.builders import DAY, HOUR, NOON, iso, label, raw, txn
 from tests.support.profile_builders import Profiles
 
 
@@ -54,6 +56,14 @@ def test_more_labels_than_a_block_holds_are_all_counted() -> None:
     profiles = Profiles().read(*(label(str(n), at=NOON + n, fraud=n % 2 == 0) for n in range(20)))
     assert of_user(profiles, "ann")[0] == "no transaction yet"
     assert "labels remembered: 20, of them 10 of frauds" in "\n".join(of_user(profiles, "ann"))
+
+
+def test_a_time_that_an_offset_moves_out_of_the_calendar_is_shown_all_the_same() -> None:
+    value = raw("ann", at=NOON).replace(iso(NOON).encode(), b"0001-01-01T00:00:00+14:00")
+    moved = parse(value, b"ann", "transactions", 0, 0, int(NOON * 1000), NOON, DAY)
+    assert isinstance(moved, Transaction)
+    first, *_ = of_user(Profiles().read(moved), "ann")
+    assert first == "1 transactions since 0000-12-31, the newest at 0000-12-31T10:00:00+00:00"
 
 
 def test_of_nobody_the_command_says_so_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,3 +140,20 @@ def test_a_compactor_holds_its_helper_and_makes_the_image_all_the_same(tmp_path:
     finally:
         compactor.close()
         engine.close()
+
+
+def test_a_helper_that_hangs_while_it_has_nothing_to_do_does_not_stop_the_flow(tmp_path: Path) -> None:
+    compactor = Compactor(tmp_path, {}, command=lambda: ["sleep", "1000"])
+    helper = compactor._started()  # no image is asked for, so nobody would find out
+
+    def end_epochs() -> None:
+        for number in range(2**14):  # more than a pipe holds
+            compactor.hold(number % 2 == 0)
+
+    flow = threading.Thread(target=end_epochs, daemon=True)
+    flow.start()
+    flow.join(60)
+    hung = flow.is_alive()
+    helper.kill()
+    helper.wait()
+    assert not hung

@@ -21,6 +21,7 @@ from confluent_kafka import Message
 
 from dataflow.connectors import kafka_source
 from dataflow.connectors.kafka_clients import TopicIdentity
+from dataflow.errors import UserError
 from dataflow.process import lifecycle
 from dataflow.process.execution import Execution
 from dataflow.settings import Settings
@@ -156,6 +157,15 @@ def test_what_an_earlier_execution_left_is_not_this_ones(tmp_path: Path) -> None
     Closings(tmp_path, 1, 2)
     assert here.latest(3) == float("-inf")
     assert (tmp_path / "epoch.1").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_disk_that_fails_at_an_epochs_end_is_one_line(tmp_path: Path) -> None:
+    closings = Closings(tmp_path, 0, 2)
+    (tmp_path / "epoch.0").unlink()
+    (tmp_path / "epoch.0").mkdir()
+    with pytest.raises(UserError, match=r"epoch\.0: Is a directory: see to the disk") as failed:
+        closings.closed(1, 500.0)
+    assert "\n" not in str(failed.value)
 
 
 def test_a_worker_knows_whether_it_is_alone() -> None:

@@ -1,16 +1,20 @@
 """What is kept of lanes, through crashes, lost writes and damaged files; against a plain dict."""
 
 import errno
+import os
 import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dataflow.errors import UserError
 from dataflow.state.disk import Disk
 from dataflow.state.lane import Lane, LanePace
+from dataflow.state.loading import load_lane
+from dataflow.state.log import MOST_OPEN
 from dataflow.state.store import Store
 from tests.state.support import (
     COUNTS,
@@ -23,7 +27,9 @@ from tests.state.support import (
     Plain,
     ShortDisk,
     batch_of,
+    contents,
     count,
+    read_rows,
 )
 from tests.support.mapped_lanes import MappedTables
 
@@ -313,6 +319,54 @@ def test_a_quiet_lane_does_not_keep_the_log_of_the_others(tmp_path: Path) -> Non
     assert engine.store.log is not None
     assert engine.store.log.appended > 250_000
     engine.close()
+
+
+def restart(folder: Path, times: int, pace: LanePace) -> set[str]:
+    """Starts a flow so many times, each of which leaves little behind; the log files that are left."""
+    for number in range(times):
+        engine = Engine(folder, lanes=1, pace=pace)
+        for value in range(3):
+            engine.take([("ann", 3 * number + value)])
+            engine.end_epoch()
+        engine.close()
+    return {path.name for path in engine.directory.glob("*.log")}
+
+
+def test_a_chain_in_more_log_files_than_may_be_open_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = restart(
+        tmp_path / "r", MOST_OPEN + 8, EAGER._replace(compact_bytes=10**9, log_bytes=10**9, old_files=10**9)
+    )
+    assert len(files) == MOST_OPEN + 8
+    _, (token,) = read_rows(tmp_path / "r")
+    open_now, most = set[int](), 0
+    really_open, really_close = os.open, os.close
+
+    def opened(path: Any, *rest: Any, **named: Any) -> int:
+        nonlocal most
+        fd = really_open(path, *rest, **named)
+        if str(path).endswith(".log"):
+            open_now.add(fd)
+            most = max(most, len(open_now))
+        return fd
+
+    def closed(fd: int) -> None:
+        open_now.discard(fd)
+        really_close(fd)
+
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(os, "close", closed)
+    found = load_lane(tmp_path / "r" / "state", STEP, 0, token.chunk, COUNTS)
+    assert contents(found.tables) == expected([("ann", n) for n in range(3 * (MOST_OPEN + 8))]).states
+    assert most == MOST_OPEN
+    assert not open_now
+
+
+def test_many_starts_of_a_lane_with_little_to_do_do_not_each_leave_a_log_file(tmp_path: Path) -> None:
+    pace = EAGER._replace(compact_bytes=10**9, log_bytes=10**9, old_files=5)
+    assert len(restart(tmp_path / "r", 40, pace)) <= 8
+    resumed = Engine(tmp_path / "r", lanes=1)
+    assert resumed.contents() == expected([("ann", n) for n in range(120)]).states
+    resumed.close()
 
 
 def test_an_image_is_made_of_committed_epochs_only(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 """Profiles leave a recovery directory as Parquet files and go into another, of other lanes and another layout."""
 
 import contextlib
+import errno
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,6 +13,7 @@ import pytest
 
 from dataflow.errors import UserError
 from dataflow.state.__main__ import main
+from dataflow.state.image import write_image
 from dataflow.state.parquet import export_to, import_from, read_lanes
 from dataflow.tables.table import Layout, Tables
 from tests.state.support import COUNTS, STEP, Engine, contents
@@ -180,11 +184,139 @@ def test_the_command_shows_lanes_and_one_key_in_words(tmp_path: Path, capsys: py
     assert "40 keys read" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["show", "nowhere"], ["user", "OLD", "nobody"], ["export", "nowhere", "files"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["show", "nowhere"],
+        ["show", "a file"],
+        ["user", "OLD", "nobody"],
+        ["export", "nowhere", "files"],
+        ["export", "OLD", "a file"],
+        ["export", "OLD", "a file/below"],
+        ["import", "nowhere", "new", "OLD"],
+        ["import", "files", "a file", "OLD"],
+        ["import", "files", "new", "../mistyped"],
+        ["import", "files", "new", ":LAYOUTS"],
+        ["import", "files", "new", "os:path"],
+        ["import", "files", "new", "os:environ"],
+    ],
+)
 def test_a_mistake_on_the_command_line_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     exported(tmp_path, items_of(4, 50))
+    (tmp_path / "a file").write_text("")
     with contextlib.chdir(tmp_path):
         assert main([argument.replace("OLD", "old") for argument in arguments]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_lanes_are_read_beside_a_flow_that_puts_their_files_away_meanwhile(tmp_path: Path) -> None:
+    engine = Engine(tmp_path / "r")
+    run(engine, items_of(3, 300), 5)
+    before = expected(items_of(3, 300)).states
+    lanes = read_lanes(tmp_path / "r")
+    first = contents(next(lanes).tables)
+    assert first == {key: before[key] for key in first}
+    files = set(engine.directory.iterdir())
+    run(engine, items_of(4, 600), 10)
+    assert files - set(engine.directory.iterdir())
+    for lane in lanes:
+        assert contents(lane.tables) == contents(engine.lanes[lane.lane].state.tables)
+    engine.close()
+
+
+def test_a_directory_whose_rows_are_gone_is_not_taken_for_an_empty_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported(tmp_path, items_of(3, 300))
+    (tmp_path / "old" / "part-0.sqlite3").unlink()
+    for command in (["show", "old"], ["user", "old", "user 7"], ["export", "old", "more"]):
+        with contextlib.chdir(tmp_path):
+            assert main(command) == 2
+        assert "no row in the recovery data" in capsys.readouterr().err
+
+
+def damage_the_last_image(recovery: Path) -> None:
+    path = max((recovery / "state").glob("*.image"))
+    sound = path.read_bytes()
+    at = max(place for place, byte in enumerate(sound) if byte)
+    path.write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
+
+
+def test_an_export_that_fails_leaves_nothing_that_could_be_imported(tmp_path: Path) -> None:
+    exported(tmp_path, items_of(3, 300))
+    damage_the_last_image(tmp_path / "old")
+    with pytest.raises(UserError, match="is damaged"):
+        export_to(tmp_path / "old", tmp_path / "more")
+    assert not list((tmp_path / "more").iterdir())
+
+
+def test_an_export_on_a_disk_without_room_is_a_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported(tmp_path, items_of(3, 300))
+
+    def fails(writer: pq.ParquetWriter) -> None:
+        writer.is_open = False
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pq.ParquetWriter, "close", fails)  # it writes the end of the file
+    with pytest.raises(UserError, match=r"No space left on device: see .* that there is room"):
+        export_to(tmp_path / "old", tmp_path / "more")
+    assert not list((tmp_path / "more").iterdir())
+
+
+def test_an_import_that_fails_leaves_nothing_to_begin_with(tmp_path: Path) -> None:
+    files = exported(tmp_path, items_of(3, 300))
+    with pytest.raises(UserError, match="is no export of other"):
+        import_from(files, tmp_path / "new", {STEP: COUNTS, "other": COUNTS}, 3)
+    assert not list((tmp_path / "new" / "state").glob("*.image"))
+    import_from(files, tmp_path / "new", {STEP: COUNTS}, 3)
+    engine = Engine(tmp_path / "new")
+    engine.take([("user 7", 0)])
+    assert len(engine.contents()) > 1
+    engine.close()
+
+
+def test_no_flow_begins_on_an_import_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = exported(tmp_path, items_of(3, 300))
+    written = 0
+
+    def write_one(*given: Any) -> Any:
+        nonlocal written
+        written += 1
+        if written == 2:
+            shutil.copytree(tmp_path / "new", tmp_path / "killed")
+        return write_image(*given)
+
+    monkeypatch.setattr("dataflow.state.parquet.write_image", write_one)
+    import_from(files, tmp_path / "new", {STEP: COUNTS}, 3)
+    assert list((tmp_path / "killed" / "state").glob("*.image"))
+    with pytest.raises(UserError, match="was not finished"):
+        Engine(tmp_path / "killed")
+    Engine(tmp_path / "new").close()
+
+
+def test_nothing_is_imported_under_a_flow_that_runs(tmp_path: Path) -> None:
+    files = exported(tmp_path, items_of(3, 300))
+    engine = Engine(tmp_path / "new")
+    engine.take([("user 7", 0)])  # of an epoch that has not ended: no row says that there is a flow
+    with pytest.raises(UserError, match="a flow runs on"):
+        import_from(files, tmp_path / "new", {STEP: COUNTS})
+    engine.close()
+
+
+def test_what_stands_in_a_transaction_does_not_steer_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def put(tables: Tables, rows: np.ndarray, values: list[str]) -> list[str]:
+        tables["counts"].rows["place"][rows] = tables["places"].find(values)
+        return values
+
+    engine = Engine(tmp_path / "r", mapper=put)
+    engine.take([("ann", "\x1b[2Jshop\nall is well")])
+    engine.end_epoch()
+    engine.close()
+    assert main(["user", str(tmp_path / "r"), "ann"]) == 0
+    assert "place: \N{REPLACEMENT CHARACTER}[2Jshop\N{REPLACEMENT CHARACTER}all is well\n" in capsys.readouterr().out
