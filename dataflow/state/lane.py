@@ -33,6 +33,9 @@ COMPACT_PART = 0.5
 """A new image is made when the chunks since are larger than this part of the old one..."""
 COMPACT_BYTES = 4_000_000
 """... and than this, so that small lanes do not make images all the time."""
+FAR_BEHIND = 4
+"""Times as much as makes a new image due: a lane that begins with so much is one whose images the helper did not get
+to make."""
 LOG_BYTES = 512_000_000
 """A lane whose oldest chunk lies so far back in the log (or as far as all images are large) gets a new image, too:
 else a lane with little to do would keep every log file in being."""
@@ -172,6 +175,8 @@ class Lane(StatefulBatchLogic[Any, Any, Token | None]):
         self._old_files = len({chunk.place.file for chunk in loaded.chain.chunks})
         for chunk in loaded.chain.chunks:
             self._add(chunk)
+        if store.compactor is not None and self._bytes_since_image > FAR_BEHIND * self._image_due():
+            store.compactor.hurry()
 
     def _epoch_began(self) -> None:
         store = self._step.store
@@ -199,6 +204,10 @@ class Lane(StatefulBatchLogic[Any, Any, Token | None]):
         if parts:
             self._last, self._last_end = log.append(self._step.name, self._lane, self._last, parts)
             self._add(self._last)
+
+    def _image_due(self) -> float:
+        """How many bytes of chunks since the last image make a new one due."""
+        return max(self._pace.compact_bytes, self._pace.compact_part * self._image_bytes)
 
     def _compact(self, now: float) -> None:
         """Has an image made of what is committed, where one is due; and goes on from one that was made."""

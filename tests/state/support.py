@@ -113,6 +113,10 @@ class Inline:
         self._directory, self._layouts, self._disk = directory, layouts, disk
         self._answers: dict[tuple[str, int], Compacted | None] = {}
         self.held: list[bool] = []
+        self.hurried = False
+
+    def hurry(self) -> None:
+        self.hurried = True
 
     def hold(self, held: bool) -> None:
         self.held.append(held)

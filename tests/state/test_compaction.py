@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from dataflow.state import compaction
-from dataflow.state.compaction import GO_ON, HOLD, Compacted, Compactor, SharedDisk
+from dataflow.state.compaction import GO_ON, HOLD, NICENESS, Compacted, Compactor, SharedDisk
 from dataflow.state.loading import load_lane
-from tests.state.support import COUNTS, EAGER, STEP, Engine, read_rows
+from tests.state.support import COUNTS, EAGER, STEP, Engine, Inline, read_rows
 
 NO_IMAGES = EAGER._replace(compact_bytes=10**9, log_bytes=10**9)
 """A lane that asks for no image by itself."""
@@ -39,7 +39,7 @@ def test_after_a_helper_that_dies_or_hangs_another_makes_the_image(tmp_path: Pat
     engine.take([("ann", 1)])
     engine.end_epoch()
     _, (token,) = read_rows(engine.recovery)
-    real = [sys.executable, "-m", "dataflow.state.compaction", str(engine.directory)]
+    real = [sys.executable, "-m", "dataflow.state.compaction", str(engine.directory), "10"]
     commands = iter([["sh", "-c", first], real])
     compactor = Compactor(engine.directory, engine.store.layouts, 2.0, lambda: next(commands))
     try:
@@ -55,6 +55,42 @@ def test_after_a_helper_that_dies_or_hangs_another_makes_the_image(tmp_path: Pat
     assert made is not None
     assert made.chunk == token.chunk
     assert load_lane(engine.directory, STEP, 0, token.chunk, COUNTS).chain.head is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("hurry", "niceness"), [(True, 0), (False, NICENESS)])
+def test_a_helper_gives_way_to_the_flow_but_for_one_that_is_to_hurry(
+    tmp_path: Path, hurry: bool, niceness: int
+) -> None:
+    engine = Engine(tmp_path / "r", lanes=1, pace=NO_IMAGES)
+    engine.take([("ann", 1)])
+    engine.end_epoch()
+    _, (token,) = read_rows(engine.recovery)
+    compactor = Compactor(engine.directory, engine.store.layouts)
+    try:
+        if hurry:
+            compactor.hurry()
+        compactor.ask(STEP, 0, token.chunk)
+        assert answer(compactor) is not None
+        assert compactor.helper is not None
+        ours = os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.getpriority(os.PRIO_PROCESS, compactor.helper.pid) == min(ours + niceness, 19)
+    finally:
+        compactor.close()
+        engine.close()
+
+
+@pytest.mark.parametrize(("due", "hurried"), [(1, True), (10**9, False)])
+def test_a_flow_that_begins_far_behind_has_its_helper_hurry(tmp_path: Path, due: int, hurried: bool) -> None:
+    engine = Engine(tmp_path / "r", lanes=1, pace=NO_IMAGES)
+    for number in range(3):
+        engine.take([("ann", number)])
+        engine.end_epoch()
+    engine.close()
+    again = Engine(tmp_path / "r", lanes=1, pace=NO_IMAGES._replace(compact_bytes=due))
+    again.close()
+    assert isinstance(again.store.compactor, Inline)
+    assert again.store.compactor.hurried is hurried
 
 
 class Pipe:
