@@ -76,6 +76,7 @@ LONGEST = (
     "test_console_postgres_page",
     "test_console_kafka",
     "test_console_health",
+    "test_generate",
     "test_kafka_server",
     "test_dead_letters",
     "test_live_model",
