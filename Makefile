@@ -16,7 +16,7 @@ KEEP_BYTECODE := env -u PYTHONDONTWRITEBYTECODE
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help run console test test-fast chaos bench profile check train generate detect screenshots up down logs clean
+.PHONY: help run console kafka test test-fast chaos bench profile check train generate detect screenshots up down logs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ $(MODEL): | $(VENV)/.kernels
 # For the tutorial's population it trains a model of its own.
 run: $(VENV)/.kernels $(if $(filter tutorial,$(GENERATOR_POPULATION)),,$(MODEL)) ## broker, generator, detector and console, with alerts as they come (DURATION=20 ends it by itself)
 	@$(BIN)/python -m dataflow.demo $(if $(DURATION),--duration $(DURATION))
+
+kafka: $(VENV)/.run
+	@$(BIN)/python -m tests.support.kafka_server --fetch > /dev/null
 
 test: $(VENV)/.dev $(VENV)/.kernels check ## lint, types, and all tests, on a real Apache Kafka where there is Java 17 and Maven
 	$(KEEP_BYTECODE) $(BIN)/python -m pytest $(PARALLEL)

@@ -3,6 +3,7 @@
 The long run is `make chaos`.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,18 @@ from tests.chaos.disturbances import DECISIONS, STUCK_SECONDS, Chaos, StuckError
 pytestmark = [pytest.mark.usefixtures("apache_kafka"), pytest.mark.timeout(600)]
 
 
-def chaos(tmp_path: Path, model_file: Path, mutant: str | None, **environ: str) -> Chaos:
-    """One process of the flow, or of a flow with a fault."""
+def chaos(tmp_path: Path, model_file: Path, mutant: str | None) -> Chaos:
+    """A flow, or one with a fault, that a scenario starts."""
     command = ["tests.support.mutants"] if mutant else ["dataflow.detect"]
     fault = {"REDFLAG_MUTANT": mutant} if mutant else {}
-    made = Chaos(tmp_path, model_file, users=100, command=command, environ={**fault, **environ}, say=print)
+    return Chaos(tmp_path, model_file, users=100, command=command, environ=fault, say=print)
+
+
+def start(made: Chaos, **environ: str) -> None:
+    """Has one process of the flow run with these settings; kills the one that runs with others."""
+    made.cluster.kill_all()
+    made.cluster.extra = environ
     made.cluster.go_on(1)
-    return made
 
 
 def sound(counts: Counts) -> bool:
@@ -32,6 +38,84 @@ def sound(counts: Counts) -> bool:
         or counts.merchants_different
         or counts.cooldowns_different
     )
+
+
+# ------------------------------------------------------------------------------------------------------- the scenarios
+
+
+def decide_without_a_snapshot(made: Chaos) -> None:
+    """Killed with all decided and nothing of it in a snapshot, so that all of it is decided again."""
+    start(made, RECOVERY_INTERVAL="600")
+    before = made.written()
+    made.feeder.release(1000, 0.2)
+    made.wait("the decisions", lambda: made.written() >= before + 1000)
+    made.cluster.kill_all()
+
+
+def grow_outputs_without_a_snapshot(made: Chaos) -> None:
+    """Killed likewise, and then the outputs grow: most source partitions are written elsewhere from then on."""
+    decide_without_a_snapshot(made)
+    for topic in DECISIONS:
+        made.grow(topic, 1)
+
+
+def take_snapshots_while_records_linger(made: Chaos) -> None:
+    """Killed after snapshots, in a producer that would send its records only much later if nobody asked it to."""
+    start(made, KAFKA_CONFIG_LINGER_MS="60000")
+    decide_up_to_snapshots(made, 500, 0.2)
+
+
+def feed_what_is_too_large(made: Chaos) -> None:
+    start(made)
+    made.wait_ready()
+    made.feeder.release(100, 0.1)
+    made.feeder.release_large(valid=True)
+    made.feeder.release_large(valid=False)
+
+
+def feed_while_it_is_down(made: Chaos) -> None:
+    """All of it, labels too. Interpreted: compiled code cannot be changed."""
+    start(made, NUMBA_DISABLE_JIT="1")
+    made.wait_ready()
+    made.cluster.kill_all()
+    made.feeder.release(1000, 0.2)
+
+
+def go_on_paying_after_snapshots(made: Chaos) -> None:
+    """Killed after snapshots of all of it; then the same users go on paying."""
+    start(made)
+    decide_up_to_snapshots(made, 600, 1.0)
+    made.feeder.release(600, 1.0)
+
+
+def lose_power_after_snapshots(made: Chaos) -> None:
+    """Killed right after a commit, on a disk that loses what was not synced."""
+    start(made)
+    decide_up_to_snapshots(made, 500, 0.2)
+
+
+def decide_up_to_snapshots(made: Chaos, transactions: int, seconds: float) -> None:
+    """Feeds so many, and kills the flow once there are snapshots of all of it."""
+    made.wait_ready()
+    made.feeder.release(transactions, seconds)
+    made.feeder.pause()
+    made.wait("snapshots of all of it", made.read_to_the_end)
+    made.cluster.kill_all()
+    made.feeder.go_on()
+
+
+# The first two count what they decide, so all before them must be decided; what is last runs on to the end.
+SCENARIOS: tuple[Callable[[Chaos], None], ...] = (
+    decide_without_a_snapshot,
+    grow_outputs_without_a_snapshot,
+    take_snapshots_while_records_linger,
+    feed_what_is_too_large,
+    go_on_paying_after_snapshots,
+    feed_while_it_is_down,
+)
+
+
+# ----------------------------------------------------------------------------------------------------------- the tests
 
 
 def test_nothing_is_lost_doubled_or_different_whatever_is_killed(tmp_path: Path, model_file: Path) -> None:
@@ -60,107 +144,80 @@ def test_a_flow_that_does_not_start_ends_the_run_with_the_last_that_it_said(tmp_
         assert made.counts.failed()
 
 
-@pytest.mark.parametrize("mutant", [None, "skip_list"])
-def test_a_sink_that_ignores_what_stands_there_is_caught(tmp_path: Path, model_file: Path, mutant: str | None) -> None:
-    """Killed with all decided and nothing of it in a snapshot, so that all of it is decided again."""
-    with chaos(tmp_path, model_file, mutant, RECOVERY_INTERVAL="600") as made:
-        made.feeder.release(1000, 0.2)
-        made.wait("the decisions", lambda: made.written() >= 1000)
-        made.cluster.kill_all()
-        counts = made.finish(8 if mutant else STUCK_SECONDS)
-    assert (counts.doubled >= 1000) is (mutant is not None)
-    assert sound(counts) is (mutant is None)
-    assert counts.failed() is (mutant is not None), counts
+def test_a_flow_without_a_fault_passes_every_scenario_that_catches_one(tmp_path: Path, model_file: Path) -> None:
+    """One after the other, on one broker: so it is the fault that each of the tests below catches."""
+    with chaos(tmp_path, model_file, None) as made:
+        for scenario in SCENARIOS:
+            scenario(made)
+        counts = made.finish()
+    assert sound(counts), counts
+    assert not counts.failed(), counts
+    assert counts.transactions >= 4800
+    assert counts.labels > 0
+    assert counts.invalid >= 2  # with the two that are too large
 
 
-@pytest.mark.parametrize("mutant", [None, "grown_outputs"])
-def test_a_sink_that_looks_only_where_it_writes_now_is_caught(
-    tmp_path: Path, model_file: Path, mutant: str | None
-) -> None:
-    """Killed likewise, and then the outputs grow: most source partitions are written elsewhere from then on."""
-    with chaos(tmp_path, model_file, mutant, RECOVERY_INTERVAL="600") as made:
-        made.feeder.release(1000, 0.2)
-        made.wait("the decisions", lambda: made.written() >= 1000)
-        made.cluster.kill_all()
-        for topic in DECISIONS:
-            made.grow(topic, 1)
-        counts = made.finish(8 if mutant else STUCK_SECONDS)
-    assert (counts.doubled > 0) is (mutant is not None)
-    assert sound(counts) is (mutant is None)
+def test_a_sink_that_ignores_what_stands_there_is_caught(tmp_path: Path, model_file: Path) -> None:
+    with chaos(tmp_path, model_file, "skip_list") as made:
+        decide_without_a_snapshot(made)
+        counts = made.finish(8)
+    assert counts.doubled >= 1000, counts
+    assert counts.failed(), counts
 
 
-@pytest.mark.parametrize("mutant", [None, "flush"])
-def test_a_snapshot_without_a_flush_is_caught(tmp_path: Path, model_file: Path, mutant: str | None) -> None:
-    """Killed after snapshots, in a producer that would send its records only much later if nobody asked it to."""
-    with chaos(tmp_path, model_file, mutant, KAFKA_CONFIG_LINGER_MS="60000") as made:
-        made.wait_ready()
-        made.feeder.release(500, 0.2)
-        made.feeder.pause()
-        made.wait("snapshots of all of it", made.read_to_the_end)
-        made.cluster.kill_all()
-        counts = made.finish(8 if mutant else STUCK_SECONDS)
-    assert (counts.lost > 0) is (mutant is not None), counts
-    assert sound(counts) is (mutant is None)
-    assert counts.failed() is (mutant is not None), counts
+def test_a_sink_that_looks_only_where_it_writes_now_is_caught(tmp_path: Path, model_file: Path) -> None:
+    with chaos(tmp_path, model_file, "grown_outputs") as made:
+        grow_outputs_without_a_snapshot(made)
+        counts = made.finish(8)
+    assert counts.doubled > 0, counts
+    assert counts.failed(), counts
 
 
-@pytest.mark.parametrize("mutant", [None, "too_large"])
-def test_a_sink_that_loses_what_is_too_large_is_caught(tmp_path: Path, model_file: Path, mutant: str | None) -> None:
+def test_a_snapshot_without_a_flush_is_caught(tmp_path: Path, model_file: Path) -> None:
+    with chaos(tmp_path, model_file, "flush") as made:
+        take_snapshots_while_records_linger(made)
+        counts = made.finish(8)
+    assert counts.lost > 0, counts
+    assert counts.failed(), counts
+
+
+def test_a_sink_that_loses_what_is_too_large_is_caught(tmp_path: Path, model_file: Path) -> None:
+    with chaos(tmp_path, model_file, "too_large") as made:
+        feed_what_is_too_large(made)
+        counts = made.finish(8)
+    assert counts.lost == 2, counts
+    assert counts.failed(), counts
+
+
+@pytest.mark.parametrize("mutant", ["labels_first", "labels_at_once"])
+def test_labels_that_are_read_before_the_transactions_are_caught(tmp_path: Path, model_file: Path, mutant: str) -> None:
     with chaos(tmp_path, model_file, mutant) as made:
-        made.wait_ready()
-        made.feeder.release(100, 0.1)
-        made.feeder.release_large(valid=True)
-        made.feeder.release_large(valid=False)
-        counts = made.finish(8 if mutant else STUCK_SECONDS)
-    assert counts.lost == (2 if mutant else 0), counts
-    assert counts.failed() is (mutant is not None), counts
-
-
-@pytest.mark.parametrize("mutant", [None, "labels_first", "labels_at_once"])
-def test_labels_that_are_read_before_the_transactions_are_caught(
-    tmp_path: Path, model_file: Path, mutant: str | None
-) -> None:
-    """All is fed while the flow is down. Interpreted: compiled code cannot be changed."""
-    with chaos(tmp_path, model_file, mutant, NUMBA_DISABLE_JIT="1") as made:
-        made.wait_ready()
-        made.cluster.kill_all()
-        made.feeder.release(1000, 0.2)
+        feed_while_it_is_down(made)
         counts = made.finish()
     assert counts.labels > 0
     assert counts.lost == counts.doubled == 0
     # Where labels wait for their transactions, state is the same in the end; only decisions in between are not.
-    assert (counts.different > 0) is (mutant is not None), counts
+    assert counts.different > 0, counts
     assert (counts.states_different > 0) is (mutant == "labels_at_once"), counts
 
 
-@pytest.mark.parametrize("mutant", [None, "unmarked_rows", "unmarked_side_rows"])
+@pytest.mark.parametrize("mutant", ["unmarked_rows", "unmarked_side_rows"])
 def test_rows_that_were_written_and_are_not_in_the_log_are_caught(
-    tmp_path: Path, model_file: Path, mutant: str | None
+    tmp_path: Path, model_file: Path, mutant: str
 ) -> None:
-    """Killed after snapshots of all of it; then the same users go on paying."""
     with chaos(tmp_path, model_file, mutant) as made:
-        made.wait_ready()
-        made.feeder.release(600, 1.0)
-        made.feeder.pause()
-        made.wait("snapshots of all of it", made.read_to_the_end)
-        made.cluster.kill_all()
-        made.feeder.go_on()
-        made.feeder.release(600, 1.0)
+        go_on_paying_after_snapshots(made)
         counts = made.finish()
     assert counts.lost == counts.doubled == 0, counts
-    assert (counts.states_different > 0) is (mutant is not None), counts
-    assert counts.failed() is (mutant is not None), counts
+    assert counts.states_different > 0, counts
+    assert counts.failed(), counts
 
 
 @pytest.mark.parametrize("mutant", ["power_loss", "tokens_at_once"])
 def test_a_token_that_does_not_wait_for_the_disk_is_caught(tmp_path: Path, model_file: Path, mutant: str) -> None:
-    """Killed right after a commit, on a disk that loses what was not synced; it refuses to start then."""
+    """The flow refuses to start on what is left; one that waits for such a disk does not."""
     with chaos(tmp_path, model_file, mutant) as made:
-        made.wait_ready()
-        made.feeder.release(500, 0.2)
-        made.feeder.pause()
-        made.wait("snapshots of all of it", made.read_to_the_end)
-        made.cluster.kill_all()
+        lose_power_after_snapshots(made)
         counts = made.finish(8 if mutant == "tokens_at_once" else STUCK_SECONDS)
         said = made.cluster.last_said()
     assert (counts.states_different > 0) is (mutant == "tokens_at_once"), counts
