@@ -37,6 +37,7 @@ class FlowFigures(NamedTuple):
     lag: float = math.nan  # messages behind the end of the topics
     p50: float = math.nan  # s, from a message's record to the broker's acknowledgement of what became of it
     p99: float = math.nan
+    most: float = math.inf  # s, that is told apart: one of these two that is as much may be anything more
     since_start: bool = True  # whether these two are of all since the flow's start
 
 
@@ -77,7 +78,8 @@ class FlowMetrics:
         latency = {bound: count - earliest.latency.get(bound, 0.0) for bound, count in sample.latency.items()}
         since_start = begin > now - WINDOW_SECONDS or latency.get(math.inf, 0.0) <= 0
         chosen = sample.latency if since_start else latency
-        self._found = FlowFigures("", sample.lag, quantile(chosen, 0.5), quantile(chosen, 0.99), since_start)
+        most = max((bound for bound in chosen if not math.isinf(bound)), default=math.inf)
+        self._found = FlowFigures("", sample.lag, quantile(chosen, 0.5), quantile(chosen, 0.99), most, since_start)
 
 
 def _count(sample: Sample) -> float:

@@ -58,7 +58,8 @@ def rows_of(figures: Figures) -> list[tuple[str, str]]:
         rows.append(
             (
                 "record to decision",
-                f"{_both((flow.p50, flow.p99))}, {'since its start' if flow.since_start else 'the last minute'}",
+                f"p50 {_within(flow.p50, flow.most)}, p99 {_within(flow.p99, flow.most)}, "
+                f"{'since its start' if flow.since_start else 'the last minute'}",
             )
         )
     rows.append(("console", _behind(figures.behind)))
@@ -78,6 +79,10 @@ def _behind(messages: int) -> str:
 
 def _both(pair: tuple[float, float]) -> str:
     return f"p50 {_seconds(pair[0])}, p99 {_seconds(pair[1])}"
+
+
+def _within(value: float, most: float) -> str:
+    return f"more than {_seconds(most)}" if value >= most else _seconds(value)
 
 
 def _seconds(value: float) -> str:

@@ -173,6 +173,10 @@ def test_the_overview_says_lag_latency_versions_and_promise_or_why_not(tmp_path:
     assert rows["flow"] == "1,234 messages behind"
     assert rows["record to decision"] == "p50 5 ms, p99 10 ms, since its start"
     assert rows["alerts a day"] == "too few to say"
+    flow.latency.add([3600.0] * 30)  # a backlog of before, say
+    assert said(held, promise_of(model()), flow.address)["record to decision"] == (
+        "p50 more than 1.0 s, p99 more than 1.0 s, since its start"
+    )
     assert rows["promised"] == "85 a day (80 to 90) with alerts from 0.200, measured on ten weeks"
     held.clock.now = NOON + 1.0
     held.come(alert("ann", timestamp=iso(NOON - 3.0)))
