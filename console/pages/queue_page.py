@@ -14,6 +14,7 @@ from console.pages.queue_rows import Shown, id_of_group, row_of
 from console.pages.suppressed_part import SuppressedPart
 from console.shown_text import shown
 from console.view import View
+from dataflow.explanations.feature_groups import counted
 
 CHOICES_SECONDS: Final = 5.0
 """Between two looks for rules and scenarios that are new."""
@@ -194,7 +195,9 @@ class QueuePage:
 
     def _counted(self, page: queue_view.Page) -> str:
         count = f"at least {page.count:,}" if page.more else f"{page.count:,}"
-        things = "cases" if self._view.group == "user" else f"groups of the newest {queue_view.GROUPED:,} alerts"
+        things = f"groups of the newest {queue_view.GROUPED:,} alerts"
+        if self._view.group == "user":
+            things = "case" if page.count == 1 and not page.more else "cases"
         paused = "Paused. " if self._paused else ""
         first = f"the {self._view.order} {len(page.rows)} of " if page.count > len(page.rows) else ""
         return f"{paused}{first}{count} {things}"
@@ -229,6 +232,6 @@ class QueuePage:
             return
         cases = queue_view.cases_of_group(self._desk.store.database.read(), self._view.group, name)
         with ui.dialog(value=True), ui.card():
-            ui.label(shown(f"{self._view.group} {name}: {len(cases)} cases")).classes("plain")
+            ui.label(shown(f"{self._view.group} {name}: {counted(len(cases), 'case')}")).classes("plain")
             for case in cases[:50]:
                 ui.link(f"Case {case}", f"/case/{case}")

@@ -117,7 +117,7 @@ def test_a_card_number_finds_something_for_the_role_only(browser: Any, console: 
         open_queue(browser, console, name)
         press(browser, "/")
         press(browser, CARD.replace(" ", ""))
-        await_that(lambda n=cases: f"\n{n} cases" in text(browser))  # type: ignore[misc]
+        await_that(lambda n=cases: f"\n{n} case" in text(browser))  # type: ignore[misc]
     assert severe(browser) == []
 
 
@@ -134,6 +134,6 @@ def test_a_group_by_a_card_number_is_opened_without_it(browser: Any, console: Ru
     for row in browser.find_elements("css selector", ".queue-grid .ag-center-cols-container .ag-row"):
         if MASKED in row.text:
             ActionChains(browser).double_click(row).perform()
-    await_that(lambda: f"device {MASKED}: 1 cases" in text(browser))
+    await_that(lambda: f"device {MASKED}: 1 case" in text(browser))
     assert CARD not in browser.page_source
     assert severe(browser) == []

@@ -224,7 +224,7 @@ def test_the_queue_is_as_it_was_left_until_it_is_cleared_and_a_screen_reader_is_
     press(browser, "kiosk")
     await_that(lambda: len(rows(browser)) == 1)
     status = "return document.querySelector('.heard[role=status]').innerText"
-    await_that(lambda: browser.execute_script(status) == "1 cases")
+    await_that(lambda: browser.execute_script(status) == "1 case")
     browser.get(f"{console.url}case/1")
     await_that(lambda: "This alert" in text(browser))
     open_queue(browser, console)
@@ -265,7 +265,7 @@ def test_a_case_shows_the_alert_that_is_being_read_and_its_status_to_a_screen_re
     open_queue(browser, console)
     await_that(lambda: len(rows(browser)) == 1)
     browser.get(f"{console.url}case/1")
-    await_that(lambda: "1 alerts" in text(browser))
+    await_that(lambda: "1 alert," in text(browser))
     browser.execute_script("window.told = document.querySelector('.case-state[role=status]')")
     produce(console, ("ann", alert_json("ann", score=0.9, transaction_id="second")))
     await_that(lambda: "2 alerts" in browser.execute_script("return window.told.isConnected && window.told.innerText"))
