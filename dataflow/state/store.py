@@ -246,7 +246,8 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text())
         version = found["format"]
-        found["lanes"], found["steps"]
+        if version == FORMAT:  # what another format has, this version does not know
+            found["lanes"], found["steps"]
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
