@@ -12,7 +12,6 @@ from console.pages.places_map import places_of, show_map
 from console.pages.time_line import show_time_line
 from console.records import Decided, Payment, decode_decision, payment_of
 from console.shown_text import moment, money, record, shown, value
-from dataflow.explanations.feature_groups import counted
 
 SECONDS: Final = 0.5
 LISTED: Final = 50
@@ -131,7 +130,9 @@ class CasePage:
                 "open": "nobody has it", "taken": f"{case['analyst']} has it",
                 "closed": f"closed by {case['analyst']}: {case['outcome']}", "suppressed": "suppressed",
             }[case["state"]]  # fmt: skip
-        self._said.set_text(shown(f"{said}; {counted(case['alerts'], 'alert')}, {money(case['amount'])} in all"))
+        self._said.set_text(
+            shown(f"{said}; {case['alerts']} alert{'' if case['alerts'] == 1 else 's'}, {money(case['amount'])} in all")
+        )
         self._holder = case["analyst"] or ""
         self._over.set_visibility(bool(self._holder) and self._holder != self._session.analyst)
         self._body.clear()

@@ -14,7 +14,6 @@ from console.pages.queue_rows import Shown, id_of_group, row_of
 from console.pages.suppressed_part import SuppressedPart
 from console.shown_text import shown
 from console.view import View
-from dataflow.explanations.feature_groups import counted
 
 CHOICES_SECONDS: Final = 5.0
 """Between two looks for rules and scenarios that are new."""
@@ -232,6 +231,8 @@ class QueuePage:
             return
         cases = queue_view.cases_of_group(self._desk.store.database.read(), self._view.group, name)
         with ui.dialog(value=True), ui.card():
-            ui.label(shown(f"{self._view.group} {name}: {counted(len(cases), 'case')}")).classes("plain")
+            ui.label(shown(f"{self._view.group} {name}: {len(cases)} case{'' if len(cases) == 1 else 's'}")).classes(
+                "plain"
+            )
             for case in cases[:50]:
                 ui.link(f"Case {case}", f"/case/{case}")
