@@ -17,6 +17,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -60,57 +62,57 @@ def send(bootstrap: str, topic: str, rate: float, seconds: float, uneven: bool) 
     producer.flush(60)
 
 
-class PauseWatch:
-    """Reads the flow's own metric of its snapshots' pauses, of its first process.
+class Repeated:
+    """Calls something every so many seconds, in a thread of its own, until it is closed."""
+
+    def __init__(self, seconds: float, call: Callable[[], None]):
+        self._seconds, self._call = seconds, call
+        self._stop = threading.Event()
+        self._threads = ThreadPoolExecutor(1)
+        self._running = self._threads.submit(self._run)
+
+    def close(self) -> None:
+        """Ends it; an error of a call is raised here."""
+        self._stop.set()
+        self._running.result()
+        self._threads.shutdown()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._seconds):
+            self._call()
+
+
+class Watched:
+    """What is measured beside the flow: each when it was seen, ns since 1970, and how long it took, ms.
 
     Attributes:
-        found: when each pause was seen, ns since 1970, and how long it was, ms.
+        pauses: of the snapshots of the flow's first process, by its own metric.
+        syncs: of a page that is written beside the flow's state each second: what the disk alone takes. A snapshot
+            waits for eight or ten syncs, one after the other.
     """
 
-    def __init__(self, metrics: FlowMetrics, interval: float):
-        self._pauses = Pauses(metrics)
-        self._every = LOOKS * interval
-        self.found: list[tuple[int, float]] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+    def __init__(self, metrics: FlowMetrics, interval: float, directory: Path):
+        self.pauses: list[tuple[int, float]] = []
+        self.syncs: list[tuple[int, float]] = []
+        self._metric = Pauses(metrics)
+        self._page = (directory / "page").open("wb", buffering=0)
+        self._repeated = [Repeated(LOOKS * interval, self._look), Repeated(1.0, self._sync)]
 
     def close(self) -> None:
         """Ends it; what it found stays."""
-        self._stop.set()
-        self._thread.join()
+        for each in self._repeated:
+            each.close()
+        self._page.close()
 
-    def _run(self) -> None:
-        while not self._stop.wait(self._every):
-            self._pauses.look()
-            self.found += [(time.time_ns(), 1e3 * taken) for taken in self._pauses.taken[len(self.found) :]]
+    def _look(self) -> None:
+        self._metric.look()
+        self.pauses += [(time.time_ns(), 1e3 * taken) for taken in self._metric.taken[len(self.pauses) :]]
 
-
-class SyncProbe:
-    """Writes a page beside the flow's state each second, and times the sync: what the disk alone takes.
-
-    A snapshot waits for eight or ten syncs, one after the other, so no pause can be shorter than what these take.
-    """
-
-    def __init__(self, directory: Path):
-        self._path = directory / "probe"
-        self.found: list[tuple[int, float]] = []  # when each began, ns since 1970, and how long it took, ms
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Ends it; what it found stays."""
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        with self._path.open("wb", buffering=0) as file:
-            while not self._stop.wait(1.0):
-                file.write(bytes(4096))
-                at, began = time.time_ns(), time.perf_counter()
-                os.fdatasync(file.fileno())
-                self.found.append((at, 1e3 * (time.perf_counter() - began)))
+    def _sync(self) -> None:
+        self._page.write(bytes(4096))
+        at, began = time.time_ns(), time.perf_counter()
+        os.fdatasync(self._page.fileno())
+        self.syncs.append((at, 1e3 * (time.perf_counter() - began)))
 
 
 def measure(
@@ -136,13 +138,12 @@ def measure(
             job.check()
             time.sleep(0.1)
         arguments = ["--send", job.bootstrap, job.source, str(rate), str(60 * minutes), str(int(processes > 1))]
-        probe, pauses = SyncProbe(job.scratch), PauseWatch(FlowMetrics(metrics_port), interval)
+        watched = Watched(FlowMetrics(metrics_port), interval, job.scratch)
         sender = subprocess.Popen([sys.executable, "-m", "benchmarks.stalls", *arguments], cwd=ROOT)
         if sender.wait() or reader.wait():
             msg = "sending or reading failed"
             raise RuntimeError(msg)
-        probe.close()
-        pauses.close()
+        watched.close()
         job.check()
         job.stop()
     rows = np.load(out)
@@ -153,8 +154,8 @@ def measure(
         taken, in_flow = rows[minute == number, 1:].T / 1e6
         p50, p99 = np.percentile(taken, (50, 99))
         slowest = int(taken.argmax())
-        syncs = [took for at, took in probe.found if (at - began) // 60e9 == number]
-        held_up = [took for at, took in pauses.found if (at - began) // 60e9 == number]
+        syncs = [took for at, took in watched.syncs if (at - began) // 60e9 == number]
+        held_up = [took for at, took in watched.pauses if (at - began) // 60e9 == number]
         found.append(
             {
                 "row": "minute", "processes": processes, "interval": interval, "per_second": rate,

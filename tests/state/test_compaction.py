@@ -15,10 +15,20 @@ import pytest
 from dataflow.state import compaction
 from dataflow.state.compaction import GO_ON, HOLD, NICENESS, Compacted, Compactor, SharedDisk
 from dataflow.state.loading import load_lane
+from dataflow.state.log import Token
 from tests.state.support import COUNTS, EAGER, STEP, Engine, Inline, read_rows
 
 NO_IMAGES = EAGER._replace(compact_bytes=10**9, log_bytes=10**9)
 """A lane that asks for no image by itself."""
+
+
+def with_one_committed(folder: Path) -> tuple[Engine, Token]:
+    """One lane without an image, and its committed token."""
+    engine = Engine(folder / "r", lanes=1, pace=NO_IMAGES)
+    engine.take([("ann", 1)])
+    engine.end_epoch()
+    _, (token,) = read_rows(engine.recovery)
+    return engine, token
 
 
 def answer(compactor: Compactor) -> Compacted | None:
@@ -35,10 +45,7 @@ def answer(compactor: Compactor) -> Compacted | None:
 @pytest.mark.slow
 @pytest.mark.parametrize("first", ["exit 1", "read request; exit 1", "exec sleep 1000"])
 def test_after_a_helper_that_dies_or_hangs_another_makes_the_image(tmp_path: Path, first: str) -> None:
-    engine = Engine(tmp_path / "r", lanes=1, pace=NO_IMAGES)
-    engine.take([("ann", 1)])
-    engine.end_epoch()
-    _, (token,) = read_rows(engine.recovery)
+    engine, token = with_one_committed(tmp_path)
     real = [sys.executable, "-m", "dataflow.state.compaction", str(engine.directory), "10"]
     commands = iter([["sh", "-c", first], real])
     compactor = Compactor(engine.directory, engine.store.layouts, 2.0, lambda: next(commands))
@@ -62,10 +69,7 @@ def test_after_a_helper_that_dies_or_hangs_another_makes_the_image(tmp_path: Pat
 def test_a_helper_gives_way_to_the_flow_but_for_one_that_is_to_hurry(
     tmp_path: Path, hurry: bool, niceness: int
 ) -> None:
-    engine = Engine(tmp_path / "r", lanes=1, pace=NO_IMAGES)
-    engine.take([("ann", 1)])
-    engine.end_epoch()
-    _, (token,) = read_rows(engine.recovery)
+    engine, token = with_one_committed(tmp_path)
     compactor = Compactor(engine.directory, engine.store.layouts)
     try:
         if hurry:
@@ -111,10 +115,7 @@ def test_a_helper_that_is_held_writes_nothing_until_it_may_go_on(
 ) -> None:
     monkeypatch.setattr(compaction, "HOLD_SECONDS", 60.0)
     monkeypatch.setattr(os, "_exit", lambda _: None)
-    engine = Engine(tmp_path / "r", lanes=1, pace=NO_IMAGES)
-    engine.take([("ann", 1)])
-    engine.end_epoch()
-    _, (token,) = read_rows(engine.recovery)
+    engine, token = with_one_committed(tmp_path)
     engine.close()
     requests, answers = Pipe(), io.BytesIO()
     helper = threading.Thread(target=compaction.serve, args=(engine.directory, requests, answers), daemon=True)
@@ -157,10 +158,7 @@ def test_a_helper_that_is_never_told_to_go_on_goes_on_by_itself_and_waits_no_mor
 
 @pytest.mark.slow
 def test_a_compactor_holds_its_helper_and_makes_the_image_all_the_same(tmp_path: Path) -> None:
-    engine = Engine(tmp_path / "r", lanes=1, pace=NO_IMAGES)
-    engine.take([("ann", 1)])
-    engine.end_epoch()
-    _, (token,) = read_rows(engine.recovery)
+    engine, token = with_one_committed(tmp_path)
     compactor = Compactor(engine.directory, engine.store.layouts)
     try:
         for held in (True, False):  # before it has a helper, and with one
