@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -19,7 +20,7 @@ from dataflow.scoring.loading import load_model
 from dataflow.scoring.metadata import fingerprint
 from dataflow.scoring.operating_point import OperatingPoint
 from dataflow.scoring.tier_parts import TierAnswers, TierParts
-from dataflow.scoring.tiers import CAREFUL, ColdStart, Normal, Tail, TieredModel
+from dataflow.scoring.tiers import BOLD_EVIDENCE, CAREFUL, ColdStart, Normal, Tail, TieredModel
 from tests.support.replaying import replayed_rows
 from training.fitting.tiers import amount_prior, calibrate
 from training.histories.history import Past, after, read_history
@@ -162,6 +163,24 @@ def test_a_model_of_before_weights_were_chosen_has_the_careful_ones(supervised_f
     artifact = joblib.load(supervised_file)
     del artifact["weights"]
     assert TieredModel(model.metadata, TierParts.of(artifact, supervised=True))._weights == CAREFUL
+
+
+def test_each_tier_has_its_own_weights_and_an_earlier_model_the_same_for_both(
+    supervised_file: Path, model: TieredModel, rows: np.ndarray
+) -> None:
+    artifact = joblib.load(supervised_file)
+    bold = tuple(BOLD_EVIDENCE._replace(few_frauds=0.0))
+
+    def tiers(weights: tuple[Any, ...], feedback_weights: tuple[Any, ...] | None) -> dict[str, np.ndarray]:
+        artifact["weights"] = weights
+        artifact["feedback_weights"] = feedback_weights
+        return TieredModel(model.metadata, TierParts.of(artifact, supervised=True)).tiers(rows)
+
+    careful, both, earlier = tiers(tuple(CAREFUL), tuple(CAREFUL)), tiers(tuple(CAREFUL), bold), tiers(bold, None)
+    assert np.array_equal(both["evidence"], careful["evidence"])
+    assert not np.array_equal(both["evidence"], earlier["evidence"])
+    assert np.array_equal(both["feedback"], earlier["feedback"])
+    assert not np.array_equal(both["feedback"], careful["feedback"])
 
 
 def test_a_score_does_not_depend_on_its_batch(model: TieredModel, rows: np.ndarray) -> None:
