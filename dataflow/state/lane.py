@@ -235,7 +235,7 @@ class Lane(StatefulBatchLogic[Any, Any, Token | None]):
             return
         behind = log.appended - log.position(self._since_image[0].place)
         if (
-            self._bytes_since_image > max(pace.compact_bytes, pace.compact_part * self._image_bytes)
+            self._bytes_since_image > self._image_due()
             or behind > max(pace.log_bytes, sum(store.image_bytes.values()))
             or self._old_files > pace.old_files
         ):
