@@ -201,6 +201,8 @@ def test_make_runs_program_shows_decisions_and_a_summary_that_adds_up(model_file
             "GENERATOR_RATE": "100",
             "GENERATOR_SEED": "3",
             "GENERATOR_WARM_UP": "0.5",
+            # In this minute of the simulation there are frauds; in some there are none.
+            "GENERATOR_START": "2026-03-04T12:00:00+00:00",
         },
         capture_output=True,
         text=True,
