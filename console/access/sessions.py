@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from console.users import WITHOUT_PASSWORDS
 from console.view import View
 
@@ -28,6 +30,10 @@ class Session:
     def may(self, role: str) -> bool:
         """Whether this session has a role, and is still one."""
         return role in self.roles and time.time() < self.until
+
+    def view_as_asked(self) -> View:
+        """The queue as this session left it, for who it is now."""
+        return msgspec.structs.replace(self.view, analyst=self.analyst, cards=self.may("cards"))
 
 
 class Sessions:

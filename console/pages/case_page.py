@@ -1,13 +1,13 @@
-"""A case: everything that helps to decide it, and the buttons that do."""
+"""A case: everything that helps to decide it."""
 
 from typing import Any, Final
 
 from nicegui import ui
 
-from console.cases import Outcome
 from console.database import Row
-from console.pages.alert_graph import NAMES, show_shared
-from console.pages.frame import Desk, act, frame, heading, part, text
+from console.pages.alert_graph import show_shared
+from console.pages.case_tools import CaseTools
+from console.pages.frame import Desk, frame, heading, part, text
 from console.pages.places_map import places_of, show_map
 from console.pages.time_line import show_time_line
 from console.records import Decided, Payment, decode_decision, payment_of
@@ -27,77 +27,15 @@ class CasePage:
         self._chosen: int | None = None  # the alert that is shown; None: the one of the highest score
         self._state: Any = None
         self._cards_seen: set[int] = set()  # alerts of which the audit trail says so
-        self._holder = ""  # who has it, or has closed it
         with frame(desk, f"Case {number}") as session:
             self._session = session
             self._head = ui.element("div")
             # By itself, and never built anew: a screen reader says then what has changed.
             self._said = ui.label().classes("plain soft case-state").props("role=status")
-            self._buttons()
+            self._tools = CaseTools(desk, number, session, self._look)
             self._body = ui.element("div").classes("parts")
             self._look()
         ui.timer(SECONDS, self._look)
-
-    # ------------------------------------------------------------------------------------------------------- actions
-
-    def _buttons(self) -> None:
-        with ui.element("div").classes("bar-of-tools"):
-            self._note = ui.input("Note").props("dense outlined").style("flex: 1")
-            self._all = ui.checkbox("all alerts of the case", value=True)
-            for found, color in (("fraud", "negative"), ("genuine", "positive"), ("unsure", "grey-8")):
-                ui.button(found.capitalize(), on_click=lambda f=found: self._label(f)).props(f"color={color}")
-        with ui.element("div").classes("bar-of-tools"):
-            ui.button("Take", on_click=lambda: self._act(self._desk.store.take)).props("outline")
-            self._over = ui.button("Take over", on_click=self._take_over).props("outline")
-            self._to = ui.input("Hand over to").props("dense outlined")
-            ui.button("Hand over", on_click=self._hand_over).props("outline")
-            ui.button("Give back", on_click=lambda: self._act(self._desk.store.hand_over, "")).props("outline")
-            ui.button("Close", on_click=lambda: self._act(self._desk.store.close_case)).props("outline")
-            self._kind = ui.select({"user": "user", **dict(NAMES)}, value="user", label="Suppress").props(
-                "dense outlined"
-            )
-            self._hours = ui.select({1: "an hour", 24: "a day", 168: "a week"}, value=1, label="for").props(
-                "dense outlined"
-            )
-            ui.button("Suppress", on_click=self._suppress).props("outline")
-
-    async def _label(self, found: Outcome) -> None:
-        store, note = self._desk.store, (self._note.value or "").strip()[:2000]
-        if self._all.value:
-            done = await act(store.label_case, self._number, found, self._session.analyst, note)
-        else:
-            done = await act(store.label, [self._alert["number"]], found, self._session.analyst, note)
-        if done:
-            self._note.set_value("")
-            self._look()
-
-    async def _act(self, change: Any, *values: Any) -> None:
-        if await act(change, self._number, self._session.analyst, *values):
-            self._look()
-
-    async def _take_over(self) -> None:
-        await self._act(self._desk.store.take_over, self._holder)
-
-    async def _hand_over(self) -> None:
-        to = " ".join((self._to.value or "").split())[:64]
-        if not to:
-            ui.notify("Say who is to have the case.", color="warning")
-            return
-        if self._desk.analysts is not None and to not in self._desk.analysts:
-            ui.notify(f"There is no user {shown(to)}.", color="warning")
-            return
-        await self._act(self._desk.store.hand_over, to)
-
-    async def _suppress(self) -> None:
-        kind, name = self._kind.value, self._alert[self._kind.value]
-        if not name:
-            ui.notify(f"This alert has no {NAMES[kind]}.", color="warning")
-        elif await act(
-            self._desk.store.suppress, kind, name, self._hours.value * 3600.0, self._session.analyst, self._number
-        ):
-            self._look()
-
-    # --------------------------------------------------------------------------------------------------- what is shown
 
     def _look(self) -> None:
         """Builds it anew where something of the case has changed."""
@@ -133,8 +71,7 @@ class CasePage:
         self._said.set_text(
             shown(f"{said}; {case['alerts']} alert{'' if case['alerts'] == 1 else 's'}, {money(case['amount'])} in all")
         )
-        self._holder = case["analyst"] or ""
-        self._over.set_visibility(bool(self._holder) and self._holder != self._session.analyst)
+        self._tools.show(alert, case["analyst"] or "")
         self._body.clear()
         with self._body:
             self._decision(alert, decision)

@@ -24,15 +24,15 @@ AWAY_SECONDS: Final = 1.0
 
 _NUMBER: Final = {"type": "rightAligned"}
 _CASES: Final = [
-    {"headerName": "Score", "field": "score", "width": 90, **_NUMBER},
-    {"headerName": "Asks for", "field": "action", "width": 100},
-    {"headerName": "User", "field": "user", "width": 150},
-    {"headerName": "Why", "field": "why", "flex": 1, "minWidth": 260, "tooltipField": "why"},
-    {"headerName": "Alerts", "field": "alerts", "width": 85, **_NUMBER},
-    {"headerName": "Amount", "field": "amount", "width": 110, **_NUMBER},
-    {"headerName": "Merchant", "field": "merchant", "width": 170},
-    {"headerName": "Last alert (UTC)", "field": "last", "width": 170},
-    {"headerName": "State", "field": "state", "width": 180},
+    {"headerName": "Score", "field": "score", "width": 85, **_NUMBER},
+    {"headerName": "Asks for", "field": "action", "width": 90},
+    {"headerName": "User", "field": "user", "width": 130},
+    {"headerName": "Why", "field": "why", "flex": 1, "minWidth": 240, "tooltipField": "why"},
+    {"headerName": "Alerts", "field": "alerts", "width": 80, **_NUMBER},
+    {"headerName": "Amount", "field": "amount", "width": 105, **_NUMBER},
+    {"headerName": "Merchant", "field": "merchant", "width": 155},
+    {"headerName": "Last alert (UTC)", "field": "last", "width": 165},
+    {"headerName": "State", "field": "state", "width": 150},
 ]
 _GROUPS: Final = [
     {"headerName": "Score", "field": "score", "width": 90, **_NUMBER},
@@ -61,7 +61,7 @@ class QueuePage:
         self._heard = 0.0
         with frame(desk, "Queue") as session:
             self._session = session
-            self._view = self._of_here(session.view)
+            self._view = session.view_as_asked()
             self._tools()
             self._count = ui.label().classes("soft queue-count")
             self._status = ui.label().classes("heard").props('role="status"')
@@ -77,9 +77,13 @@ class QueuePage:
         ui.timer(CHOICES_SECONDS, self._name_choices)
 
     def _tools(self) -> None:
-        with ui.element("div").classes("bar-of-tools").props('role="search"'):
+        with ui.element("div").classes("bar-of-tools queue-tools").props('role="search"') as tools:
             self._typed("Search", "search").classes("queue-search")
             self._choice("Order", {"newest": "newest first", "riskiest": "riskiest first"}, "order")
+            self._pause = ui.button("Pause", on_click=self._turn_pause).props("outline")
+            # On a phone the queue is to be seen, too: the filters are behind this button there.
+            unfold = ui.button("Filters").props("outline aria-expanded=false").classes("unfold")
+            unfold.on_click(lambda: self._unfold(tools, unfold))
             self._choice("Show", {each: each for each in ("waiting", "mine", "closed", "suppressed")}, "state")
             self._choice("Group by", {each: "address" if each == "ip" else each for each in PIVOTS}, "group")
             self._rules = self._choice("Reason", {"": "all"}, "rule")
@@ -91,8 +95,12 @@ class QueuePage:
                 self._fields[field] = ui.number(
                     label, value=getattr(self._view, field), on_change=lambda e, f=field: self._set(**{f: e.value})
                 ).props("dense outlined clearable debounce=250").style("width: 7rem")  # fmt: skip
-            self._pause = ui.button("Pause", on_click=self._turn_pause).props("outline")
             ui.button("Clear", on_click=self._clear).props("flat")
+
+    @staticmethod
+    def _unfold(tools: ui.element, button: ui.button) -> None:
+        tools.classes(toggle="unfolded")
+        button.props(f"aria-expanded={'true' if 'unfolded' in tools.classes else 'false'}")
 
     def _typed(self, label: str, field: str) -> ui.input:
         made = ui.input(
@@ -125,13 +133,11 @@ class QueuePage:
 
     def _set(self, **changes: Any) -> None:
         before = self._view
-        self._view = self._session.view = self._of_here(msgspec.structs.replace(before, **changes))
+        self._session.view = msgspec.structs.replace(before, **changes)
+        self._view = self._session.view_as_asked()
         self._seen, self._not_before, self._heard = -1, 0.0, 0.0
         if self._view.group != before.group:
             self._make_grid()
-
-    def _of_here(self, view: View) -> View:
-        return msgspec.structs.replace(view, analyst=self._session.analyst, cards=self._session.may("cards"))
 
     def _turn_pause(self) -> None:
         self._paused = not self._paused

@@ -1,5 +1,6 @@
 """What analysts have suppressed for now: else a mistake in it stays unseen until it ends."""
 
+import asyncio
 from typing import Any, Final
 
 from nicegui import ui
@@ -23,10 +24,10 @@ class SuppressedPart:
         self._place = ui.expansion("Suppressed for now: 0").classes("w-full suppressions")
         ui.timer(SECONDS, self._look, immediate=True)
 
-    def _look(self) -> None:
+    async def _look(self) -> None:
         if not self._session.may("look"):
             return
-        found = [tuple(row) for row in self._desk.store.suppressions()]
+        found = [tuple(row) for row in await asyncio.to_thread(self._desk.store.suppressions)]
         if found == self._shown:
             return
         self._shown = found
@@ -40,4 +41,4 @@ class SuppressedPart:
 
     async def _lift(self, kind: Pivot, name: str) -> None:
         if await act(self._desk.store.lift, kind, name, self._session.analyst):
-            self._look()
+            await self._look()

@@ -1,5 +1,6 @@
 """The console in a real browser: what an analyst sees, and what their clicks do."""
 
+import re
 import statistics
 import time
 from collections.abc import Iterator
@@ -176,6 +177,50 @@ def test_keys_label_and_take_the_chosen_case(browser: Any, console: RunningConso
     assert len(rows(browser)) == 1
     press(browser, "p")
     await_that(lambda: len(rows(browser)) == 2)
+
+
+CONNECTED_TEXT = "return window.socket?.connected ? document.body.innerText : ''"
+
+
+def test_keys_work_a_case_and_go_to_the_next_in_the_order_of_the_queue_as_it_was_left(
+    browser: Any, console: RunningConsole
+) -> None:
+    for user in ("ann", "bob", "cid"):
+        produce(console, (user, alert_json(user, transaction_id=user)))
+    open_queue(browser, console)
+    await_that(lambda: len(rows(browser)) == 3)
+    press(browser, "j")
+    press(browser, "\ue007")  # Enter
+
+    def opened(user: str) -> None:
+        # By one script: the page that is left goes while it is read.
+        await_that(lambda: re.search(rf"Case \d+: {user}\b", browser.execute_script(CONNECTED_TEXT)))
+
+    opened("cid")  # the newest
+    press(browser, "k")
+    await_that(lambda: "no case before this one" in text(browser))
+    press(browser, "j")
+    opened("bob")
+    press(browser, "/")
+    press(browser, "fraud")  # is typed, and labels nothing
+    press(browser, "\ue00c")  # Escape
+    time.sleep(0.5)
+    assert told(console) == []
+    press(browser, "u")
+    press(browser, "f")
+    await_that(lambda: told(console) == [("bob", True, "analyst")])  # of what is unsure nothing is told
+    press(browser, "c")
+    await_that(lambda: "closed by analyst: fraud" in text(browser))
+    press(browser, "j")  # it waits no more, so from the queue's first on
+    opened("cid")
+    press(browser, "j")
+    opened("ann")
+    press(browser, "a")
+    await_that(lambda: "analyst has it" in text(browser))
+    press(browser, "j")
+    await_that(lambda: "no case after this one" in text(browser))
+    press(browser, "k")
+    opened("cid")
 
 
 CHOSEN = """
@@ -454,6 +499,24 @@ def test_who_may_only_look_labels_nothing_and_is_out_after_logging_out(
         click(browser, "hand over")
         await_that(lambda: "There is no user ida." in text(browser))  # none who could work it
         assert severe(browser) == []
+
+
+def test_a_phone_shows_the_queue_first_and_the_filters_at_a_click(console: RunningConsole) -> None:
+    produce(console, ("ann", alert_json("ann")))
+    with open_browser(390, 844) as phone:
+        phone.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+        )
+        phone.get(console.url)
+        await_that(lambda: len(rows(phone)) == 1)
+        merchant = phone.find_element("css selector", "input[aria-label=Merchant]")
+        assert not merchant.is_displayed()
+        assert phone.execute_script("return document.querySelector('.queue-grid').getBoundingClientRect().top") < 350
+        click(phone, "filters")
+        await_that(merchant.is_displayed)
+        assert phone.find_element("css selector", ".unfold").get_attribute("aria-expanded") == "true"
+        merchant.send_keys("nowhere")
+        await_that(lambda: len(rows(phone)) == 0)
 
 
 def test_pages_fit_a_phone_in_light_and_dark(console: RunningConsole) -> None:

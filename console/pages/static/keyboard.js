@@ -1,7 +1,9 @@
 // Keys of the queue: j, k and arrows move, Enter opens, f, g, a and c are sent to the server with the chosen case.
+// Keys of a case: all of CASE_KEYS are sent to the server, / goes to the note.
 "use strict";
 
 const QUEUE_KEYS = new Set(["j", "k", "f", "g", "a", "c", "p", "Enter"]);
+const CASE_KEYS = new Set(["j", "k", "f", "g", "u", "a", "c"]);
 const GRID_KEYS = new Set(["ArrowUp", "ArrowDown", "PageUp", "PageDown", "Home", "End", "Tab"]); // the grid's own
 const followed = new WeakSet();
 let lastPlace = 0; // of the chosen row, for when it goes
@@ -65,14 +67,26 @@ document.addEventListener("click", () => {
   if (row) lastPlace = row.rowIndex;
 });
 
+function pressOnCase(event) {
+  if (event.key === "/") document.querySelector(".case-note input")?.focus();
+  else if (CASE_KEYS.has(event.key) && !event.repeat) emitEvent("case_key", event.key);
+  else return;
+  event.preventDefault();
+}
+
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const typing = event.target.closest("input, textarea, select, [contenteditable=true]");
-  const api = queueGrid();
-  if (!api || typing) {
-    if (typing && event.key === "Escape") event.target.blur();
+  if (typing) {
+    if (event.key === "Escape") event.target.blur();
     return;
   }
+  if (document.querySelector(".case-note")) {
+    pressOnCase(event);
+    return;
+  }
+  const api = queueGrid();
+  if (!api) return;
   if (GRID_KEYS.has(event.key) && event.target.closest(".queue-grid")) {
     setTimeout(() => chooseFocused(api));
     return;
