@@ -148,6 +148,13 @@ def test_a_connection_that_broke_while_nobody_used_it_is_not_noticed(server: Pos
     assert console.rows("SELECT number FROM alerts ORDER BY number") == [1, 2]
 
 
+HELD = """
+SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
+AND objid = (hashtext(current_schema()::text)::bigint & 4294967295)::oid
+"""
+"""How many hold the lock of the console's own schema."""
+
+
 def test_what_was_committed_though_nobody_said_so_is_not_there_twice(
     server: PostgresServer, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,10 +169,13 @@ def test_what_was_committed_though_nobody_said_so_is_not_there_twice(
         return result
 
     def doubtful(change: Callable[[], object]) -> None:
+        assert console.rows(HELD) == [1]
         with monkeypatch.context() as patched:
             patched.setattr(PostgresConnection, "execute", lose_the_answer)
             with pytest.raises(AwayError):
                 change()
+        # The server lets go of the lock a moment after the connection was closed.
+        await_that(lambda: console.rows(HELD) == [0])
 
     batch = Batch([alert("ann", offset=7)], next_offsets={("alerts", 0): ("topic-1", 8)})
     doubtful(lambda: console.store.ingest(batch))
