@@ -49,9 +49,9 @@ class Flow:
         (port,) = free_ports(1)
         environment = {
             "MODEL_FILE": str(model), "RECOVERY_INTERVAL": str(INTERVAL), "STOP_TIMEOUT_SECONDS": "600",
+            "METRICS_ADDRESS": f"127.0.0.1:{port}",
         }  # fmt: skip
         self.job = Job(kafka.bootstrap, name, scratch, environment)
-        self.job.environment["METRICS_ADDRESS"] = f"127.0.0.1:{port}"
         self.metrics = FlowMetrics(port)
         self.sent = 0
         self._alerts = Counter(kafka.bootstrap, [topic for topic in self.job.topics if topic.endswith("-alerts")])

@@ -176,7 +176,7 @@ class Job:
         self.internal_topics: list[str] = []  # that the job makes itself
         self.processes: list[subprocess.Popen[bytes]] = []
         self.environment = {
-            **os.environ, **outputs, **others, **environment, "KAFKA_BROKERS": bootstrap, "METRICS_ADDRESS": "off",
+            **os.environ, "METRICS_ADDRESS": "off", **outputs, **others, **environment, "KAFKA_BROKERS": bootstrap,
             "TRANSACTIONS_TOPIC": self.source, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore",
             "RECOVERY_DIR": str(self.scratch / "recovery"), "BENCH_SCRATCH": str(self.scratch),
         }  # fmt: skip

@@ -121,8 +121,12 @@ def measure(
     model = default_model(given, scratch)
     with KafkaServer(lasting=True) as kafka:
         *ports, metrics_port = free_ports(processes + 1)
-        job = Job(kafka.bootstrap, "stalls", scratch, {"MODEL_FILE": str(model), "RECOVERY_INTERVAL": str(interval)})
-        job.environment["METRICS_ADDRESS"] = f"127.0.0.1:{metrics_port}"
+        settings = {
+            "MODEL_FILE": str(model),
+            "RECOVERY_INTERVAL": str(interval),
+            "METRICS_ADDRESS": f"127.0.0.1:{metrics_port}",
+        }
+        job = Job(kafka.bootstrap, "stalls", scratch, settings)
         addresses = ";".join(f"127.0.0.1:{port}" for port in ports)
         for number in range(processes):
             options = ["-i", str(number), "-a", addresses] if processes > 1 else []
