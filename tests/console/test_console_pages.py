@@ -180,6 +180,7 @@ def test_keys_label_and_take_the_chosen_case(browser: Any, console: RunningConso
 
 
 CONNECTED_TEXT = "return window.socket?.connected ? document.body.innerText : ''"
+"""What a page says once it hears keys; by one script, as the page that is left goes while it is read."""
 
 
 def test_keys_work_a_case_and_go_to_the_next_in_the_order_of_the_queue_as_it_was_left(
@@ -193,7 +194,6 @@ def test_keys_work_a_case_and_go_to_the_next_in_the_order_of_the_queue_as_it_was
     press(browser, "\ue007")  # Enter
 
     def opened(user: str) -> None:
-        # By one script: the page that is left goes while it is read.
         await_that(lambda: re.search(rf"Case \d+: {user}\b", browser.execute_script(CONNECTED_TEXT)))
 
     opened("cid")  # the newest
