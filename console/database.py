@@ -130,7 +130,8 @@ class Database(ABC):
     """As the setting names it, for people; without a password."""
 
     def __init__(self) -> None:
-        self._work: queue.SimpleQueue[tuple[Callable[[Connection], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[tuple[Callable[[Connection], Any], bool, Future[Any]] | None]
+        self._work = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_all, name="console-writer", daemon=True)
 
     @property
@@ -142,28 +143,31 @@ class Database(ABC):
     def read(self) -> Connection:
         """A connection to read with, for this thread; it sees what is committed."""
 
-    def write(self, change: Callable[[Connection], T], seconds: float | None = None) -> T:
+    def write(self, change: Callable[[Connection], T], seconds: float | None = None, *, lasting: bool = True) -> T:
         """Makes a change in one transaction, and returns what it returns, once that is committed.
 
         If it raises, nothing of it stays, and the exception comes out here. There is one exception to that: where a
         server went away during the commit (`AwayError`), only the database itself can tell whether it was made.
 
+        A change that is not `lasting` may be lost where the machine fails, and this process with it, until one that is
+        lasting was made after it: for what is read from Kafka, and would be read again.
+
         Raises:
             TimeoutError: that was not so within `seconds`; it may yet be made.
         """
         done: Future[T] = Future()
-        self._work.put((change, done))
+        self._work.put((change, lasting, done))
         return done.result(seconds)
 
     @abstractmethod
-    def _transact(self, change: Callable[[Connection], T]) -> T:
+    def _transact(self, change: Callable[[Connection], T], lasting: bool) -> T:
         """Makes a change in one transaction, on the writing thread."""
 
     def _write_all(self) -> None:
         while (work := self._work.get()) is not None:
-            change, done = work
+            change, lasting, done = work
             try:
-                result = self._transact(change)
+                result = self._transact(change, lasting)
             except BaseException as error:
                 done.set_exception(error)
             else:

@@ -160,7 +160,8 @@ class PostgresDatabase(Database):
 
     # -------------------------------------------------------------------------------------------------------- writing
 
-    def _transact(self, change: Callable[[Connection], T]) -> T:
+    def _transact(self, change: Callable[[Connection], T], lasting: bool) -> T:
+        # All is lasting: a server that failed would lose the others while this process goes on and does not read again.
         connection = self._begun()
         try:
             result = change(connection)

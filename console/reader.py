@@ -27,6 +27,12 @@ from dataflow.settings import Settings
 
 AT_ONCE: Final = 500
 """Records that one transaction of the database takes in: others wait no longer than that takes (0.1 s)."""
+GATHER_EACH_SECONDS: Final = 0.01
+GATHER_SECONDS: Final = 0.2
+"""How long the next records are gathered after some were stored: so long for each of them, and so long at most. So from
+100 a second on they are stored five times a second. An alert that is stored with 100 others costs half the CPU and a
+third of the writes to the disk of one that is stored with five (161 µs and 68 KB; 333 and 207), and the flow beside it
+wants both."""
 POLL_SECONDS: Final = 0.1
 LAG_SECONDS: Final = 1.0
 AGAIN_SECONDS: Final = 1.0
@@ -117,12 +123,17 @@ class Reader(TopicThread):
         return f"{cluster_id}/{os.urandom(4).hex()}"
 
     def _read(self) -> None:
+        gather_until = 0.0
         try:
             while not self._stop.is_set():
                 health.goes_round()
                 first = self._consumer.poll(POLL_SECONDS)
                 if first is not None:
-                    self._take_in([first, *self._consumer.consume(AT_ONCE - 1, 0)])
+                    self._stop.wait(max(gather_until - time.monotonic(), 0.0))
+                    messages = [first, *self._consumer.consume(AT_ONCE - 1, 0)]
+                    gathered = 0.0 if len(messages) == AT_ONCE else len(messages) * GATHER_EACH_SECONDS
+                    gather_until = time.monotonic() + min(gathered, GATHER_SECONDS)
+                    self._take_in(messages)
                 self._measure_lag()
         except DatabaseError as error:
             if not self._stop.is_set():

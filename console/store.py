@@ -124,7 +124,7 @@ class Store:
             )
             return new
 
-        new: int = self.database.write(change)
+        new: int = self.database.write(change, lasting=False)
         if batch.alerts or batch.feedback or batch.confirmed or batch.transactions:
             self._changed()
         return new

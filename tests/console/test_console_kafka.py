@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from confluent_kafka import Message, Producer
 
+from console import recent_payments
 from console.feedback_sender import FeedbackSender
 from console.reader import LAG_SECONDS, Reader, ends_of
 from console.recent_payments import OF_A_USER, RecentPayments
@@ -24,6 +25,7 @@ from tests.console.builders import alert, alert_json
 from tests.support.builders import NOON, fields, iso
 from tests.support.reading import read_all
 
+COUNTED = "SELECT coalesce(sum(count), 0) FROM figures WHERE kind = 'transactions' AND minute = 0"
 CONFIRMED = "SELECT count(*) FROM outbox WHERE confirmed IS NOT NULL"
 
 
@@ -235,15 +237,29 @@ def test_alerts_of_a_topic_that_was_made_anew_are_new(settings: Settings, tmp_pa
         await_that(lambda: count(store, "SELECT count(*) FROM alerts") == 10)
 
 
+def test_alerts_that_stream_are_stored_together(settings: Settings, tmp_path: Path) -> None:
+    producer = Producer({"bootstrap.servers": settings.brokers, "log_level": 0})
+    with running(settings, tmp_path / "console.db") as store:
+        for number in range(300):
+            producer.produce(settings.alerts_topic, key=b"ann", value=alert_json("ann", transaction_id=f"t{number}"))
+            assert producer.flush(30) == 0
+            time.sleep(0.005)
+        await_that(lambda: count(store, "SELECT count(*) FROM alerts") == 300)
+        stored_at_once = "SELECT count(DISTINCT arrived) FROM alerts"
+        assert count(store, stored_at_once) < 60  # each by itself, without GATHER_SECONDS
+
+
+def payment(user: str, amount: float) -> tuple[str, bytes]:
+    decision = fields(user, NOON + amount, amount, fraudulent=False, score=0.1, transaction_id=f"p{amount}")
+    return user, msgspec.json.encode(decision)
+
+
 def test_a_users_last_payments_are_kept_in_bounds_and_are_there_after_a_restart(
     settings: Settings, tmp_path: Path
 ) -> None:
     store = Store(tmp_path / "console.db")
-    payments = [
-        msgspec.json.encode(fields("ann", NOON + n, n, fraudulent=False, score=0.1, transaction_id=f"p{n}"))
-        for n in range(20)
-    ]
-    produce(settings, settings.classified_topic, *(("ann", each) for each in payments), ("ann", b"nonsense"))
+    payments = [payment("ann", n) for n in range(20)]
+    produce(settings, settings.classified_topic, *payments, ("ann", b"nonsense"))
     for _ in range(2):
         recent = RecentPayments(settings, store)
         recent.start()
@@ -251,4 +267,29 @@ def test_a_users_last_payments_are_kept_in_bounds_and_are_there_after_a_restart(
         await_that(lambda r=recent: r.of_user("ann")[-1].amount == 19)  # type: ignore[misc]
         recent.close()
         assert recent.of_user("bob") == []
+    store.close()
+
+
+def test_of_a_flood_of_payments_all_are_counted_and_the_newest_read(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recent_payments, "A_SECOND", 100)
+    store = Store(tmp_path / "console.db")
+    recent = RecentPayments(settings, store)
+    take_in, read = recent._take_in, []
+
+    def note(message: Message, came: recent_payments._Came) -> None:
+        read.append(message)
+        take_in(message, came)
+
+    monkeypatch.setattr(recent, "_take_in", note)
+    recent.start()
+    produce(settings, settings.classified_topic, *(payment(f"user{n % 50}", n) for n in range(30_000)))
+    await_that(lambda: count(store, COUNTED) == 30_000)
+    assert recent.of_user("user49")[-1].amount == 29_999
+    produce(settings, settings.classified_topic, payment("ann", 7))
+    await_that(lambda: [each.amount for each in recent.of_user("ann")] == [7])
+    await_that(lambda: count(store, COUNTED) == 30_001)
+    recent.close()
+    assert len(read) < 10_000  # the others were not even handed over
     store.close()

@@ -1,14 +1,16 @@
 """What the console keeps: alerts once, in bounds, in cases that one analyst works."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from console import figures, queue_view
 from console.cases import ConflictError
+from console.database import Connection
 from console.postgres_connection import Postgres
 from console.sqlite_database import Sqlite
 from console.store import Batch, Store
@@ -95,6 +97,30 @@ def test_a_file_of_another_program_is_refused_in_one_line(tmp_path: Path) -> Non
         Store(tmp_path / "console.db")
     with pytest.raises(UserError, match="No such file"):
         Store(tmp_path / "missing" / "console.db")
+
+
+def test_what_analysts_do_is_on_the_disk_at_once_and_what_topics_would_tell_again_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console = Console(tmp_path / "console.db")
+    database, seen = console.store.database, []
+    transact = database._transact
+
+    def noting(change: Callable[[Connection], Any], lasting: bool) -> Any:
+        def noted(connection: Connection) -> Any:
+            seen.append(connection.execute("PRAGMA synchronous").fetchone()[0])
+            return change(connection)
+
+        return transact(noted, lasting)
+
+    monkeypatch.setattr(database, "_transact", noting)
+    console.come(alert())
+    console.store.take(1, "eve")
+    console.store.label_case(1, "fraud", "eve")
+    console.come(alert(offset=1))
+    console.store.close()
+    normal, full = 1, 2  # https://sqlite.org/pragma.html#pragma_synchronous
+    assert seen == [normal, full, full, normal]
 
 
 def test_others_cannot_read_the_file(tmp_path: Path) -> None:
