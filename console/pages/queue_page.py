@@ -82,8 +82,8 @@ class QueuePage:
             self._choice("Order", {"newest": "newest first", "riskiest": "riskiest first"}, "order")
             self._pause = ui.button("Pause", on_click=self._turn_pause).props("outline")
             # On a phone the queue is to be seen, too: the filters are behind this button there.
-            unfold = ui.button("Filters").props("outline aria-expanded=false").classes("unfold")
-            unfold.on_click(lambda: self._unfold(tools, unfold))
+            self._unfold = ui.button(on_click=lambda: self._turn_fold(tools))
+            self._unfold.props("outline aria-expanded=false").classes("unfold")
             self._choice("Show", {each: each for each in ("waiting", "mine", "closed", "suppressed")}, "state")
             self._choice("Group by", {each: "address" if each == "ip" else each for each in PIVOTS}, "group")
             self._rules = self._choice("Reason", {"": "all"}, "rule")
@@ -96,11 +96,17 @@ class QueuePage:
                     label, value=getattr(self._view, field), on_change=lambda e, f=field: self._set(**{f: e.value})
                 ).props("dense outlined clearable debounce=250").style("width: 7rem")  # fmt: skip
             ui.button("Clear", on_click=self._clear).props("flat")
+        self._count_filters()
 
-    @staticmethod
-    def _unfold(tools: ui.element, button: ui.button) -> None:
+    def _turn_fold(self, tools: ui.element) -> None:
         tools.classes(toggle="unfolded")
-        button.props(f"aria-expanded={'true' if 'unfolded' in tools.classes else 'false'}")
+        self._unfold.props(f"aria-expanded={'true' if 'unfolded' in tools.classes else 'false'}")
+
+    def _count_filters(self) -> None:
+        """Has the button say how many filters are set: folded, they are not seen."""
+        behind = set(self._fields) - {"search", "order"}
+        set_now = sum(getattr(self._view, field) != getattr(View(), field) for field in behind)
+        self._unfold.set_text(f"Filters ({set_now})" if set_now else "Filters")
 
     def _typed(self, label: str, field: str) -> ui.input:
         made = ui.input(
@@ -135,6 +141,7 @@ class QueuePage:
         before = self._view
         self._session.view = msgspec.structs.replace(before, **changes)
         self._view = self._session.view_as_asked()
+        self._count_filters()
         self._seen, self._not_before, self._heard = -1, 0.0, 0.0
         if self._view.group != before.group:
             self._make_grid()

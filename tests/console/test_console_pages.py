@@ -517,6 +517,10 @@ def test_a_phone_shows_the_queue_first_and_the_filters_at_a_click(console: Runni
         assert phone.find_element("css selector", ".unfold").get_attribute("aria-expanded") == "true"
         merchant.send_keys("nowhere")
         await_that(lambda: len(rows(phone)) == 0)
+        click(phone, "filters (1)")
+        await_that(lambda: not merchant.is_displayed())
+        phone.refresh()  # the session's view stays; it must be seen that it is not all
+        await_that(lambda: phone.find_element("css selector", ".unfold").text.lower() == "filters (1)")
 
 
 def test_pages_fit_a_phone_in_light_and_dark(console: RunningConsole) -> None:
