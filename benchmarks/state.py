@@ -9,13 +9,17 @@ payments are those of `benchmarks.payments`, of which about one in a hundred is 
 4. a minute at 1,000 payments/s of users drawn at random: how long each snapshot held up the worker, as the flow's own
    metric `redflag_snapshot_pause_seconds` has it;
 5. two minutes under a backlog, of users drawn at random: the CPU time of a transaction with its share of snapshots. The
-   flow is frozen (SIGSTOP) each time while its source is filled: to make payments costs it nothing.
+   flow is frozen (SIGSTOP) each time while its source is filled: to make payments costs it nothing. The flows of all
+   numbers of users are up then, and take their backlogs in turns, a round in this order and the next in the opposite
+   one: what a transaction costs differs more between two parts of a run than the users make of it. Ratios are within a
+   round.
 
 If more than one decision in twenty is an alert, it ends with a line that says so: explanations would be measured.
 """
 
 import argparse
 import json
+import statistics
 import sys
 import tempfile
 import time
@@ -48,37 +52,67 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def measure(users: int, given: argparse.Namespace, model: Path, scratch: Path, console: Console) -> dict[str, Any]:
-    """The figures of one number of users."""
-    found: dict[str, Any] = {"row": f"state_{users}", "users": users, "rounds": given.rounds}
+class Candidate:
+    """The flow of one number of users, and its figures.
 
-    def tell(**figures: float | None) -> None:
-        found.update(figures)
-        console.print(f"{users:,} users: {figures}", markup=False)
+    Args:
+        kafka: the broker, which all candidates share.
+        users: how many.
+        model: its model file.
+        scratch: a directory for its files.
+    """
 
-    with KafkaServer(lasting=True) as kafka:
-        flow = Flow(kafka, f"state-{users}", model, scratch)
-        try:
-            _measure(flow, Payments(users), given, tell)
-        finally:
-            flow.job.stop()
-    return found
+    def __init__(self, kafka: KafkaServer, users: int, model: Path, scratch: Path):
+        scratch.mkdir()
+        self.flow = Flow(kafka, f"state-{users}", model, scratch)
+        self.payments = Payments(users)
+        self.row: dict[str, Any] = {"row": f"state_{users}", "users": users}
+        self.rounds: list[dict[str, float]] = []
+
+    def tell(self, **figures: float | None) -> None:
+        self.row.update(figures)
+        Console(stderr=True).print(f"{self.payments.users:,} users: {figures}", markup=False)
+
+    def alert_share(self, step: str) -> float:
+        """Of the decisions since it was last asked for; see `benchmarks.measured_flow.check_alerts`."""
+        return self.flow.alert_share(f"{self.payments.users:,} users: {step}")
+
+    def take_backlog(self, count: int) -> float:
+        """One round of step 5; returns how many seconds it took."""
+        seconds, spent = self.flow.frozen(self.payments.anyone(count), count)
+        self.rounds.append({"per_second": count / seconds, "cpu_seconds_per_million": spent / count * 1e6})
+        return seconds
 
 
-def _measure(flow: Flow, payments: Payments, given: argparse.Namespace, tell: Any) -> None:
+def measure(candidates: list[Candidate], given: argparse.Namespace) -> None:
+    """All figures of all candidates, which are left running."""
+    for candidate in candidates:
+        _measure_alone(candidate, given)
+    least, number = 0.0, 0
+    while least < given.seconds:
+        turn = candidates if number % 2 else candidates[::-1]
+        least, number = least + min(candidate.take_backlog(given.count) for candidate in turn), number + 1
+    for candidate in candidates:
+        candidate.row |= compared(candidate.rounds, min(candidates, key=lambda each: each.payments.users).rounds)
+        candidate.tell(alerts_backlog=candidate.alert_share("under a backlog"))
+
+
+def _measure_alone(candidate: Candidate, given: argparse.Namespace) -> None:
+    """Steps 1 to 4."""
+    flow, payments, tell, alert_share = candidate.flow, candidate.payments, candidate.tell, candidate.alert_share
     users = payments.users
     flow.start()
     flow.send(Payments(WARM_USERS, seed=2, name="warm").anyone(WARM_UP), WARM_UP)
     flow.wait()
     before = in_memory(flow.pid, "VmRSS")
-    flow.alert_share("warm-up")
+    alert_share("warm-up")
     flow.send(payments.everyone(given.rounds), given.rounds * users)
     flow.wait()
     grown = in_memory(flow.pid, "VmRSS") - before
     tell(
         bytes_in_memory=grown / users if users >= FEW else None,
         bytes_of_profile=flow.metrics.bytes_of_a_user(),
-        alerts_history=flow.alert_share("everyone pays"),
+        alerts_history=alert_share("everyone pays"),
         most_gigabytes=sum(in_memory(pid, "VmHWM") for pid in (flow.pid, *children(flow.pid))) / 1e9,
     )
     tell(stop_seconds=flow.stop())
@@ -93,7 +127,7 @@ def _measure(flow: Flow, payments: Payments, given: argparse.Namespace, tell: An
 
     flow.send(payments.anyone(20_000), 20_000)  # until it is as warm as it will be
     flow.wait()
-    flow.alert_share("after the resume")
+    alert_share("after the resume")
     pauses = Pauses(flow.metrics)
     spent = cpu_seconds(flow.job.processes)
     count = RATE * given.pause_seconds
@@ -106,17 +140,7 @@ def _measure(flow: Flow, payments: Payments, given: argparse.Namespace, tell: An
         longest_pause_ms=max(pauses.taken) * 1e3,
         mean_pause_ms=sum(pauses.taken) / len(pauses.taken) * 1e3,
         cpu_share_at_rate=spent / given.pause_seconds,
-        alerts_at_rate=flow.alert_share(f"{RATE:,} payments/s"),
-    )
-
-    decided, seconds, spent = 0, 0.0, 0.0
-    while seconds < given.seconds:
-        taken, cpu = flow.frozen(payments.anyone(given.count), given.count)
-        decided, seconds, spent = decided + given.count, seconds + taken, spent + cpu
-    tell(
-        per_second=decided / seconds,
-        cpu_seconds_per_million=spent / decided * 1e6,
-        alerts_backlog=flow.alert_share("under a backlog"),
+        alerts_at_rate=alert_share(f"{RATE:,} payments/s"),
     )
 
 
@@ -135,17 +159,24 @@ ROWS = {
     "cpu_share_at_rate": f"CPU at {RATE:,}/s, of a core",
     "per_second": "transactions/s under a backlog",
     "cpu_seconds_per_million": "CPU-s a million",
-    "cost_of_users": "of these more than among the fewest users",
-    "cost_to_smallest": "cost of a transaction ÷ among the fewest users",
+    "cost_to_smallest": "cost of a transaction ÷ among the fewest users, median of the rounds",
+    "cost_to_smallest_min": "the lowest",
+    "cost_to_smallest_max": "the highest",
 }
 
 
-def compare(rows: list[dict[str, Any]]) -> None:
-    """Sets what a transaction costs against what it costs among the fewest users."""
-    fewest = min(rows, key=lambda row: row["users"])["cpu_seconds_per_million"]
-    for row in rows:
-        row["cost_of_users"] = row["cpu_seconds_per_million"] - fewest
-        row["cost_to_smallest"] = row["cpu_seconds_per_million"] / fewest
+def compared(rounds: list[dict[str, float]], fewest: list[dict[str, float]]) -> dict[str, float]:
+    """Medians of the rounds, and what a transaction costs ÷ what it costs among the fewest users in the same round."""
+    cost = "cpu_seconds_per_million"
+    ratios = [each[cost] / other[cost] for each, other in zip(rounds, fewest, strict=True)]
+    return {
+        "backlogs": len(rounds),
+        "per_second": statistics.median(each["per_second"] for each in rounds),
+        cost: statistics.median(each[cost] for each in rounds),
+        "cost_to_smallest": statistics.median(ratios),
+        "cost_to_smallest_min": min(ratios),
+        "cost_to_smallest_max": max(ratios),
+    }
 
 
 def shown(name: str, value: float | None) -> str:
@@ -168,15 +199,18 @@ def main() -> None:
     add_model_option(parser)
     arguments = parser.parse_args()
     where = machine()
-    rows = []
-    for users in arguments.users:
-        with tempfile.TemporaryDirectory(prefix="redflag-bench-") as scratch:
-            model = default_model(arguments.model, Path(scratch))
-            try:
-                rows.append(measure(users, arguments, model, Path(scratch), Console(stderr=True)))
-            except TooManyAlerts as error:
-                sys.exit(f"{users:,} users: {error}")
-    compare(rows)
+    with tempfile.TemporaryDirectory(prefix="redflag-bench-") as name, KafkaServer(lasting=True) as kafka:
+        scratch = Path(name)
+        model = default_model(arguments.model, scratch)
+        candidates = [Candidate(kafka, users, model, scratch / str(users)) for users in arguments.users]
+        try:
+            measure(candidates, arguments)
+        except TooManyAlerts as error:
+            sys.exit(str(error))
+        finally:
+            for candidate in candidates:
+                candidate.flow.job.stop()
+    rows = [{**candidate.row, "rounds": arguments.rounds} for candidate in candidates]
     table = Table("users", *[f"{row['users']:,}" for row in rows])
     for name, title in ROWS.items():
         table.add_row(title, *[shown(name, row[name]) for row in rows])

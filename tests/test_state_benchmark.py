@@ -1,5 +1,6 @@
 """What `benchmarks.state` measures on: payments that are ordinary to model and rules, and what it reads of the flow."""
 
+import contextlib
 import json
 import sys
 import time
@@ -7,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -102,11 +104,11 @@ def test_too_many_alerts_are_refused_in_one_line() -> None:
 def test_the_benchmark_ends_with_that_line_and_keeps_no_figures(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def measure(*_: object) -> dict[str, Any]:
-        check_alerts("everyone pays", 1, 1)
-        return {}
-
-    monkeypatch.setattr(state, "measure", measure)
+    flow = SimpleNamespace(alert_share=lambda step: check_alerts(step, 1, 1), job=SimpleNamespace(stop=lambda: None))
+    candidate, alert_share = SimpleNamespace(flow=flow, payments=Payments(10)), state.Candidate.alert_share
+    monkeypatch.setattr(state, "KafkaServer", lambda **_: contextlib.nullcontext())
+    monkeypatch.setattr(state, "Candidate", lambda *_: candidate)
+    monkeypatch.setattr(state, "measure", lambda candidates, _: alert_share(candidates[0], "everyone pays"))
     out = tmp_path / "state.jsonl"
     monkeypatch.setattr(sys, "argv", ["state", "--users", "10", "--model", "m.pkl", "--out", str(out)])
     with pytest.raises(SystemExit, match=r"^10 users: everyone pays: 100% of 1 decisions are alerts"):
@@ -128,11 +130,15 @@ def test_each_snapshot_is_one_pause_and_none_is_taken_for_shorter_than_it_was() 
     assert pauses.taken == [0.5, 0.25, 0.25]
 
 
-def test_costs_are_compared_with_those_among_the_fewest_users_in_whatever_order_they_came() -> None:
-    rows = [{"users": users, "cpu_seconds_per_million": cost} for users, cost in ((1000, 30.0), (10, 20.0))]
-    state.compare(rows)
-    assert [row["cost_to_smallest"] for row in rows] == [1.5, 1.0]
-    assert [row["cost_of_users"] for row in rows] == [10.0, 0.0]
+def test_costs_are_compared_within_each_round_with_those_among_the_fewest_users() -> None:
+    def rounds(*costs: float) -> list[dict[str, float]]:
+        return [{"per_second": 1000.0, "cpu_seconds_per_million": cost} for cost in costs]
+
+    fewest = rounds(20.0, 40.0, 10.0)
+    found = state.compared(rounds(30.0, 40.0, 12.0), fewest)
+    assert (found["cost_to_smallest_min"], found["cost_to_smallest"], found["cost_to_smallest_max"]) == (1.0, 1.2, 1.5)
+    assert (found["backlogs"], found["cpu_seconds_per_million"]) == (3, 30.0)
+    assert state.compared(fewest, fewest)["cost_to_smallest_max"] == 1.0
 
 
 def test_what_is_paced_comes_evenly_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
