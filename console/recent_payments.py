@@ -33,8 +33,7 @@ A_SECOND: Final = 2_000
 """Records that are read at most of those that come; where more come, the older of a second are left unread."""
 LITTLE_AHEAD: Final = {"queued.max.messages.kbytes": 256, "max.partition.fetch.bytes": 131_072}
 """Of a partition that is fetched ahead: what is then left unread was sent for nothing."""
-
-ANSWER_SECONDS: Final = 5.0
+ANSWER_SECONDS: Final = 2.0
 """That a broker has to say where a partition ends; without an answer reading goes on where it is."""
 
 Fired = tuple[list[str], list[str]]
@@ -97,8 +96,8 @@ class RecentPayments(TopicThread):
         while not self._stop.is_set() and (left := ends - time.monotonic()) > 0:
             health.goes_round()
             if came.transactions >= A_SECOND:
-                self._stop.wait(left)
-                self._leave_unread(came)
+                if not self._stop.wait(left):
+                    self._leave_unread(came)
                 return
             first = self._consumer.poll(min(POLL_SECONDS, left))
             if first is None:
