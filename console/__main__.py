@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from typing import Final
@@ -29,6 +30,9 @@ SERVED: Final = "the console is at"
 """How the line begins that says where; `make run` reads it."""
 METRICS_SERVED: Final = "metrics, /ready and /live are on"
 FORGET_SECONDS: Final = 5.0
+NICE: Final = 5
+"""How much the console stands back where a flow on the same machine wants the processor, too: its decisions come first.
+Where that is idle, or runs elsewhere, this changes nothing."""
 
 _log = logging.getLogger("redflag.console")
 
@@ -36,6 +40,7 @@ _log = logging.getLogger("redflag.console")
 def main() -> None:
     """Runs the console until SIGTERM or Ctrl-C; exits with 2 on a user's mistake."""
     lifecycle.report_mistakes()
+    os.nice(NICE)  # before there are other threads: those that are there keep what they have
     settings = Settings.load()
     lifecycle.warn_of_unknown(settings)
     users = Users.load(settings.console_users_file) if settings.console_users_file is not None else None

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.console.running import ROOT
+from console.__main__ import NICE
+from dataflow.settings import Settings
+from tests.console.running import ROOT, run_console
 
 pytestmark = pytest.mark.slow
+
+OWN = os.getpriority(os.PRIO_PROCESS, 0)
 
 
 @pytest.mark.parametrize(
@@ -38,3 +42,12 @@ def test_a_users_mistake_ends_with_one_line(tmp_path: Path, setting: dict[str, s
     (line,) = result.stderr.splitlines()
     assert line.startswith("redflag: ")
     assert says in line
+
+
+def test_it_stands_back_where_a_flow_wants_the_processor(settings: Settings, tmp_path: Path) -> None:
+    with run_console(settings, tmp_path) as running:
+        threads = [int(task.name) for task in Path(f"/proc/{running.pid}/task").iterdir()]
+        niceness = {each: os.getpriority(os.PRIO_PROCESS, each) - OWN for each in threads}
+    assert niceness[running.pid] == NICE
+    # All that it starts itself; what numerical libraries start at their import is idle.
+    assert list(niceness.values()).count(NICE) > len(threads) / 2
