@@ -42,8 +42,8 @@ from tests.support.kafka_server import KafkaServer
 USERS: Final = 10_000
 ROUNDS_BEFORE: Final = 3
 """How often every user has paid before anything is counted: the flow knows them, and is warm."""
-GONE_SECONDS: Final = 4.0
-"""Until the console has given up the page of somebody who looked at its queue."""
+GONE_SECONDS: Final = 11.0
+"""Until the console has given up the page of somebody who looked at its queue: it waits 10 s for them to come back."""
 STORED_SECONDS: Final = 120.0
 """Until the console has stored what the flow has found, at most."""
 ALONE, BESIDE, WATCHED = "alone", "console", "console_watched"

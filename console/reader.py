@@ -31,7 +31,7 @@ GATHER_EACH_SECONDS: Final = 0.01
 GATHER_SECONDS: Final = 0.2
 """How long the next records are gathered after some were stored: so long for each of them, and so long at most. So from
 100 a second on they are stored five times a second. An alert that is stored with 100 others costs half the CPU and a
-third of the writes to the disk of one that is stored with five (161 µs and 68 KB; 333 and 207), and the flow beside it
+third of the writes to the disk of one that is stored with five (168 µs and 68 KB; 333 and 207), and the flow beside it
 wants both."""
 POLL_SECONDS: Final = 0.1
 LAG_SECONDS: Final = 1.0
